@@ -1,0 +1,1 @@
+"""The built-in components: ordinary plugins that implement the whole specification."""

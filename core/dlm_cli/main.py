@@ -1,0 +1,74 @@
+"""Entry point of the ``dlm`` command: a table of commands, each imported when it is called."""
+
+import importlib
+import sys
+import traceback
+
+import click
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("dlm_cli.commands.run:run", "Train as a run file says: pre-training or fine-tuning."),
+    "validate": ("dlm_cli.commands.validate:validate", "Check run files without running them."),
+    "config": ("dlm_cli.commands.config:config", "Show a resolved run file, or its JSON Schema."),
+    "generate": ("dlm_cli.commands.generate:generate", "Generate text from a trained folder."),
+    "convert": ("dlm_cli.commands.convert:convert", "Turn an autoregressive checkpoint into a diffusion one."),
+    "analyze": ("dlm_cli.commands.analyze:analyze", "Compare two checkpoints tensor by tensor."),
+    "plugins": ("dlm_cli.commands.plugins:plugins", "List, show and check the components and their plugins."),
+    "env": ("dlm_cli.commands.env:env", "Print what an issue report needs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when they run, so that ``--help`` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: dlm run configs/pretrain.yaml",
+)
+@click.version_option(package_name="dlm")
+def cli() -> None:
+    """Turn an autoregressive decoder into a diffusion language model: convert, train, sample."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one message, never in a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # Known errors carry their exit code; importing dlm.errors here would cost `--help` the import of torch.
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            traceback.print_exc()
+            print("dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs.", file=sys.stderr)
+            code = 70
+        else:
+            print(f"dlm: {error}", file=sys.stderr)
+        sys.exit(int(code))

@@ -1,0 +1,124 @@
+"""The hooks: one for each kind of component, without arguments, returning a mapping from name to class."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import pluggy
+
+from dlm_plugins.attention_bias import AttentionBias
+from dlm_plugins.loss import Loss
+from dlm_plugins.masking import Masking
+from dlm_plugins.noise_schedule import NoiseSchedule
+from dlm_plugins.noise_type import NoiseType
+from dlm_plugins.optimizer import OptimizerFactory
+from dlm_plugins.remasking import Remasker
+
+PROJECT = "dlm"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+_mark = pluggy.HookimplMarker(PROJECT)
+
+
+def hookimpl(function: _Function) -> _Function:
+    """Mark a function of a plugin as the implementation of the hook of its name."""
+    return _mark(function)
+
+
+@hookspec
+def dlm_losses() -> Mapping[str, type[Loss]]:
+    """Losses by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def dlm_noise_schedules() -> Mapping[str, type[NoiseSchedule]]:
+    """Noise schedules by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def dlm_maskings() -> Mapping[str, type[Masking]]:
+    """Maskings by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def dlm_noise_types() -> Mapping[str, type[NoiseType]]:
+    """Noise types by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def dlm_attention_biases() -> Mapping[str, type[AttentionBias]]:
+    """Attention biases by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def dlm_remaskers() -> Mapping[str, type[Remasker]]:
+    """Remasking rules by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+@hookspec
+def dlm_optimizers() -> Mapping[str, type[OptimizerFactory]]:
+    """Optimizers by name."""
+    raise AssertionError("a hook specification is never called")
+
+
+class ProvidesLosses(Protocol):
+    """A module or object with the losses' hook. ``_: ProvidesLosses = my_module`` lets a type checker verify it."""
+
+    def dlm_losses(self) -> Mapping[str, type[Loss]]:
+        """Losses by name."""
+        ...
+
+
+class ProvidesNoiseSchedules(Protocol):
+    """A module or object with the noise schedules' hook."""
+
+    def dlm_noise_schedules(self) -> Mapping[str, type[NoiseSchedule]]:
+        """Noise schedules by name."""
+        ...
+
+
+class ProvidesMaskings(Protocol):
+    """A module or object with the maskings' hook."""
+
+    def dlm_maskings(self) -> Mapping[str, type[Masking]]:
+        """Maskings by name."""
+        ...
+
+
+class ProvidesNoiseTypes(Protocol):
+    """A module or object with the noise types' hook."""
+
+    def dlm_noise_types(self) -> Mapping[str, type[NoiseType]]:
+        """Noise types by name."""
+        ...
+
+
+class ProvidesAttentionBiases(Protocol):
+    """A module or object with the attention biases' hook."""
+
+    def dlm_attention_biases(self) -> Mapping[str, type[AttentionBias]]:
+        """Attention biases by name."""
+        ...
+
+
+class ProvidesRemaskers(Protocol):
+    """A module or object with the remaskers' hook."""
+
+    def dlm_remaskers(self) -> Mapping[str, type[Remasker]]:
+        """Remasking rules by name."""
+        ...
+
+
+class ProvidesOptimizers(Protocol):
+    """A module or object with the optimizers' hook."""
+
+    def dlm_optimizers(self) -> Mapping[str, type[OptimizerFactory]]:
+        """Optimizers by name."""
+        ...

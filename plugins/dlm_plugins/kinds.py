@@ -1,0 +1,93 @@
+"""The table of kinds: one row drives registry, structuring, command line, documentation and contract tests."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
+from dlm_plugins.claims import Claim
+from dlm_plugins.loss import Loss
+from dlm_plugins.masking import IS_INDEPENDENT, NUM_VIEWS, Masking
+from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
+from dlm_plugins.noise_type import IS_ABSORBING, NoiseType
+from dlm_plugins.optimizer import OptimizerFactory
+from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Remasker
+
+
+@attrs.frozen(kw_only=True)
+class Kind:
+    """One kind of component."""
+
+    name: str
+    hook: str
+    protocol: type
+    key: str
+    """Dotted key of the run file that selects a component of this kind."""
+    decides: str
+    """What a component of this kind decides, in one line."""
+    claims: tuple[Claim[Any], ...] = ()
+    reserved: frozenset[str] = frozenset()
+    """Option names that belong to the core at ``key``, beside ``name``, which is reserved for every kind."""
+
+
+_ROWS = (
+    Kind(
+        name="loss",
+        hook="dlm_losses",
+        protocol=Loss,
+        key="training.loss_impl",
+        decides="which positions are scored, with which weight and normaliser",
+    ),
+    Kind(
+        name="noise_schedule",
+        hook="dlm_noise_schedules",
+        protocol=NoiseSchedule,
+        key="training.noise.schedule",
+        decides="the mask rate p(t) and its derivative",
+        claims=(COVERS_UNIT_INTERVAL,),
+    ),
+    Kind(
+        name="masking",
+        hook="dlm_maskings",
+        protocol=Masking,
+        key="training.noise.masking",
+        decides="which positions are corrupted, given p",
+        claims=(NUM_VIEWS, IS_INDEPENDENT),
+    ),
+    Kind(
+        name="noise_type",
+        hook="dlm_noise_types",
+        protocol=NoiseType,
+        key="training.noise.noise_type",
+        decides="what stands at a corrupted position",
+        claims=(IS_ABSORBING,),
+    ),
+    Kind(
+        name="attention_bias",
+        hook="dlm_attention_biases",
+        protocol=AttentionBias,
+        key="training.block_attention.bias",
+        decides="who may see whom; may differ by layer",
+        claims=(PREFIX_IS_STATIC, BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY),
+    ),
+    Kind(
+        name="remasking",
+        hook="dlm_remaskers",
+        protocol=Remasker,
+        key="sampling.remasking",
+        decides="which predictions are kept at a step, which go back to mask",
+        claims=(RESPECTS_QUOTA, NEEDS_COMMITTED_PREDICTIONS),
+    ),
+    Kind(
+        name="optimizer",
+        hook="dlm_optimizers",
+        protocol=OptimizerFactory,
+        key="optim",
+        decides="how parameter groups become a torch.optim.Optimizer",
+        reserved=frozenset({"lr_scheduler", "warmup_ratio", "warmup_steps"}),
+    ),
+)
+
+KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ROWS})

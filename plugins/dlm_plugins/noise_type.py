@@ -1,0 +1,43 @@
+"""Contract of a noise type: what stands at a corrupted position."""
+
+from typing import Protocol, runtime_checkable
+
+import attrs
+from torch import Tensor
+
+from dlm_plugins.claims import Claim
+from dlm_plugins.draws import Draws
+
+IS_ABSORBING = Claim(
+    "is_absorbing",
+    False,
+    "A corrupted position always holds the mask token and nothing else does. Losses that recognise corruption by the "
+    "mask id, the likelihood bound, and sampling from masks need it.",
+)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class CorruptionRequest:
+    """What a noise type may look at. B rows, L positions, V ids."""
+
+    input_ids: Tensor
+    """(B, L) int64: the clean ids."""
+    corrupted: Tensor
+    """(B, L) bool: the positions to corrupt."""
+    mask_id: int
+    """Id of the mask token."""
+    vocabulary_size: int
+    """Number V of ids the tokenizer knows; rows of the embedding beyond are padding. Replacements come from [0, V)."""
+    special_ids: Tensor
+    """(S,) int64: special tokens of the tokenizer, the mask among them; none may be written as a replacement."""
+    draws: Draws
+    """The only source of randomness, keyed by row."""
+
+
+@runtime_checkable
+class NoiseType(Protocol):
+    """Writes the noise."""
+
+    def corrupt(self, request: CorruptionRequest) -> Tensor:
+        """Noisy ids (B, L) int64: equal to the clean ids wherever ``corrupted`` is False."""
+        ...
