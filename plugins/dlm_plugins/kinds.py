@@ -8,10 +8,10 @@ import attrs
 
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
 from dlm_plugins.claims import Claim
-from dlm_plugins.loss import Loss
+from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, Loss
 from dlm_plugins.masking import IS_INDEPENDENT, NUM_VIEWS, Masking
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
-from dlm_plugins.noise_type import IS_ABSORBING, NoiseType
+from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
 from dlm_plugins.optimizer import OptimizerFactory
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Remasker
 
@@ -39,6 +39,7 @@ _ROWS = (
         protocol=Loss,
         key="training.loss_impl",
         decides="which positions are scored, with which weight and normaliser",
+        claims=(IS_LIKELIHOOD_WEIGHTED,),
     ),
     Kind(
         name="noise_schedule",
@@ -62,7 +63,7 @@ _ROWS = (
         protocol=NoiseType,
         key="training.noise.noise_type",
         decides="what stands at a corrupted position",
-        claims=(IS_ABSORBING,),
+        claims=(IS_ABSORBING, MAY_WRITE_MASK),
     ),
     Kind(
         name="attention_bias",

@@ -6,6 +6,15 @@ from typing import Protocol, runtime_checkable
 import attrs
 from torch import Tensor
 
+from dlm_plugins.claims import Claim
+
+IS_LIKELIHOOD_WEIGHTED = Claim(
+    "is_likelihood_weighted",
+    True,
+    "The weights undo the mask rate: over uniform time and its masks, total / normaliser is in expectation the mean "
+    "cross-entropy of the eligible positions. False for focal and other losses that weigh on purpose.",
+)
+
 
 class LossView(Protocol):
     """What a loss sees of one micro-batch: B rows, L positions, V vocabulary, N scored positions.

@@ -15,6 +15,12 @@ IS_ABSORBING = Claim(
     "mask id, the likelihood bound, and sampling from masks need it.",
 )
 
+MAY_WRITE_MASK = Claim(
+    "may_write_mask",
+    False,
+    "A corrupted position holds the mask token or a replacement. Silence means: replacements only, unless absorbing.",
+)
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class CorruptionRequest:
