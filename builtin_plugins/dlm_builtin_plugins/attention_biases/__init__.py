@@ -1,0 +1,1 @@
+"""Attention biases. The core isolates documents and hides padding by itself."""

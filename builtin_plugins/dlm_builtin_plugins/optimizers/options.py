@@ -1,0 +1,44 @@
+"""Options that several optimizers share."""
+
+from typing import Any
+
+import attrs
+
+
+def _are_betas(instance: object, attribute: "attrs.Attribute[tuple[float, float]]", value: tuple[float, float]) -> None:
+    if not all(0 <= beta < 1 for beta in value):
+        raise ValueError(f"'betas' must both be in [0, 1): {value}")
+
+
+def learning_rate(default: float) -> Any:
+    """Field of the peak learning rate."""
+    return attrs.field(
+        default=default, validator=attrs.validators.gt(0), metadata={"help": "Peak learning rate, greater than 0."}
+    )
+
+
+def weight_decay() -> Any:
+    """Field of the decoupled weight decay."""
+    return attrs.field(
+        default=0.1,
+        validator=attrs.validators.ge(0),
+        metadata={"help": "Decoupled weight decay, at least 0; never applied to norms and biases."},
+    )
+
+
+def betas(first: float, second: float) -> Any:
+    """Field of the two decay rates."""
+    return attrs.field(
+        default=(first, second),
+        validator=_are_betas,
+        metadata={"help": "Decay rates of the two moving averages, in [0, 1)."},
+    )
+
+
+def eps() -> Any:
+    """Field of the number that keeps Adam's division safe."""
+    return attrs.field(
+        default=1e-8,
+        validator=attrs.validators.gt(0),
+        metadata={"help": "Added to the denominator, greater than 0."},
+    )
