@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import attrs
 
+USER_INPUT = 2
+"""Exit status of a command that ends with one of these errors."""
+
 
 @attrs.frozen
 class Problem:
@@ -21,6 +24,8 @@ class Problem:
 class ConfigurationError(ValueError):
     """Everything that is wrong with a configuration, in one go."""
 
+    exit_code = USER_INPUT
+
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
@@ -29,6 +34,10 @@ class ConfigurationError(ValueError):
 class ComponentLookupError(LookupError):
     """A name that no loaded plugin provides, or that more than one provides."""
 
+    exit_code = USER_INPUT
+
 
 class PluginSettingError(ValueError):
     """A request about plugins that cannot be met: an unknown name to disable, a requirement that is not installed."""
+
+    exit_code = USER_INPUT

@@ -1,0 +1,66 @@
+"""Fixtures that tests of several parts share."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import pytest
+
+
+@attrs.frozen
+class SitePackages:
+    """A folder of installed distributions, laid out as pip leaves them."""
+
+    folder: Path
+
+    def install(
+        self,
+        distribution: str,
+        files: Mapping[str, str],
+        *,
+        version: str = "0.1",
+        plugins: Mapping[str, str] | None = None,
+        requires: Sequence[str] = (),
+    ) -> None:
+        """Write a distribution with its code and metadata.
+
+        ``plugins`` are its entry points; by default one, named like the distribution without ``dlm-``, for its first
+        module.
+        """
+        if plugins is None:
+            plugins = {distribution.removeprefix("dlm-"): next(iter(files)).partition("/")[0].removesuffix(".py")}
+        metadata = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}"]
+        metadata += [f"Requires-Dist: {each}" for each in requires]
+        folder = f"{distribution.replace('-', '_')}-{version}.dist-info"
+        entry_points = ["[dlm.plugins]", *(f"{name} = {module}" for name, module in plugins.items())]
+        written = {f"{folder}/METADATA": "\n".join(metadata), f"{folder}/entry_points.txt": "\n".join(entry_points)}
+        for path, text in {**files, **written}.items():
+            target = self.folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        importlib.invalidate_caches()
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the ``dlm`` command in a fresh process that sees these distributions."""
+        variables = {**os.environ, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", **environment}
+        command = [sys.executable, "-c", "from dlm_cli.main import main; main()", *arguments]
+        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SitePackages]:
+    """An empty folder of installed distributions, importable in this process until the test ends."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    for variable in ("DLM_DISABLE_PLUGINS", "DLM_STRICT_PLUGINS"):
+        monkeypatch.delenv(variable, raising=False)
+    yield SitePackages(folder)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+    importlib.invalidate_caches()
