@@ -1,7 +1,7 @@
 """What a component may ask about the rest of the run, to refuse combinations that cannot work."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -28,6 +28,8 @@ class RunComponents:
     min_masking_rate: float
     reweight_cap: float | None
     mask_contiguous_region_prob: float
+    t_per: Literal["sequence", "block", "token"] = "sequence"
+    """What gets a diffusion time of its own."""
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ import torch
 
 from dlm_builtin_plugins.losses.averaging import average
 from dlm_plugins import LossOutput, LossView, RunComponents
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL
 from dlm_plugins.noise_type import IS_ABSORBING
@@ -44,6 +45,17 @@ class ElboLoss:
         if run.mask_contiguous_region_prob > 0:
             yield "elbo needs positions to be masked independently of each other; set mask_contiguous_region_prob to 0"
         if not IS_ABSORBING.of(run.noise_type):
-            yield f"elbo is a bound for masks only, but noise type {run.names['noise_type']} writes other tokens; use mask"
+            yield f"elbo is a bound for masks only; noise type {run.names['noise_type']} writes other tokens, use mask"
         if run.reweight_cap is not None:
             yield "elbo is no bound under a cap on its weights; remove reweight_cap"
+        if run.t_per not in _times_allowed(run):
+            yield (
+                f"elbo is no bound with t_per {run.t_per} under attention bias {run.names['attention_bias']}: what is "
+                "predicted together needs one time; use t_per sequence (or block, with block or block_causal attention)"
+            )
+
+
+def _times_allowed(run: RunComponents) -> tuple[str, ...]:
+    """One time for all that is noised together: blocks that see no other noisy block may have their own."""
+    bias = run.attention_bias
+    return ("sequence", "block") if BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias) else ("sequence",)

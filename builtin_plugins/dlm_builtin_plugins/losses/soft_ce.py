@@ -20,6 +20,11 @@ class SoftCrossEntropyLoss:
         metadata={"help": "Probability taken from the right token and spread over the vocabulary, in [0, 1)."},
     )
 
+    @property
+    def is_likelihood_weighted(self) -> bool:
+        """Smoothed cross-entropy is not the likelihood's."""
+        return self.label_smoothing == 0
+
     def __call__(self, view: LossView) -> LossOutput:
         """Score the corrupted positions with weight min(1/p, cap) on the smoothed cross-entropy."""
         weight, normaliser = average(view, view.weight)
