@@ -1,0 +1,105 @@
+"""The canvas: prompts and the masks to be replaced, for a batch of rows."""
+
+import attrs
+import torch
+from torch import Tensor
+
+from dlm.errors import UserInputError
+
+
+@attrs.define(kw_only=True, eq=False)
+class Canvas:
+    """B rows of T positions: prompt first, then the space for the answer. All tensors are (B, T).
+
+    A row's answer starts at its first mask: after the prompt, or inside it when the prompt itself holds masks to be
+    filled in. Blocks count from there.
+    """
+
+    ids: Tensor
+    """int64: what stands where now; written to as decoding goes on."""
+    real: Tensor
+    """bool: False on padding."""
+    position: Tensor
+    """int64: position within the row's own text, from 0; 0 on padding."""
+    writable: Tensor
+    """bool: positions that held the mask at the start. Nothing else is ever written."""
+    block: Tensor
+    """int64: (position - answer start) // block_length; -1 before the answer and on padding."""
+    committed_step: Tensor
+    """int64: denoising step of its row at which a position was written, from 0; -1 where masked or given."""
+    block_step: Tensor
+    """int64: the same, counted within the block."""
+    log_probability: Tensor
+    """float32 or wider: log-probability of what was written, when it was written; 0 where masked or given."""
+    mask_id: int
+    block_length: int
+
+    @classmethod
+    def build(
+        cls,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        gen_length: int,
+        block_length: int,
+        mask_id: int,
+        dtype: torch.dtype,
+    ) -> "Canvas":
+        """Lay out prompts (B, P) and ``gen_length`` masks after each.
+
+        Args:
+            attention_mask: (B, P), 0 on padding, which must be on the left of a prompt that is to be continued; ids
+                that are only filled in (``gen_length`` 0) may be padded on either side.
+            dtype: of the log-probabilities.
+
+        Raises:
+            UserInputError: ids of another shape, a mask of another shape, padding in the middle.
+        """
+        if input_ids.ndim != 2:
+            raise UserInputError(f"input_ids must be (rows, positions), not {tuple(input_ids.shape)}")
+        real = _real(input_ids, attention_mask, may_pad_right=gen_length == 0)
+        ids = torch.nn.functional.pad(input_ids.long(), (0, gen_length), value=mask_id)
+        real = torch.nn.functional.pad(real, (0, gen_length), value=True)
+        position = (real.long().cumsum(dim=1) - 1).clamp(min=0) * real
+        writable = (ids == mask_id) & real
+        never = torch.full_like(ids, -1)
+        block = never
+        if ids.shape[1]:
+            start = position.gather(1, writable.long().argmax(dim=1, keepdim=True))
+            block = torch.where(real, torch.div(position - start, block_length, rounding_mode="floor"), -1)
+        return cls(
+            ids=ids,
+            real=real,
+            position=position,
+            writable=writable,
+            block=block.clamp(min=-1),
+            committed_step=never,
+            block_step=never.clone(),
+            log_probability=torch.zeros(ids.shape, dtype=dtype, device=ids.device),
+            mask_id=mask_id,
+            block_length=block_length,
+        )
+
+    @property
+    def masked(self) -> Tensor:
+        """(B, T) bool: positions that still wait for a token."""
+        return self.writable & (self.ids == self.mask_id)
+
+
+def _real(input_ids: Tensor, attention_mask: Tensor | None, *, may_pad_right: bool) -> Tensor:
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    if attention_mask.shape != input_ids.shape:
+        raise UserInputError(
+            f"attention_mask is {tuple(attention_mask.shape)}, input_ids are {tuple(input_ids.shape)}: they must match"
+        )
+    real = attention_mask.to(device=input_ids.device, dtype=torch.bool)
+    change = real.long().diff(dim=1)
+    if bool(((change == 1).sum(dim=1) + real[:, :1].sum(dim=1) > 1).any()):
+        raise UserInputError("attention_mask has padding in the middle of a row")
+    if not may_pad_right and bool((change == -1).any()):
+        raise UserInputError(
+            "attention_mask has padding to the right of a prompt that is to be continued: pad on the left "
+            "(tokenizer.padding_side = 'left')"
+        )
+    return real

@@ -1,0 +1,117 @@
+"""The model as the sampler uses it: body and head apart, forwards counted."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from dlm.model.layer_masks import stack_layer_masks
+from dlm.model.masks import attention_mask_for
+from dlm.model.parts import split
+from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
+from dlm_plugins.attention_bias import LayeredAttentionBias
+
+# B rows, Q queries, K keys, T positions of the canvas, H hidden.
+
+
+@attrs.define(kw_only=True, eq=False)
+class Decoder:
+    """Runs the body under an attention bias."""
+
+    body: nn.Module
+    head: nn.Linear
+    bias: AttentionBias
+    num_layers: int
+    implementation: str
+    dtype: torch.dtype
+    logit_shift: bool
+    """Position i is predicted from the hidden state of position i - 1."""
+    num_forwards: int = 0
+
+    @classmethod
+    def of(cls, model: Any, bias: AttentionBias) -> "Decoder":
+        """Take ``model`` apart."""
+        parts = split(model)
+        config = model.config.get_text_config()
+        return cls(
+            body=parts.body,
+            head=parts.head,
+            bias=bias,
+            num_layers=config.num_hidden_layers,
+            implementation=config._attn_implementation,
+            dtype=parts.head.weight.dtype,
+            logit_shift=bool(getattr(model.config, "logit_shift", False)),
+        )
+
+    def forward(self, ids: Tensor, position: Tensor, masks: "Masks", cache: Any = None) -> Tensor:
+        """Hidden states (B, Q, H) of ids (B, Q)."""
+        if self.body.training:
+            # Dropout off, for this forward only.
+            self.body.eval()
+            try:
+                return self.forward(ids, position, masks, cache)
+            finally:
+                self.body.train()
+        self.num_forwards += 1
+        extra = {} if cache is None else {"past_key_values": cache}
+        output = self.body(
+            input_ids=ids,
+            attention_mask=masks.stacked(self.body),
+            position_ids=position,
+            use_cache=False,
+            **extra,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def masks(self, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> "Masks":
+        """Attention masks of all layers for queries at columns (Q,) and keys at columns (K,) of the layout."""
+        if not isinstance(self.bias, LayeredAttentionBias):
+            return Masks(self._mask(self.bias, layout, queries, keys))
+        biases = [bias_of_layer(self.bias, index) for index in range(self.num_layers)]
+        distinct: dict[AttentionBias, Tensor | None] = {
+            bias: self._mask(bias, layout, queries, keys) for bias in dict.fromkeys(biases)
+        }
+        return Masks(*(distinct[bias] for bias in biases))
+
+    def _mask(self, bias: AttentionBias, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> Tensor | None:
+        visible = visible_keys(bias, layout, queries, keys)
+        return attention_mask_for(visible, implementation=self.implementation, dtype=self.dtype)
+
+
+class Masks:
+    """One attention mask for all layers, or one for each: (B, 1, Q, K) or None where nothing is hidden."""
+
+    def __init__(self, *masks: Tensor | None) -> None:
+        self._masks = masks
+
+    def stacked(self, body: nn.Module) -> Tensor | None:
+        """What ``body`` takes for one forward pass."""
+        return self._masks[0] if len(self._masks) == 1 else stack_layer_masks(body, self._masks)
+
+    def of_rows(self, rows: Tensor) -> "Masks":
+        """The masks of some rows."""
+        return self._mapped(lambda mask: mask[rows])
+
+    def doubled(self) -> "Masks":
+        """The masks of all rows, twice."""
+        return self._mapped(lambda mask: mask.repeat(2, 1, 1, 1))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Masks":
+        # Layers that share a mask keep sharing it.
+        changed = {id(mask): None if mask is None else change(mask) for mask in self._masks}
+        return Masks(*(changed[id(mask)] for mask in self._masks))
+
+
+def visible_keys(bias: AttentionBias, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> Tensor | None:
+    """Which keys each query sees, (B, Q, K) bool; None when everybody sees everybody. Padding is hidden from all."""
+    function = bias.mask_function(layout)
+    real = (layout.document >= 0)[:, keys]
+    if function is None:
+        # Asking whether there is padding costs one synchronisation a block, and a mask for nothing would cost more.
+        return None if bool(real.all()) else real[:, None, :].expand(-1, len(queries), -1)
+    batch = torch.arange(len(real), device=real.device)[:, None, None]
+    head = torch.zeros((), dtype=torch.long, device=real.device)
+    return real[:, None, :] & function(batch, head, queries[None, :, None], keys[None, None, :])

@@ -1,0 +1,164 @@
+"""The denoising loop."""
+
+from collections.abc import Iterator
+from time import perf_counter
+
+import attrs
+import torch
+from torch import Tensor
+
+from dlm.errors import UserInputError
+from dlm.sampling.canvas import Canvas
+from dlm.sampling.decoder import Decoder
+from dlm.sampling.draws import BlockDraws
+from dlm.sampling.forward import Forward
+from dlm.sampling.plan import Stage
+from dlm.sampling.predict import Keys, Predictions, Tokens, predict
+from dlm.sampling.state import BlockState
+from dlm_plugins import Decision, Remasker
+from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA
+
+# R blocks of K positions are active; N of these positions are predicted. B rows of T positions on the canvas.
+
+
+@attrs.define(kw_only=True, eq=False)
+class Loop:
+    """Everything that stays the same from step to step."""
+
+    decoder: Decoder
+    canvas: Canvas
+    forward: Forward
+    remasker: Remasker
+    tokens: Tokens
+    temperature: float
+    seed: int
+    row_keys: Tensor
+    """(B,) int64: what the randomness of each row is keyed by."""
+    _row_steps: Tensor = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._row_steps = torch.zeros_like(self.row_keys)
+
+    def run(self, waves: list[list[Stage]]) -> Iterator[float]:
+        """Decode wave after wave; yields the seconds of each forward with what it led to, visible on the canvas."""
+        for wave in waves:
+            self.forward.begin(wave)
+            for step in range(max(stage.num_steps for stage in wave)):
+                started = perf_counter()
+                if self._step(wave, step):
+                    yield perf_counter() - started
+            self.forward.end(wave)
+
+    @torch.no_grad()
+    def _step(self, wave: list[Stage], step: int) -> bool:
+        """One step of a wave; False when no position could have changed, and the model was not asked."""
+        active = [part for stage in wave if step < stage.num_steps and (part := self._active(stage, step)) is not None]
+        if not active:
+            return False
+        predicted = [self._predicted(stage) for stage in active]
+        rows = [stage.row[:, None].expand_as(where)[where] for stage, where in zip(active, predicted, strict=True)]
+        columns = [stage.columns[where] for stage, where in zip(active, predicted, strict=True)]
+        ordinals = [
+            stage.ordinal[:, None].expand_as(where)[where] for stage, where in zip(active, predicted, strict=True)
+        ]
+        at_row, at_column = torch.cat(rows), torch.cat(columns)
+        members = torch.unique(torch.cat([stage.row for stage in active]))
+        predictions = predict(
+            self.forward.hidden(members, at_row, at_column),
+            self.decoder.head,
+            self.tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            step=step,
+            keys=Keys(
+                row=self.row_keys[at_row],
+                block=torch.cat(ordinals),
+                position=self.canvas.position[at_row, at_column],
+            ),
+        )
+        start = 0
+        for stage, where, part in zip(active, predicted, columns, strict=True):
+            state = self._state(stage, where, predictions, slice(start, start + len(part)), step)
+            self._apply(stage, state, self._decide(state))
+            start += len(part)
+        self._row_steps[members] += 1
+        return True
+
+    def _active(self, stage: Stage, step: int) -> Stage | None:
+        """The blocks of a stage that this step can change; None when there are none."""
+        if NEEDS_COMMITTED_PREDICTIONS.of(self.remasker):
+            return stage
+        if RESPECTS_QUOTA.of(self.remasker):
+            if not stage.is_planned[step]:
+                return None
+            wanted = stage.quota[:, step] > 0
+        else:
+            wanted = (self.canvas.masked[stage.row[:, None], stage.columns] & stage.valid).any(dim=1)
+        keep: Tensor = wanted.nonzero()[:, 0]
+        if not keep.numel():
+            return None
+        return stage if len(keep) == len(wanted) else stage.of_blocks(keep)
+
+    def _predicted(self, stage: Stage) -> Tensor:
+        where = self.canvas.writable if NEEDS_COMMITTED_PREDICTIONS.of(self.remasker) else self.canvas.masked
+        return where[stage.row[:, None], stage.columns] & stage.valid
+
+    def _state(self, stage: Stage, predicted: Tensor, predictions: Predictions, part: slice, step: int) -> BlockState:
+        canvas, at = self.canvas, (stage.row[:, None], stage.columns)
+        ids = canvas.ids[at]
+        masked = canvas.masked[at] & stage.valid
+        return BlockState(
+            candidates=ids.masked_scatter(predicted, predictions.candidates[part]),
+            log_probability=_spread(predictions.log_probability[part], predicted, -torch.inf),
+            masked=masked,
+            committed_ids=ids,
+            committed_confidence=torch.where(masked, 0.0, canvas.log_probability[at].exp()),
+            committed_step=canvas.block_step[at],
+            quota=stage.quota[:, step],
+            step=step,
+            num_steps=stage.num_steps,
+            draws=BlockDraws(
+                seed=self.seed,
+                step=step,
+                rows=self.row_keys[stage.row],
+                blocks=stage.ordinal,
+                length=stage.columns.shape[1],
+            ),
+            predicted=predicted,
+            predictions=predictions,
+            part=part,
+        )
+
+    def _decide(self, state: BlockState) -> Decision:
+        if state.step == state.num_steps - 1:
+            return Decision(commit=state.masked)
+        decision = self.remasker.decide(state)
+        commit, remask = decision.commit, decision.remask
+        wrong = commit & ~state.masked
+        if remask is not None:
+            wrong = wrong | (remask & (state.masked | (state.committed_step < 0)))
+        if bool(wrong.any()):
+            raise UserInputError(
+                f"remasking rule {type(self.remasker).__name__} wants to write where no mask is, or to take back what "
+                "was not generated; `dlm plugins check` shows what its contract asks"
+            )
+        return decision
+
+    def _apply(self, stage: Stage, state: BlockState, decision: Decision) -> None:
+        canvas = self.canvas
+        rows = stage.row[:, None].expand_as(stage.columns)
+        if decision.remask is not None:
+            back = rows[decision.remask], stage.columns[decision.remask]
+            canvas.ids[back] = canvas.mask_id
+            canvas.committed_step[back] = canvas.block_step[back] = -1
+            canvas.log_probability[back] = 0.0
+        at = rows[decision.commit], stage.columns[decision.commit]
+        canvas.ids[at] = state.candidates[decision.commit]
+        canvas.block_step[at] = state.step
+        canvas.committed_step[at] = self._row_steps[at[0]]
+        canvas.log_probability[at] = state.log_probability[decision.commit]
+
+
+def _spread(values: Tensor, where: Tensor, elsewhere: float) -> Tensor:
+    spread = torch.full(where.shape, elsewhere, dtype=values.dtype, device=values.device)
+    return spread.masked_scatter_(where, values)
