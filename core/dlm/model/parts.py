@@ -1,0 +1,38 @@
+"""A decoder taken apart: the body that makes hidden states, and the head that makes logits of them."""
+
+from typing import Any
+
+import attrs
+from torch import nn
+
+from dlm.errors import ModelError
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class DecoderParts:
+    """The two parts of a decoder. They share their parameters with the model they come from."""
+
+    body: nn.Module
+    """``body(input_ids=(B, L), attention_mask=..., position_ids=...)`` has ``.last_hidden_state`` (B, L, H)."""
+    head: nn.Linear
+    """(..., H) to logits (..., V)."""
+
+
+def split(model: Any) -> DecoderParts:
+    """Take a transformers decoder apart.
+
+    Args:
+        model: A model with a linear head over the vocabulary.
+
+    Raises:
+        ModelError: No head, a head that is not linear, or no body below it.
+    """
+    name = type(model).__name__
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        found = "no head over the vocabulary" if head is None else f"a head of class {type(head).__name__}"
+        raise ModelError(f"{name} has {found}; a decoder with a linear head is needed")
+    body = model.base_model
+    if body is model or not isinstance(body, nn.Module):
+        raise ModelError(f"{name} has no body apart from its head")
+    return DecoderParts(body=body, head=head)

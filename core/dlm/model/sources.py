@@ -1,0 +1,83 @@
+"""Where checkpoints come from: folders and hub names, safetensors only, and errors of one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from dlm.errors import ModelError
+
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    ZeroDivisionError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises for a checkpoint or configuration that it cannot use."""
+
+_MESSAGE_LENGTH = 400
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` on one line, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "scaled_dot_product_attention" in text:
+        # transformers says it in a paragraph about feature requests.
+        return "this family has no sdpa attention; set attn_implementation to eager"
+    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 3] + "..."
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and warnings; what they would say about weights is checked by the caller."""
+    verbosity = logging.get_verbosity()
+    had_progress_bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_progress_bar:
+            logging.enable_progress_bar()
+
+
+def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
+    """A checkpoint's folder or hub name, and whether it is a folder.
+
+    Raises:
+        ModelError: A path to a folder that does not exist, or to a file.
+    """
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return str(path), True
+    if path.exists():
+        raise ModelError(f"{text}: a file; give the folder that holds config.json and the weights")
+    # A hub name is "name" or "owner/name"; anything else can only have been meant as a path.
+    looks_like_path = isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    if looks_like_path or "\\" in text or not text:
+        raise ModelError(f"{text or '(empty)'}: no such folder")
+    return text, False
+
+
+def require_safetensors(folder: Path) -> None:
+    """Refuse a folder without safetensors: other formats would be unpickled, which can run code.
+
+    Raises:
+        ModelError: There is no ``*.safetensors`` file in ``folder``.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    found = f"only {', '.join(pickled[:3])}, which would have to be unpickled" if pickled else "no weights"
+    raise ModelError(f"{folder}: there are {found}; weights must be in *.safetensors")

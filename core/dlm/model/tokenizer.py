@@ -1,0 +1,130 @@
+"""Tokenizers: loading, the mask token, and the vocabulary of the model that goes with it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from dlm.errors import ModelError
+from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, resolve_source
+
+
+def load_tokenizer(
+    name_or_path: str | Path, *, trust_remote_code: bool = False, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder or of a name on the Hugging Face hub.
+
+    Raises:
+        ModelError: There is none, or it cannot be read; with the reason.
+    """
+    source, is_folder = resolve_source(name_or_path)
+    origin: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": is_folder}
+    if revision is not None:
+        origin["revision"] = revision
+    try:
+        with quiet_transformers():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{source}: the tokenizer cannot be loaded: {one_line(error)}") from error
+    # A folder with nothing but config.json gives some families a tokenizer without a single word.
+    if num_ids(tokenizer) == 0:
+        raise ModelError(f"{source}: there is no tokenizer here")
+    return tokenizer
+
+
+def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of ids that ``tokenizer`` may give: the largest one plus one."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
+def ensure_mask_token(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int:
+    """Give ``tokenizer`` a mask token and return its id.
+
+    Args:
+        tokenizer: Changed in place: ``mask_token`` is set, and the token is added where it does not exist.
+        token: Text of the mask token; None: the one that the tokenizer declares itself.
+
+    Returns:
+        The id of the mask token. For Qwen3's tokenizer and ``<|mask|>`` this is 151669.
+
+    Raises:
+        ModelError: No token is given and the tokenizer declares none, or the token serves another purpose already.
+    """
+    if token is None:
+        if tokenizer.mask_token is None:
+            raise ModelError("the tokenizer declares no mask token; name one, for example mask_token: <|mask|>")
+        return int(tokenizer.mask_token_id)
+    if not token.strip():
+        raise ModelError("mask_token is empty; name a text that never occurs in the data, for example <|mask|>")
+    if tokenizer.mask_token != token:
+        for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            if getattr(tokenizer, role, None) == token:
+                raise ModelError(f"mask_token {token!r} is the {role} of this tokenizer already; choose another")
+        tokenizer.add_special_tokens({"mask_token": token})
+    mask_id = int(tokenizer.mask_token_id)
+    if tokenizer.encode(token, add_special_tokens=False) != [mask_id]:
+        raise ModelError(f"the tokenizer does not read {token!r} as one token; choose another mask_token")
+    return mask_id
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of all tokens that are not text, in order: end of sequence, padding, mask, chat markup."""
+    added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    marked = {token_id for token_id, token in added.items() if token.special}
+    return sorted(marked | set(tokenizer.all_special_ids))
+
+
+def rows_needed(num_rows: int, tokenizer: PreTrainedTokenizerBase, mask_id: int) -> int:
+    """The smallest embedding that holds all ids of ``tokenizer``: ``num_rows`` itself where they fit.
+
+    Raises:
+        ModelError: ``mask_id`` is outside both the embedding and the tokenizer.
+    """
+    ids = num_ids(tokenizer)
+    if not 0 <= mask_id < max(num_rows, ids):
+        raise ModelError(
+            f"mask id {mask_id} is outside the vocabulary: the model has {num_rows} rows, the tokenizer {ids} ids"
+        )
+    return max(num_rows, ids)
+
+
+def fit_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, mask_id: int) -> int:
+    """Make room in ``model`` for every id of ``tokenizer``, with the smallest resize, none where they fit.
+
+    Args:
+        model: A decoder; its embedding and head grow together. New rows are the mean of the old ones.
+        tokenizer: Its ids, the mask id among them, must fit.
+        mask_id: The mask id.
+
+    Returns:
+        The number of rows of the embedding.
+
+    Raises:
+        ModelError: ``mask_id`` is outside the vocabulary of both.
+    """
+    old_rows = int(model.get_input_embeddings().num_embeddings)
+    new_rows = rows_needed(old_rows, tokenizer, mask_id)
+    if new_rows == old_rows:
+        return old_rows
+    with quiet_transformers():
+        model.resize_token_embeddings(new_rows, mean_resizing=False)
+    head = model.get_output_embeddings()
+    tensors = [model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
+    with torch.no_grad():
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.copy_(extended(tensor[:old_rows], new_rows))
+    return new_rows
+
+
+def extended(tensor: Tensor, num_rows: int) -> Tensor:
+    """``tensor`` (R, ...) with rows appended up to ``num_rows``, each the mean of the old ones.
+
+    The mean, taken in float64 where the device has it (float32 otherwise), is the same on every run, unlike a draw.
+    """
+    wide = torch.float32 if tensor.device.type == "mps" else torch.float64
+    mean = tensor.mean(dim=0, keepdim=True, dtype=wide).to(tensor.dtype)
+    missing = num_rows - tensor.shape[0]
+    return torch.cat([tensor, mean.expand(missing, *tensor.shape[1:])])
