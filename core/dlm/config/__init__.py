@@ -1,0 +1,41 @@
+"""The run file: its keys, how it is read and checked, and how it is written."""
+
+from dlm.config.components import run_components
+from dlm.config.dataset import DatasetConfig
+from dlm.config.dumping import config_to_mapping, dump_config
+from dlm.config.loading import LoadedConfig, load_config, load_mapping
+from dlm.config.model import LoraConfig, ModelConfig, TokenizerConfig, TokenizerTrainingConfig
+from dlm.config.noise import NoiseConfig
+from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig, SamplingConfig
+from dlm.config.optim import LearningRateConfig, OptimConfig
+from dlm.config.run import RunConfig
+from dlm.config.schema import json_schema
+from dlm.config.source import RunFileError
+from dlm.config.training import BlockAttentionConfig, CheckpointConfig, TrainingConfig
+
+__all__ = [
+    "BlockAttentionConfig",
+    "CheckpointConfig",
+    "DatasetConfig",
+    "EvaluationConfig",
+    "LearningRateConfig",
+    "LoadedConfig",
+    "LoggingConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "OptimConfig",
+    "PluginsConfig",
+    "RunConfig",
+    "RunFileError",
+    "SamplingConfig",
+    "TokenizerConfig",
+    "TokenizerTrainingConfig",
+    "TrainingConfig",
+    "config_to_mapping",
+    "dump_config",
+    "json_schema",
+    "load_config",
+    "load_mapping",
+    "run_components",
+]

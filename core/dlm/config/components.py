@@ -1,0 +1,54 @@
+"""The components of a run as one object, and what they have to say about each other."""
+
+from collections.abc import Iterator
+
+import attrs
+
+from dlm.config.run import RunConfig
+from dlm_plugins import KINDS, ChecksRun, RunComponents
+from dlm_plugins.errors import Problem
+from dlm_plugins.problems import reason_of
+from dlm_plugins.registry import Registry
+from dlm_plugins.structuring import structure_component
+
+FULL_ATTENTION = "full"
+
+
+def run_components(config: RunConfig, registry: Registry) -> RunComponents:
+    """The components that are in effect: the noise of the run's mode, full attention unless blocks are enabled."""
+    training, noise = config.training, config.training.active_noise
+    blocks = training.block_attention
+    bias = blocks.bias if blocks.enabled else structure_component(registry, "attention_bias", FULL_ATTENTION)
+    run = RunComponents(
+        mode=training.mode,
+        loss=training.loss_impl,
+        noise_schedule=noise.schedule,
+        masking=noise.masking,
+        noise_type=noise.noise_type,
+        attention_bias=bias,
+        names={},
+        min_masking_rate=noise.min_masking_rate,
+        reweight_cap=noise.reweight_cap,
+        mask_contiguous_region_prob=noise.mask_contiguous_region_prob,
+    )
+    fields = [field.name for field in attrs.fields(RunComponents) if field.name in KINDS]
+    names = {kind: registry.entry_of(getattr(run, kind)).qualified_name for kind in fields}
+    return attrs.evolve(run, names=names)
+
+
+def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem]:
+    """What the components refuse, each at its own key."""
+    run = run_components(config, registry)
+    in_effect = {kind: getattr(run, kind) for kind in run.names}
+    in_effect |= {"remasking": config.sampling.remasking, "optimizer": config.optim.optimizer}
+    for kind, component in in_effect.items():
+        if not isinstance(component, ChecksRun):
+            continue
+        path = KINDS[kind].key
+        if config.training.mode == "sft":
+            path = path.replace("training.noise.", "training.sft_noise.")
+        try:
+            reasons = [" ".join(str(reason).split()) for reason in component.incompatibilities(run)]
+        except Exception as error:
+            reasons = [f"{registry.entry_of(component).qualified_name} failed to check the run: {reason_of(error)}"]
+        yield from (Problem(path, reason) for reason in reasons)

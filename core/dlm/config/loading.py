@@ -1,0 +1,186 @@
+"""From a run file and overrides to a checked configuration, or to every problem at once."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cattrs import Converter
+
+from dlm.config.components import incompatibilities
+from dlm.config.observation import PluginsConfig, SamplingConfig
+from dlm.config.optim import OptimConfig, structure_optim
+from dlm.config.places import places_of
+from dlm.config.rules import RULES, idle_keys
+from dlm.config.run import RunConfig
+from dlm.config.source import RunFileError, Source, parent_of, read_source
+from dlm_plugins import KINDS
+from dlm_plugins.errors import ConfigurationError, PluginSettingError, Problem
+from dlm_plugins.registry import Registry
+from dlm_plugins.structuring import make_converter, problems_of
+
+_COMPONENT_KEYS = tuple(kind.key for kind in KINDS.values())
+
+
+@attrs.frozen(kw_only=True)
+class LoadedConfig:
+    """A configuration that passed every check."""
+
+    config: RunConfig
+    registry: Registry
+    notes: tuple[str, ...]
+    """What the user should be told, one line each."""
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, disable: Collection[str] = (), strict: bool = False
+) -> LoadedConfig:
+    """Read and check a run file.
+
+    Args:
+        path: the file.
+        overrides: ``key.key=value`` each, values in YAML.
+        disable: plugins not to be loaded, besides those that the file disables.
+        strict: any plugin that cannot be loaded is an error.
+
+    Raises:
+        RunFileError: with one line for each problem: ``file:line: key: what is wrong``.
+    """
+    return _load(read_source(path), overrides, disable, strict)
+
+
+def load_mapping(
+    value: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    name: str = "<config>",
+    disable: Collection[str] = (),
+    strict: bool = False,
+) -> LoadedConfig:
+    """The same for a configuration that is a mapping already; ``name`` stands for it in messages."""
+    return _load(Source(name=name, value=deepcopy(dict(value)), origins={}), overrides, disable, strict)
+
+
+def run_converter(registry: Registry) -> Converter:
+    """The converter that structures a whole run file."""
+    converter = make_converter(registry, places_of(registry))
+    converter.register_structure_hook_func(
+        lambda expected: expected is OptimConfig, lambda value, _: structure_optim(converter, registry, value)
+    )
+    return converter
+
+
+def _load(source: Source, overrides: Sequence[str], disable: Collection[str], strict: bool) -> LoadedConfig:
+    for override in overrides:
+        source.override(override)
+    problems = list(source.problems)
+    registry = _discover(source, disable, strict, problems)
+    converter = run_converter(registry)
+    _fill_dependent_defaults(source.value)
+    config, more = _structure(converter, registry, source.value)
+    # A key that could not be read is missing now: the reader knows why already.
+    problems += [problem for problem in more if problem.path not in {known.path for known in problems}]
+    if problems or config is None:
+        raise RunFileError(_report(source, problems))
+    idle = idle_keys(config, _defaults(converter, config))
+    notes = (f"training.mode is {config.training.mode}; not used: {', '.join(idle)}",) if idle else ()
+    return LoadedConfig(config=config, registry=registry, notes=registry.warnings() + notes)
+
+
+def _discover(source: Source, disable: Collection[str], strict: bool, problems: list[Problem]) -> Registry:
+    """Build the registry as the file and the caller ask; where that fails, one to look for other problems with."""
+    converter, settings = make_converter(), PluginsConfig()
+    with suppress(ConfigurationError):  # reported with the rest of the file
+        settings = converter.structure(source.value.get("plugins", {}), PluginsConfig)
+    try:
+        return Registry.discover(disable={*settings.disable, *disable}, strict=strict, require=settings.require)
+    except PluginSettingError as error:
+        problems.append(Problem("plugins", str(error)))
+    try:
+        return Registry.discover()
+    except PluginSettingError:
+        # The environment itself asks for what cannot be.
+        raise RunFileError(_report(source, problems)) from None
+
+
+def _fill_dependent_defaults(value: dict[str, Any]) -> None:
+    """Defaults that depend on other keys."""
+    training, sampling = value.get("training"), value.get("sampling")
+    if isinstance(training, dict) and training.get("mode") == "sft":
+        dataset = value.setdefault("dataset", {})
+        if isinstance(dataset, dict):
+            dataset.setdefault("pack", False)
+    if isinstance(sampling, dict):
+        length, default = sampling.get("gen_length"), attrs.fields(SamplingConfig).block_length.default
+        if type(length) is int and default is not None and 0 < length < default:
+            sampling.setdefault("block_length", length)
+
+
+def _structure(
+    converter: Converter, registry: Registry, value: dict[str, Any]
+) -> tuple[RunConfig | None, list[Problem]]:
+    try:
+        config = converter.structure(value, RunConfig)
+    except ConfigurationError as error:
+        problems = problems_of(error)
+        return None, problems + list(_rules_beside(converter, registry, value, problems))
+    return config, list(_broken_rules(config, registry, ()))
+
+
+def _rules_beside(
+    converter: Converter, registry: Registry, value: dict[str, Any], problems: Sequence[Problem]
+) -> Iterator[Problem]:
+    """Rules that are broken besides: looked for in a copy without the wrong keys, where there can be one."""
+    copy = deepcopy(value)
+    if not all(_remove(copy, problem.path) for problem in problems):
+        return
+    try:
+        config = converter.structure(copy, RunConfig)
+    except ConfigurationError:
+        return
+    yield from _broken_rules(config, registry, [problem.path for problem in problems])
+
+
+def _remove(value: Any, path: str) -> bool:
+    *parents, key = path.partition("[")[0].split(".")
+    for parent in parents:
+        value = value.get(parent) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or key not in value:
+        return False
+    del value[key]
+    return True
+
+
+def _broken_rules(config: RunConfig, registry: Registry, wrong: Sequence[str]) -> Iterator[Problem]:
+    """Ask the rules, except those that look at a key that is wrong or has a wrong neighbour (perhaps misspelt)."""
+    around = {parent_of(path) for path in wrong}
+
+    def is_doubtful(key: str) -> bool:
+        return parent_of(key) in around or any(key == path or key.startswith(f"{path}.") for path in wrong)
+
+    for rule, keys in RULES:
+        if not any(map(is_doubtful, keys)):
+            yield from rule(config)
+    if not any(map(is_doubtful, (*_COMPONENT_KEYS, "training.mode"))):
+        yield from incompatibilities(config, registry)
+
+
+def _defaults(converter: Converter, config: RunConfig) -> RunConfig:
+    """The run file that says nothing but what it must."""
+    required = {
+        "training": {"mode": config.training.mode, "output_dir": config.training.output_dir},
+        "dataset": {"name": config.dataset.name},
+    }
+    return converter.structure(required, RunConfig)
+
+
+def _report(source: Source, problems: Sequence[Problem]) -> list[str]:
+    """One line a problem, in the order of the file, overrides last."""
+
+    def position(line: str) -> tuple[bool, int]:
+        number = line.removeprefix(f"{source.name}:").partition(":")[0]
+        return (not line.startswith(source.name), int(number) if number.isdecimal() else 0)
+
+    return sorted((source.located(problem) for problem in dict.fromkeys(problems)), key=position)

@@ -1,0 +1,56 @@
+"""Sections ``evaluation``, ``sampling`` and ``logging``: how a run is watched; and ``plugins``."""
+
+# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
+
+from collections.abc import Sequence
+
+import attrs
+from attrs.validators import and_, gt, lt, min_len, optional
+
+from dlm.config.settings import NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NULL, component, setting
+from dlm_plugins.remasking import Remasker
+
+
+@attrs.frozen(kw_only=True)
+class EvaluationConfig:
+    """What is measured during training; at step 0 too."""
+
+    do_eval_loss: bool = setting("Measure loss and accuracy on held-out rows.", default=True)
+    eval_every_steps: int = setting("Steps between two evaluations.", 200, POSITIVE)
+    fraction: float = setting(
+        "Share of the rows held out when there is no split of their own.", 0.05, and_(gt(0), lt(1))
+    )
+    split: str | None = setting("Split to evaluate on, instead of a fraction.", None, optional(min_len(1)))
+    sample_prompts: Sequence[str] = setting("Prompts that are continued at each evaluation.", ())
+
+
+@attrs.frozen(kw_only=True)
+class SamplingConfig:
+    """How samples are generated, during evaluation and by `dlm generate --config`."""
+
+    gen_length: int = setting("Number of tokens to generate.", 128, NOT_NEGATIVE)
+    steps: int = setting("Number of denoising steps.", 128, POSITIVE)
+    block_length: int | None = setting(
+        "Tokens denoised together before the next block begins; null: all of them. At most gen_length.",
+        32,
+        POSITIVE_OR_NULL,
+    )
+    remasking: Remasker = component("Which predictions are kept at a step.", "low_confidence")
+    temperature: float = setting("0: the most probable token; 1: as the model predicts.", 0.0, NOT_NEGATIVE)
+    cfg_scale: float = setting("Strength of classifier-free guidance; 0: none.", 0.0, NOT_NEGATIVE)
+
+
+@attrs.frozen(kw_only=True)
+class LoggingConfig:
+    """What is reported, and where."""
+
+    every_steps: int = setting("Steps between two lines of metrics.jsonl.", 10, POSITIVE)
+    trackers: Sequence[str] = setting("Trackers of accelerate: tensorboard, wandb, ...", ())
+
+
+@attrs.frozen(kw_only=True)
+class PluginsConfig:
+    """Which plugins the run may and must use."""
+
+    disable: Sequence[str] = setting("Names of plugins that are not loaded; `all`: every third-party one.", ())
+    require: Sequence[str] = setting("Distributions that must be installed: dlm-acme>=0.3.", ())

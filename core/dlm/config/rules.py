@@ -1,0 +1,130 @@
+"""Rules between keys: contradictions, and settings that would have no effect."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import attrs
+
+from dlm.config.model import TokenizerConfig
+from dlm.config.observation import EvaluationConfig
+from dlm.config.run import RunConfig
+from dlm_plugins.errors import Problem
+
+Rule: TypeAlias = Callable[[RunConfig], Iterator[Problem]]
+
+
+def duration(config: RunConfig) -> Iterator[Problem]:
+    """Steps or epochs."""
+    training = config.training
+    if training.max_steps is not None and training.num_epochs is not None:
+        yield Problem("training.num_epochs", "give max_steps or num_epochs, not both; set the other to null")
+    if training.max_steps is None and training.num_epochs is None:
+        yield Problem("training.max_steps", "required, unless num_epochs is given")
+    if config.dataset.streaming and training.num_epochs is not None:
+        yield Problem("training.num_epochs", "a stream has no known length; give max_steps instead")
+
+
+def warmup(config: RunConfig) -> Iterator[Problem]:
+    """A ratio or a number of steps."""
+    if config.optim.warmup_steps is not None and config.optim.warmup_ratio != 0:
+        yield Problem("optim.warmup_steps", "give warmup_ratio or warmup_steps, not both")
+
+
+def held_out(config: RunConfig) -> Iterator[Problem]:
+    """A split or a fraction."""
+    evaluation = config.evaluation
+    if evaluation.split is not None and evaluation.fraction != attrs.fields(EvaluationConfig).fraction.default:
+        yield Problem("evaluation.fraction", "has no effect beside evaluation.split; remove one of them")
+
+
+def model_origin(config: RunConfig) -> Iterator[Problem]:
+    """A pretrained model or one from scratch."""
+    model = config.model
+    if model.name_or_path is None and model.config is None:
+        yield Problem("model.name_or_path", "required, unless `config` describes a model from scratch")
+    if model.name_or_path is not None and model.config is not None:
+        yield Problem("model.config", "describes a model from scratch, so model.name_or_path must be null")
+    if model.config is not None and model.name_or_path is None and model.tokenizer is None:
+        yield Problem("model.tokenizer", "required for a model from scratch: a name, a folder or {train: {}}")
+    if model.name_or_path is not None and isinstance(model.tokenizer, TokenizerConfig):
+        yield Problem("model.tokenizer", "a new tokenizer does not fit a pretrained model; train one from scratch only")
+
+
+def precision(config: RunConfig) -> Iterator[Problem]:
+    """Loss scaling needs master weights."""
+    if config.training.mixed_precision == "fp16" and config.model.dtype != "float32":
+        yield Problem("training.mixed_precision", f"fp16 needs model.dtype float32, not {config.model.dtype}")
+
+
+def lengths(config: RunConfig) -> Iterator[Problem]:
+    """Blocks fit into rows and canvases."""
+    blocks, sampling = config.training.block_attention, config.sampling
+    if blocks.enabled and blocks.block_length > config.dataset.max_length:
+        message = f"must be at most dataset.max_length ({config.dataset.max_length}), not {blocks.block_length}"
+        yield Problem("training.block_attention.block_length", message)
+    # A canvas of no tokens of its own is for infilling; its blocks lie in the given text.
+    if sampling.gen_length and sampling.block_length is not None and sampling.block_length > sampling.gen_length:
+        message = f"must be at most sampling.gen_length ({sampling.gen_length}), not {sampling.block_length}"
+        yield Problem("sampling.block_length", message)
+
+
+def without_effect(config: RunConfig) -> Iterator[Problem]:
+    """Settings that the rest of the run file makes idle."""
+    sft, dataset = config.training.mode == "sft", config.dataset
+    if dataset.isolate_documents and not dataset.pack and not sft:
+        yield Problem("dataset.isolate_documents", "has no effect without dataset.pack: every row is one document")
+    default = attrs.fields(type(config.training.sft_noise)).random_length_prob.default
+    if sft and config.training.sft_noise.random_length_prob != default:
+        message = "has no effect in fine-tuning, where rows are never cut at random; remove it"
+        yield Problem("training.sft_noise.random_length_prob", message)
+
+
+RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
+    (duration, ("training.max_steps", "training.num_epochs", "dataset.streaming")),
+    (warmup, ("optim.warmup_ratio", "optim.warmup_steps")),
+    (held_out, ("evaluation.split", "evaluation.fraction")),
+    (model_origin, ("model.name_or_path", "model.config", "model.tokenizer")),
+    (precision, ("training.mixed_precision", "model.dtype")),
+    (
+        lengths,
+        (
+            "training.block_attention.block_length",
+            "dataset.max_length",
+            "sampling.gen_length",
+            "sampling.block_length",
+        ),
+    ),
+    (without_effect, ("training.mode", "dataset.pack", "training.sft_noise.random_length_prob")),
+)
+"""Each rule with the keys it looks at: it is not asked when one of them is wrong already."""
+
+_KEYS_OF_MODE: dict[str, tuple[str, ...]] = {
+    "pretrain": ("dataset.text_column", "dataset.isolate_documents", "training.noise"),
+    "sft": (
+        "dataset.format",
+        "dataset.train_on",
+        "dataset.eos_padding",
+        "dataset.chat_template",
+        "dataset.long_rows",
+        "training.sft_noise",
+    ),
+}
+
+
+def idle_keys(config: RunConfig, defaults: RunConfig) -> tuple[str, ...]:
+    """Keys of the other mode that differ from their defaults: allowed, so that one file serves both, but told."""
+    other = "pretrain" if config.training.mode == "sft" else "sft"
+    return tuple(path for key in _KEYS_OF_MODE[other] for path in _differing(_at(config, key), _at(defaults, key), key))
+
+
+def _at(config: RunConfig, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _differing(value: Any, default: Any, path: str) -> Iterator[str]:
+    if type(value) is type(default) and attrs.has(type(value)) and path.endswith("noise"):
+        for field in attrs.fields(type(value)):
+            yield from _differing(getattr(value, field.name), getattr(default, field.name), f"{path}.{field.name}")
+    elif value != default:
+        yield path

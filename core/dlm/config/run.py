@@ -1,0 +1,33 @@
+"""The run file as one object."""
+
+# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
+
+import attrs
+
+from dlm.config.dataset import DatasetConfig
+from dlm.config.model import LoraConfig, ModelConfig
+from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig, SamplingConfig
+from dlm.config.optim import DEFAULT_OPTIMIZER, OptimConfig
+from dlm.config.settings import section, setting
+from dlm.config.training import TrainingConfig
+from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
+
+
+@attrs.frozen(kw_only=True)
+class RunConfig:
+    """Everything a run depends on."""
+
+    model: ModelConfig = section("The model.")
+    training: TrainingConfig = section("The training.")
+    dataset: DatasetConfig = section("The data.")
+    optim: OptimConfig = attrs.field(
+        metadata={
+            "help": "The optimizer by name with its options, and the course of the learning rate.",
+            UNSTRUCTURED_DEFAULT: {"name": DEFAULT_OPTIMIZER},
+        }
+    )
+    lora: LoraConfig | None = setting("Train low-rank adapters only; null: all weights.", None)
+    evaluation: EvaluationConfig = section("Evaluation during training.")
+    sampling: SamplingConfig = section("Generation of samples.")
+    logging: LoggingConfig = section("Metrics and trackers.")
+    plugins: PluginsConfig = section("Third-party plugins.")

@@ -1,0 +1,30 @@
+"""How a key of the run file is declared: default, check and help in one place."""
+
+from typing import Any
+
+import attrs
+from attrs.validators import and_, ge, gt, le, lt, optional
+
+from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
+
+POSITIVE = gt(0)
+NOT_NEGATIVE = ge(0)
+FRACTION = and_(ge(0), le(1))
+PROPER_FRACTION = and_(ge(0), lt(1))
+POSITIVE_OR_NULL = optional(gt(0))
+NOT_NEGATIVE_OR_NULL = optional(ge(0))
+
+
+def setting(help: str, default: Any = attrs.NOTHING, validator: Any = None) -> Any:
+    """A key with a value of its own; required when there is no default."""
+    return attrs.field(default=default, validator=validator, metadata={"help": help})
+
+
+def component(help: str, default: str) -> Any:
+    """A key that selects a component; ``default`` is a name, looked up when the run file is read."""
+    return attrs.field(metadata={"help": help, UNSTRUCTURED_DEFAULT: default})
+
+
+def section(help: str) -> Any:
+    """A section that may be left out: its keys then have their defaults."""
+    return attrs.field(metadata={"help": help, UNSTRUCTURED_DEFAULT: {}})
