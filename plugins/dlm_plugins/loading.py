@@ -84,7 +84,8 @@ class _Attempt:
         """One line for a failure."""
         if isinstance(error, _RefusedError):
             return str(error)
-        text = f"{self.phase}: {type(error).__name__}: {' '.join(str(error).split())}"
+        message = " ".join(str(error).split())
+        text = f"{self.phase}: {type(error).__name__}" + (f": {message}" if message else "")
         missing = missing_requirements(self.candidate) if isinstance(error, ImportError) else ()
         return f"{text} (not installed: {', '.join(missing)})" if missing else text
 

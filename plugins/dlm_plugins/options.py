@@ -62,7 +62,9 @@ def _check(validator: Any) -> str:
         if hasattr(validator, attribute):
             return describe(validator)
     described = inspect.getdoc(validator) if inspect.isroutine(validator) else None
-    return described.split("\n")[0] if described else str(getattr(validator, "__name__", validator))
+    if described:
+        return described.split("\n")[0]
+    return getattr(validator, "__name__", str(validator)).strip("_").replace("_", " ")
 
 
 def _joined(validators: Iterable[Any], conjunction: str) -> str:

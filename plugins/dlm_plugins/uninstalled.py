@@ -51,7 +51,7 @@ def find_in_project(folder: Path) -> tuple[Candidate, ...]:
     found = tuple(Candidate(each) for each in ProjectDistribution(folder, project).entry_points)
     if not found:
         raise PluginSettingError(
-            f'{file} announces no plugin: it needs a line `name = "module"` in [project.entry-points."{ENTRY_POINT_GROUP}"]'
+            f'{file} announces no plugin; write `name = "module"` under [project.entry-points."{ENTRY_POINT_GROUP}"]'
         )
     for candidate in found:
         sys.path.insert(0, str(_source_root(folder, candidate.entry_point)))

@@ -3,7 +3,7 @@
 import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,15 +94,15 @@ def _records(plugin: str | None) -> "list[PluginRecord]":
 
 
 def _check_plugin(record: "PluginRecord") -> PluginCheck:
+    return PluginCheck(record=record, components=[_check_component(each) for each in record.entries])
+
+
+def _check_component(entry: "Entry") -> ComponentCheck:
     from dlm_plugins.testing import check_component
 
-    return PluginCheck(record=record, components=[_check_component(each, check_component) for each in record.entries])
-
-
-def _check_component(entry: "Entry", contract: "Callable[[str, type], list[str]]") -> ComponentCheck:
     started = time.perf_counter()
     try:
-        failures = contract(entry.kind, entry.cls)
+        failures = check_component(entry.kind, entry.cls)
     except Exception as error:
         failures = [f"{type(error).__name__}: {error}\n{traceback.format_exc()}"]
     return ComponentCheck(entry=entry, failures=failures, seconds=time.perf_counter() - started)

@@ -46,7 +46,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
     click.echo(_option_table(options))
     if claims:
         rows = [(claim.name, _flow(claims[claim.name]), claim.help) for claim in KINDS[kind].claims]
-        click.echo("\n" + format_table(("CLAIM", "VALUE", "MEANING"), rows, screen_width()))
+        click.echo("\n" + format_table(("CLAIM", "VALUE", "MEANING"), rows, _width()))
     click.echo(f"\nYAML\n{_indented(snippet(entry, options))}\nSource\n  {_source(entry)}")
 
 
@@ -69,7 +69,7 @@ def _option_table(options: "tuple[Option, ...]") -> str:
     if not options:
         return "No options."
     rows = [(each.name, each.type, _flow(each.default), each.check, each.help) for each in options]
-    return format_table(("OPTION", "TYPE", "DEFAULT", "CHECK", "HELP"), rows, screen_width())
+    return format_table(("OPTION", "TYPE", "DEFAULT", "CHECK", "HELP"), rows, _width())
 
 
 def _flow(value: object) -> str:
@@ -77,6 +77,10 @@ def _flow(value: object) -> str:
     import yaml
 
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+
+
+def _width() -> int:
+    return screen_width() or 80  # help texts are prose: a fixed width keeps them readable in a file as well
 
 
 def _indented(text: str) -> str:

@@ -1,0 +1,226 @@
+"""A matrix of broken plugins: each is reported in one line, dropped whole, and hurts nobody else."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import pytest
+from click.testing import CliRunner
+
+from dlm_cli.commands.plugins import plugins as plugins_command
+from dlm_plugins import loading
+from dlm_plugins.errors import ComponentLookupError
+from dlm_plugins.registry import Registry
+
+HEAD = """
+import attrs
+from dlm_plugins import hookimpl
+
+@attrs.frozen(kw_only=True)
+class Schedule:
+    '''A schedule.'''
+
+    def mask_rate(self, t):
+        return t
+
+    def mask_rate_derivative(self, t):
+        return t * 0 + 1
+"""
+
+GOOD_HOOK = "@hookimpl\ndef dlm_noise_schedules():\n    return {'theirs': Schedule}\n"
+
+
+@attrs.frozen(kw_only=True)
+class Broken:
+    """Source of a broken plugin, and what has to be said about it."""
+
+    source: str
+    error: str
+    phase: str
+    status: str = "broken"
+    requires: Sequence[str] = ()
+    plugins: Mapping[str, str] = {"broken": "dlm_broken"}
+
+
+MATRIX = {
+    "import_error": Broken(
+        source="import a_module_that_nobody_has",
+        error="import: ModuleNotFoundError: No module named 'a_module_that_nobody_has'",
+        phase="import",
+    ),
+    "missing_dependency": Broken(
+        source="import flash_attn_nobody_has",
+        requires=["flash-attn-nobody-has>=2"],
+        error="import: ModuleNotFoundError: No module named 'flash_attn_nobody_has' "
+        "(not installed: flash-attn-nobody-has>=2)",
+        phase="import",
+    ),
+    "missing_module": Broken(
+        source="",
+        plugins={"broken": "dlm_brokn"},
+        error="import: ModuleNotFoundError: No module named 'dlm_brokn'",
+        phase="import",
+    ),
+    "missing_attribute": Broken(
+        source="",
+        plugins={"broken": "dlm_broken:plugin"},
+        error="import: AttributeError: module 'dlm_broken' has no attribute 'plugin'",
+        phase="import",
+    ),
+    "syntax_error": Broken(source="def (", error="import: SyntaxError: ", phase="import"),
+    "exit_at_import": Broken(source="import sys\nsys.exit(3)", error="import: SystemExit: 3", phase="import"),
+    "incompatible": Broken(
+        source="raise AssertionError('imported')",
+        requires=["dlm<0.1"],
+        status="incompatible",
+        error="needs dlm<0.1, this is dlm ",
+        phase="metadata",
+    ),
+    "unknown_hook": Broken(
+        source=HEAD + "@hookimpl\ndef dlm_noise_schedule():\n    return {}\n",
+        error="unknown hook 'dlm_noise_schedule'; did you mean 'dlm_noise_schedules'?",
+        phase="register",
+    ),
+    "no_marker": Broken(
+        source=HEAD + "def dlm_noise_schedules():\n    return {'theirs': Schedule}\n",
+        error="'dlm_noise_schedules' is not marked as a hook; is @hookimpl missing?",
+        phase="register",
+    ),
+    "no_hooks": Broken(source=HEAD, error="no hook implementation found; is @hookimpl missing?", phase="register"),
+    "hook_with_arguments": Broken(
+        source=HEAD + "@hookimpl\ndef dlm_noise_schedules(config):\n    return {'theirs': Schedule}\n",
+        error="hook 'dlm_noise_schedules' takes (config); hooks are called without arguments",
+        phase="register",
+    ),
+    "exception_in_hook": Broken(
+        source=HEAD + "@hookimpl\ndef dlm_noise_schedules():\n    return {'theirs': 1 / 0}\n",
+        error="hook: ZeroDivisionError: division by zero",
+        phase="hook",
+    ),
+    "exit_in_hook": Broken(
+        source=HEAD + "import sys\n@hookimpl\ndef dlm_noise_schedules():\n    sys.exit()\n",
+        error="hook: SystemExit",
+        phase="hook",
+    ),
+    "wrong_return_type": Broken(
+        source=HEAD + "@hookimpl\ndef dlm_noise_schedules():\n    return [Schedule]\n",
+        error="hook 'dlm_noise_schedules' returned [<class 'dlm_broken.Schedule'>]; "
+        "it must return a mapping {name: class}",
+        phase="hook",
+    ),
+    "instance_for_class": Broken(
+        source=HEAD + "@hookimpl\ndef dlm_noise_schedules():\n    return {'theirs': Schedule()}\n",
+        error="noise_schedule 'theirs': is Schedule(), not a class",
+        phase="component",
+    ),
+    "wrong_signature": Broken(
+        source=HEAD.replace("mask_rate(self, t)", "mask_rate(self, t, step)") + GOOD_HOOK,
+        error="noise_schedule 'theirs': Schedule.mask_rate takes (t, step), the contract passes (t)",
+        phase="component",
+    ),
+    "option_called_name": Broken(
+        source=HEAD.replace("    def mask_rate(", "    name: str = 'x'\n\n    def mask_rate(") + GOOD_HOOK,
+        error="noise_schedule 'theirs': option 'name' is reserved",
+        phase="component",
+    ),
+    "bad_component_name": Broken(
+        source=HEAD + GOOD_HOOK.replace("theirs", "Their-s"),
+        error="noise_schedule 'Their-s': a name has lower-case letters, digits and underscores only",
+        phase="component",
+    ),
+    "raises_in_constructor": Broken(
+        source=HEAD + "    def __attrs_post_init__(self):\n        raise RuntimeError('no GPU')\n\n" + GOOD_HOOK,
+        error="noise_schedule 'theirs': Schedule cannot be built with its defaults: RuntimeError: no GPU",
+        phase="component",
+    ),
+    "good_and_bad_component": Broken(
+        source=HEAD + GOOD_HOOK + "@hookimpl\ndef dlm_losses():\n    return {'none': None}\n",
+        error="loss 'none': is None, not a class",
+        phase="component",
+    ),
+    "reserved_plugin_name": Broken(
+        source=HEAD + GOOD_HOOK,
+        plugins={"builtin": "dlm_broken"},
+        error="plugin name 'builtin' is reserved for dlm",
+        phase="metadata",
+    ),
+    "bad_plugin_name": Broken(
+        source=HEAD + GOOD_HOOK,
+        plugins={"Bro-ken": "dlm_broken"},
+        error="plugin name 'Bro-ken' is not allowed",
+        phase="metadata",
+    ),
+    "taken_plugin_name": Broken(
+        source=HEAD + GOOD_HOOK,
+        plugins={"acme": "dlm_broken"},
+        error="plugin name 'acme' is taken by dlm-acme 0.3.1 already",
+        phase="metadata",
+    ),
+}
+
+
+@pytest.fixture(params=MATRIX, name="broken")
+def _broken(request: pytest.FixtureRequest, site_packages: Any, schedule_plugin: Callable[..., str]) -> Broken:
+    """A broken plugin, installed beside a good one."""
+    broken = MATRIX[request.param]
+    site_packages.install("dlm-acme", {"dlm_acme.py": schedule_plugin()}, version="0.3.1")
+    site_packages.install(
+        "dlm-broken", {"dlm_broken.py": broken.source}, version="2.0", plugins=broken.plugins, requires=broken.requires
+    )
+    return broken
+
+
+def test_a_broken_plugin_is_recorded_and_dropped_whole(broken: Broken) -> None:
+    registry = Registry.discover()
+    (record,) = [each for each in registry.plugins if each.distribution == "dlm-broken"]
+    assert (record.status, record.phase, record.version) == (broken.status, broken.phase, "2.0")
+    assert record.error.startswith(broken.error)
+    assert "\n" not in record.error
+    assert record.entries == ()
+
+
+def test_the_others_work_beside_a_broken_plugin(broken: Broken) -> None:
+    registry = Registry.discover()
+    assert registry.resolve("noise_schedule", "straight").plugin == "acme"
+    assert registry.resolve("noise_schedule", "uniform").plugin == "builtin"
+    (line,) = registry.warnings()
+    assert line.startswith(f"plugin {next(iter(broken.plugins))} (dlm-broken 2.0) is {broken.status} and left out: ")
+
+
+def test_what_a_broken_plugin_was_to_provide_is_refused_with_its_state(broken: Broken) -> None:
+    state = rf"dlm-broken 2\.0\) is {broken.status} \(see `dlm plugins check`\)"
+    with pytest.raises(ComponentLookupError, match=state):
+        Registry.discover().resolve("noise_schedule", "theirs")
+
+
+def test_list_and_check_have_the_line_of_a_broken_plugin(broken: Broken) -> None:
+    listed = CliRunner().invoke(plugins_command, ["list"])
+    assert listed.exit_code == 0
+    line = f"dlm-broken 2.0  {broken.status}  {broken.error}"
+    assert line in listed.stdout
+    checked = CliRunner().invoke(plugins_command, ["check", "dlm-broken"])
+    assert checked.exit_code == 1
+    assert line in checked.stdout
+
+
+def test_check_names_the_phase_in_json(broken: Broken) -> None:
+    checked = CliRunner().invoke(plugins_command, ["check", "dlm-broken", "--json"])
+    document = json.loads(checked.stdout)
+    assert checked.exit_code == 1
+    assert document["ok"] is False
+    assert [(each["status"], each["phase"]) for each in document["plugins"]] == [(broken.status, broken.phase)]
+
+
+@pytest.mark.parametrize("where", ["import", "hook dlm_noise_schedules"])
+def test_a_slow_plugin_works_and_gets_a_warning(
+    where: str, site_packages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "SLOW_SECONDS", 0.2)
+    nap = "import time; time.sleep(0.3)\n"
+    hook = GOOD_HOOK if where == "import" else GOOD_HOOK.replace("return", nap.strip() + "; return")
+    site_packages.install("dlm-slow", {"dlm_slow.py": (nap if where == "import" else "") + HEAD + hook})
+    registry = Registry.discover()
+    assert registry.resolve("noise_schedule", "theirs").plugin == "slow"
+    (line,) = registry.warnings()
+    assert line.startswith(f"plugin slow (dlm-slow 0.1): {where} took 0.")
