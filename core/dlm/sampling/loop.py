@@ -52,7 +52,7 @@ class Loop:
     @torch.no_grad()
     def _step(self, wave: list[Stage], step: int) -> bool:
         """One step of a wave; False when no position could have changed, and the model was not asked."""
-        active = [part for stage in wave if step < stage.num_steps and (part := self._active(stage, step)) is not None]
+        active = [blocks for stage in wave if step < stage.num_steps and (blocks := self._active(stage, step)) is not None]
         if not active:
             return False
         predicted = [self._predicted(stage) for stage in active]

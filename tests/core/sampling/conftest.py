@@ -1,0 +1,48 @@
+"""Tiny models for the sampler's tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM
+
+MakeModel = Callable[..., Any]
+
+
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float64, **config: Any) -> Any:
+    """A random model that has opinions: 50 ids, the last of them the mask."""
+    settings: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 50,
+        "mask_token_id": 49,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "tie_word_embeddings": False,
+        **config,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen3LLadaForMaskedLM(Qwen3LLadaConfig(**settings)).to(dtype).eval()
+    with torch.no_grad():
+        # No trained model proposes the mask; a random one would.
+        model.lm_head.weight[model.config.mask_token_id] = 0.0
+    return model
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """Build a tiny model: ``make_model(seed, dtype, **config)``."""
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    """One tiny float64 model that no test changes."""
+    return tiny_model()
