@@ -1,0 +1,37 @@
+"""The contract kit: properties of every kind of component, for authors' tests and for ``dlm plugins check``.
+
+In a test file, one line a component::
+
+    class TestClipped(NoiseScheduleContract):
+        component = Clipped
+"""
+
+from dlm_plugins.testing.checking import PROPERTIES, check_component
+from dlm_plugins.testing.contracts import (
+    AttentionBiasContract,
+    Contract,
+    LossContract,
+    MaskingContract,
+    NoiseScheduleContract,
+    NoiseTypeContract,
+    OptimizerContract,
+    RemaskerContract,
+)
+from dlm_plugins.testing.instances import options_strategy, variants
+from dlm_plugins.testing.reference_view import ReferenceView
+
+__all__ = [
+    "PROPERTIES",
+    "AttentionBiasContract",
+    "Contract",
+    "LossContract",
+    "MaskingContract",
+    "NoiseScheduleContract",
+    "NoiseTypeContract",
+    "OptimizerContract",
+    "ReferenceView",
+    "RemaskerContract",
+    "check_component",
+    "options_strategy",
+    "variants",
+]

@@ -1,0 +1,59 @@
+"""All properties of a kind, run on a component class or on instances."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from dlm_plugins.testing import (
+    attention_bias,
+    component,
+    loss,
+    masking,
+    noise_schedule,
+    noise_type,
+    optimizer,
+    remasking,
+)
+from dlm_plugins.testing.instances import variants
+
+Check: TypeAlias = Callable[[Any], None]
+
+PROPERTIES: Mapping[str, tuple[Check, ...]] = MappingProxyType(
+    {
+        kind: (*component.PROPERTIES, *module.PROPERTIES)
+        for kind, module in {
+            "loss": loss,
+            "noise_schedule": noise_schedule,
+            "masking": masking,
+            "noise_type": noise_type,
+            "attention_bias": attention_bias,
+            "remasking": remasking,
+            "optimizer": optimizer,
+        }.items()
+    }
+)
+"""The properties of every kind, by its name in ``dlm_plugins.KINDS``."""
+
+
+def check_component(kind: str, cls: type) -> list[str]:
+    """Try every property of ``kind`` on ``cls`` with its default options and with varied ones.
+
+    Returns:
+        One message for each property that does not hold, naming the property, the options and the smallest failing
+        case; empty when all hold.
+    """
+    try:
+        instances = variants(cls)
+    except Exception as error:
+        return [f"default_options: {cls.__qualname__}() raised {type(error).__name__}: {error}"]
+    messages = (_first_failure(check, instances) for check in PROPERTIES[kind])
+    return [message for message in messages if message is not None]
+
+
+def _first_failure(check: Check, instances: list[Any]) -> str | None:
+    for instance in instances:
+        try:
+            check(instance)
+        except AssertionError as error:
+            return str(error)
+    return None

@@ -1,0 +1,66 @@
+"""Layouts for attention biases: prompts, answers, blocks, packed documents, padding, clean copies."""
+
+import attrs
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlm_plugins.attention_bias import SequenceLayout
+
+TENSORS = ("position", "block", "document", "is_clean")
+
+
+@st.composite
+def layouts(draw: st.DrawFn, *, stage: str, max_rows: int = 2) -> SequenceLayout:
+    """A layout of ``stage``: "training", "training with a clean copy" or "sampling".
+
+    Rows hold one or two documents (one in sampling), each a prompt of 0 to 2 positions and an answer of 1 to 5, in
+    blocks of 1 to 3, and padding. In sampling the prompt and the first few blocks are clean.
+    """
+    block_length = draw(st.integers(1, 3))
+    rows = [_row(draw, stage, block_length) for _ in range(draw(st.integers(1, max_rows)))]
+    length = max(len(row) for row in rows)
+    padding = (0, -1, -1, False)
+    table = [row + [padding] * (length - len(row)) for row in rows]
+    columns = [torch.tensor([[entry[i] for entry in row] for row in table]) for i in range(len(TENSORS))]
+    layout = SequenceLayout(**dict(zip(TENSORS, columns, strict=True)))
+    return with_clean_copy(layout) if stage == "training with a clean copy" else layout
+
+
+def _row(draw: st.DrawFn, stage: str, block_length: int) -> list[tuple[int, int, int, bool]]:
+    row = []
+    for document in range(1 if stage == "sampling" else draw(st.integers(1, 2))):
+        num_prompt, num_answer = draw(st.integers(0, 2)), draw(st.integers(1, 5))
+        num_committed = draw(st.integers(0, 2)) if stage == "sampling" else 0
+        for position in range(num_prompt + num_answer):
+            block = (position - num_prompt) // block_length if position >= num_prompt else -1
+            row.append((position, block, document, stage == "sampling" and block < num_committed))
+    return row
+
+
+def with_clean_copy(layout: SequenceLayout) -> SequenceLayout:
+    """[noisy | clean]: everything twice, and marked clean the second time."""
+    doubled = {name: torch.cat((getattr(layout, name), getattr(layout, name)), dim=1) for name in TENSORS}
+    half = layout.position.shape[1]
+    doubled["is_clean"] = (torch.arange(2 * half) >= half) & (doubled["document"] >= 0)
+    return SequenceLayout(**doubled)
+
+
+def take(layout: SequenceLayout, rows: list[int]) -> SequenceLayout:
+    """Some of the rows, in this order."""
+    return SequenceLayout(**{name: getattr(layout, name)[rows] for name in TENSORS})
+
+
+def padded(layout: SequenceLayout, num_positions: int) -> SequenceLayout:
+    """The layout with more padding on the right."""
+    fills = {"position": 0, "block": -1, "document": -1, "is_clean": False}
+    grown: dict[str, Tensor] = {}
+    for name, fill in fills.items():
+        tensor: Tensor = getattr(layout, name)
+        grown[name] = torch.cat((tensor, tensor.new_full((tensor.shape[0], num_positions), fill)), dim=1)
+    return SequenceLayout(**grown)
+
+
+def with_clean_blocks(layout: SequenceLayout, num_committed: int) -> SequenceLayout:
+    """A sampling layout in which another number of blocks is committed."""
+    return attrs.evolve(layout, is_clean=(layout.block < num_committed) & (layout.document >= 0))

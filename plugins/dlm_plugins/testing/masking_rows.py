@@ -1,0 +1,126 @@
+"""Rows for maskings: small ones that hypothesis shrinks, and large batches for statistics."""
+
+from typing import Any
+
+import attrs
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from dlm_plugins.draws import KeyedDraws
+from dlm_plugins.masking import MaskingRequest
+
+_RATES = (0.5, 0.0, 0.001, 0.1, 0.9, 1.0)
+_PADDING = {"eligible": False, "p": 0.0, "spans": -1, "document_id": -1}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class MaskingRows:
+    """B rows of L positions, as a masking gets them."""
+
+    eligible: Tensor
+    """(B, L) bool."""
+    p: Tensor
+    """(B, L) float32."""
+    spans: Tensor
+    """(B, L) int64."""
+    document_id: Tensor
+    """(B, L) int64."""
+    row_index: Tensor
+    """(B,) int64: rows are told apart by it; the views of one row share it."""
+    view_index: Tensor
+    """(B,) int64."""
+    block_length: int
+    seed: int = 0
+
+    def request(self) -> MaskingRequest:
+        """These rows as a request, with their own draws."""
+        draws = KeyedDraws(seed=self.seed, step=3, rows=self.row_index, length=self.eligible.shape[1])
+        return MaskingRequest(
+            eligible=self.eligible,
+            p=self.p,
+            spans=self.spans,
+            document_id=self.document_id,
+            block_length=self.block_length,
+            view_index=self.view_index,
+            draws=draws,
+        )
+
+    def take(self, rows: list[int]) -> "MaskingRows":
+        """Some of the rows, in this order."""
+        index = torch.tensor(rows)
+        return self._with({name: getattr(self, name)[index] for name in (*_PADDING, "row_index", "view_index")})
+
+    def padded(self, num_positions: int) -> "MaskingRows":
+        """The rows with more padding on the right; a rate that is constant along the row stays so."""
+        padded = {name: F.pad(getattr(self, name), (0, num_positions), value=fill) for name, fill in _PADDING.items()}
+        constant = (self.p == self.p[:, :1]).all(1, keepdim=True)
+        padded["p"] = torch.where(constant, self.p[:, :1], padded["p"])
+        return self._with(padded)
+
+    def to(self, device: str) -> "MaskingRows":
+        """The rows on another device."""
+        return self._with({name: getattr(self, name).to(device) for name in (*_PADDING, "row_index", "view_index")})
+
+    def _with(self, changes: dict[str, Any]) -> "MaskingRows":
+        return attrs.evolve(self, **changes)
+
+
+def _bits(number: int, length: int) -> Tensor:
+    return torch.tensor([number >> i & 1 for i in range(length)], dtype=torch.bool)
+
+
+def _repeat_views(rows: MaskingRows, num_views: int) -> MaskingRows:
+    """Every row once for each view, the views of a row next to each other."""
+    num_rows = rows.eligible.shape[0]
+    repeated = rows.take([row for row in range(num_rows) for _ in range(num_views)])
+    return attrs.evolve(repeated, view_index=torch.arange(num_views).repeat(num_rows))
+
+
+@st.composite
+def masking_rows(draw: st.DrawFn, num_views: int = 1) -> MaskingRows:
+    """Up to 3 rows (times views) of up to 9 positions: any eligible set, rates, words, documents and padding."""
+    num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
+    patterns = st.integers(0, 2**length - 1)
+    eligible, rates, spans, documents = [], [], [], []
+    for _ in range(num_rows):
+        num_real = draw(st.integers(1, length))
+        real = torch.arange(length) < num_real
+        eligible.append(_bits(draw(patterns), length) & real)
+        first, second = draw(st.sampled_from(_RATES)), draw(st.none() | st.sampled_from(_RATES))
+        rate = torch.full((length,), first)
+        if second is not None:  # a rate of its own for each position
+            rate[::2] = second
+        rates.append(rate)
+        spans.append(torch.where(real, _bits(draw(patterns), length).cumsum(0), -1))
+        documents.append(torch.where(real, (torch.arange(length) >= draw(st.integers(1, length))).long(), -1))
+    rows = MaskingRows(
+        eligible=torch.stack(eligible),
+        p=torch.stack(rates),
+        spans=torch.stack(spans),
+        document_id=torch.stack(documents),
+        row_index=torch.randperm(100, generator=torch.Generator().manual_seed(num_rows))[:num_rows],
+        view_index=torch.zeros(num_rows, dtype=torch.int64),
+        block_length=draw(st.integers(1, 4)),
+        seed=draw(st.integers(0, 1000)),
+    )
+    return _repeat_views(rows, num_views)
+
+
+def many_rows(eligible: Tensor, p: Tensor, *, num_rows: int, num_views: int = 1, seed: int = 0) -> MaskingRows:
+    """One row (L,) repeated with different draws: words of 1, 2, 3, 1, ... positions, two documents, blocks of 4."""
+    length = eligible.shape[0]
+    words = torch.tensor([word for word in range(length) for _ in range(word % 3 + 1)])[:length]
+    half = (torch.arange(length) >= length // 2).long()
+    rows = MaskingRows(
+        eligible=eligible.expand(num_rows, length),
+        p=p.expand(num_rows, length),
+        spans=words.expand(num_rows, length),
+        document_id=half.expand(num_rows, length),
+        row_index=torch.arange(num_rows),
+        view_index=torch.zeros(num_rows, dtype=torch.int64),
+        block_length=4,
+        seed=seed,
+    )
+    return _repeat_views(rows, num_views) if num_views > 1 else rows

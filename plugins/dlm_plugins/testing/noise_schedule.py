@@ -1,0 +1,171 @@
+"""Properties of noise schedules."""
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
+from dlm_plugins.testing.properties import contract_property, describe, for_all, require_close, require_tensor
+from dlm_plugins.testing.purity import require_device_kept, require_pure
+
+_DTYPES = (torch.float32, torch.float64)
+_SHAPES = ((), (0,), (3,), (2, 0, 4), (2, 3))
+_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-12}
+_TIMES = st.floats(0, 1, width=32)
+
+
+def _grid(dtype: torch.dtype) -> Tensor:
+    return torch.linspace(0, 1, 2049, dtype=dtype)
+
+
+def _inside() -> Tensor:
+    """(T,) float64 in (0.001, 0.999), at odd places, so that the corners of a piecewise schedule lie between them."""
+    return 0.001 + 0.998 * (torch.arange(1, 1024, dtype=torch.float64) * 0.6180339887498949 % 1)
+
+
+@contract_property
+def check_rate_in_unit_interval(schedule: NoiseSchedule) -> None:
+    """0 <= p(t) <= 1 for every t."""
+
+    def body(time: float) -> None:
+        for dtype in _DTYPES:
+            rate = schedule.mask_rate(torch.tensor(time, dtype=dtype)).item()
+            if not 0 <= rate <= 1:
+                raise AssertionError(f"p({time}) = {rate} in {dtype}")
+
+    for_all(_TIMES, body)
+    for dtype in _DTYPES:
+        rates = schedule.mask_rate(_grid(dtype))
+        outside = ~((rates >= 0) & (rates <= 1))
+        if outside.any():
+            raise AssertionError(f"p({_grid(dtype)[outside][0]:.6g}) = {rates[outside][0]:.6g} in {dtype}")
+
+
+@contract_property
+def check_starts_clean(schedule: NoiseSchedule) -> None:
+    """p(0) <= 0.01: at t = 0 the text is (nearly) clean."""
+    for dtype in _DTYPES:
+        rate = schedule.mask_rate(torch.zeros(1, dtype=dtype)).item()
+        if not rate <= 0.01:
+            raise AssertionError(f"p(0) = {rate}, above 0.01")
+
+
+@contract_property
+def check_covers_unit_interval_claim(schedule: NoiseSchedule) -> None:
+    """Where ``covers_unit_interval`` is claimed, p(0) = 0 and p(1) = 1 exactly."""
+    if not COVERS_UNIT_INTERVAL.of(schedule):
+        return
+    for dtype in _DTYPES:
+        ends = schedule.mask_rate(torch.tensor([0.0, 1.0], dtype=dtype)).tolist()
+        if ends != [0.0, 1.0]:
+            raise AssertionError(f"p(0), p(1) = {ends} in {dtype}; set covers_unit_interval = False if meant")
+
+
+@contract_property
+def check_monotone(schedule: NoiseSchedule) -> None:
+    """p never falls as t grows (beyond rounding)."""
+    for dtype in _DTYPES:
+        t = _grid(dtype)
+        rates = schedule.mask_rate(t)
+        falls = rates.diff() < -_ROUNDING[dtype]
+        if falls.any():
+            first = int(falls.nonzero()[0])
+            pair = f"p({t[first]:.6g}) = {rates[first]:.6g} but p({t[first + 1]:.6g}) = {rates[first + 1]:.6g}"
+            raise AssertionError(f"{pair} in {dtype}")
+
+
+@contract_property
+def check_derivative_not_negative(schedule: NoiseSchedule) -> None:
+    """dp/dt >= 0; it may be infinite at the two ends, and nowhere NaN."""
+    for dtype in _DTYPES:
+        t = _grid(dtype)
+        slopes = schedule.mask_rate_derivative(t)
+        wrong = ~(slopes >= 0)
+        wrong[1:-1] |= slopes[1:-1].isinf()
+        if wrong.any():
+            raise AssertionError(f"dp/dt({t[wrong][0]:.6g}) = {slopes[wrong][0]:.6g} in {dtype}")
+
+
+@contract_property
+def check_derivative_matches_rate(schedule: NoiseSchedule) -> None:
+    """The derivative is that of the rate, by autograd in float64 inside (0.001, 0.999)."""
+    t = _inside()
+    expected = _autograd_slope(schedule, t)
+    tolerance = 1e-6
+    if expected is None:  # a rate that autograd cannot follow, such as a table: central differences instead
+        h = 1e-6
+        expected = (schedule.mask_rate(t + h) - schedule.mask_rate(t - h)) / (2 * h)
+        tolerance = 1e-4
+    actual = schedule.mask_rate_derivative(t)
+    wrong = ~torch.isclose(actual, expected, rtol=tolerance, atol=tolerance)
+    # A corner of a piecewise schedule may fall next to single points; a wrong formula is wrong in many.
+    if wrong.sum() > 8:
+        first = int(wrong.nonzero()[0])
+        raise AssertionError(f"dp/dt({t[first]:.6g}) = {actual[first]:.6g}, but p rises by {expected[first]:.6g} there")
+
+
+def _autograd_slope(schedule: NoiseSchedule, t: Tensor) -> Tensor | None:
+    t = t.clone().requires_grad_()
+    rate = schedule.mask_rate(t)
+    return torch.autograd.grad(rate.sum(), t)[0] if rate.requires_grad else None
+
+
+@contract_property
+def check_float32_is_accurate(schedule: NoiseSchedule) -> None:
+    """float32 gives what float64 gives to 1e-3 (relative) inside (0.001, 0.999): nothing cancels or saturates."""
+    t = _inside().float()
+    for name in ("mask_rate", "mask_rate_derivative"):
+        function = getattr(schedule, name)
+        actual, expected = function(t).double(), function(t.double())
+        wrong = ~torch.isclose(actual, expected, rtol=1e-3, atol=1e-6)
+        if wrong.any():
+            where = f"{name}({t[wrong][0]:.6g}) = {actual[wrong][0]:.8g}"
+            raise AssertionError(f"{where} in float32, {expected[wrong][0]:.8g} in float64")
+
+
+@contract_property
+def check_elementwise(schedule: NoiseSchedule) -> None:
+    """Any shape, also empty; every element as if it were alone; float32 stays float32 and float64 stays float64."""
+
+    def body(times: list[float]) -> None:
+        for name in ("mask_rate", "mask_rate_derivative"):
+            function = getattr(schedule, name)
+            t = torch.tensor(times)
+            alone = [function(t[i]) for i in range(len(times))]
+            require_close(function(t), torch.stack(alone), f"{name} of {describe(t)} depends on the other elements")
+
+    for_all(st.lists(st.floats(0.015625, 0.984375, width=32), min_size=1, max_size=4), body)
+    for shape in _SHAPES:
+        for dtype in _DTYPES:
+            t = torch.full(shape, 0.5, dtype=dtype)
+            require_tensor(schedule.mask_rate(t), f"mask_rate of {tuple(shape)}", t.shape, dtype)
+            require_tensor(schedule.mask_rate_derivative(t), f"mask_rate_derivative of {tuple(shape)}", t.shape, dtype)
+
+
+@contract_property
+def check_pure(schedule: NoiseSchedule) -> None:
+    """Same answer every time, input untouched, no random numbers."""
+    for function in (schedule.mask_rate, schedule.mask_rate_derivative):
+        require_pure(function, _grid(torch.float32))
+
+
+@contract_property
+def check_device_kept(schedule: NoiseSchedule) -> None:
+    """The result is where the input is."""
+    t = torch.empty(2, 3, device="meta")
+    for function in (schedule.mask_rate, schedule.mask_rate_derivative):
+        require_device_kept(lambda function=function: function(t))  # type: ignore[misc]  # bound now, not later
+
+
+PROPERTIES = (
+    check_rate_in_unit_interval,
+    check_starts_clean,
+    check_covers_unit_interval_claim,
+    check_monotone,
+    check_derivative_not_negative,
+    check_derivative_matches_rate,
+    check_float32_is_accurate,
+    check_elementwise,
+    check_pure,
+    check_device_kept,
+)
