@@ -1,0 +1,137 @@
+"""Attention biases against truth tables written by hand. A row of a table is a query, a column a key."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
+from dlm_builtin_plugins.attention_biases.block import BlockAttention
+from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
+from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
+
+
+def layout(block: list[int], *, document: list[int] | None = None, is_clean: list[int] | None = None) -> SequenceLayout:
+    length = len(block)
+    return SequenceLayout(
+        position=torch.arange(length)[None],
+        block=torch.tensor([block]),
+        document=torch.tensor([document or [0] * length]),
+        is_clean=torch.tensor([is_clean or [0] * length]).bool(),
+    )
+
+
+def table(bias: AttentionBias, where: SequenceLayout) -> list[str]:
+    function = bias.mask_function(where)
+    assert function is not None
+    index = torch.arange(where.block.shape[1])
+    zero = torch.zeros((), dtype=torch.int64)
+    visible: Tensor = function(zero, zero, index[:, None], index[None, :])
+    assert visible.dtype == torch.bool
+    return ["".join("x" if seen else "." for seen in row) for row in visible.tolist()]
+
+
+def test_full_attention_has_no_mask():
+    assert FullAttention().mask_function(layout([0, 0])) is None
+    assert not PREFIX_IS_STATIC.of(FullAttention())
+    assert not BLOCKS_ARE_INDEPENDENT.of(FullAttention())
+
+
+def test_block_attention_of_a_prompt_and_two_blocks():
+    assert table(BlockAttention(), layout([-1, -1, 0, 0, 1])) == [
+        "xx...",
+        "xx...",
+        "xxxx.",
+        "xxxx.",
+        "xx..x",
+    ]
+    assert PREFIX_IS_STATIC.of(BlockAttention())
+    assert BLOCKS_ARE_INDEPENDENT.of(BlockAttention())
+
+
+def test_block_attention_does_not_mix_equal_blocks_of_two_documents():
+    assert table(BlockAttention(), layout([0, 1, 0, 1], document=[0, 0, 1, 1])) == ["x...", ".x..", "..x.", "...x"]
+
+
+def test_block_causal_attention_on_a_noisy_and_a_clean_copy():
+    """Four tokens in blocks of two, as in the figure of the block diffusion paper: [noisy | clean]."""
+    where = layout([0, 0, 1, 1, 0, 0, 1, 1], is_clean=[0, 0, 0, 0, 1, 1, 1, 1])
+    assert table(BlockCausalAttention(), where) == [
+        "xx......",
+        "xx......",
+        "..xxxx..",
+        "..xxxx..",
+        "....xx..",
+        "....xx..",
+        "....xxxx",
+        "....xxxx",
+    ]
+    assert NEEDS_CLEAN_COPY.of(BlockCausalAttention())
+
+
+def test_block_causal_attention_of_an_answer_behind_a_prompt():
+    where = layout([-1, 0, 1, -1, 0, 1], is_clean=[0, 0, 0, 1, 1, 1])
+    assert table(BlockCausalAttention(), where) == [
+        "x.....",  # the noisy copy of the prompt, which nobody scores
+        ".x.x..",  # first noisy block: itself and the clean prompt
+        "..xxx.",  # second: itself, the clean prompt and the clean first block
+        "...x..",
+        "...xx.",
+        "...xxx",
+    ]
+
+
+def test_block_causal_attention_while_sampling_the_second_of_three_blocks():
+    where = layout([-1, -1, 0, 1, 2], is_clean=[1, 1, 1, 0, 0])
+    assert table(BlockCausalAttention(), where) == [
+        "xx...",
+        "xx...",
+        "xxx..",
+        "xxxx.",
+        "xxx.x",
+    ]
+    assert PREFIX_IS_STATIC.of(BlockCausalAttention())
+
+
+def test_block_causal_attention_stays_within_a_document():
+    where = layout([0, 1, 0, 1], document=[0, 0, 1, 1], is_clean=[1, 1, 1, 1])
+    assert table(BlockCausalAttention(), where) == ["x...", "xx..", "..x.", "..xx"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(num_prompt=st.integers(0, 4), num_answer=st.integers(1, 9), block_length=st.integers(1, 4))
+def test_block_causal_equals_the_three_published_terms(num_prompt, num_answer, block_length):
+    """Block-diagonal, offset block-causal and block-causal, written with indices instead of sets."""
+    half = [-1] * num_prompt + [i // block_length for i in range(num_answer)]
+    length = len(half)
+    found = table(BlockCausalAttention(), layout(half * 2, is_clean=[0] * length + [1] * length))
+    for query in range(2 * length):
+        for key in range(2 * length):
+            clean_query, clean_key = query >= length, key >= length
+            block_query, block_key = half[query % length], half[key % length]
+            diagonal = clean_query == clean_key and block_query == block_key
+            offset = not clean_query and clean_key and block_query > block_key
+            causal = clean_query and clean_key and block_query >= block_key
+            assert (found[query][key] == "x") == (diagonal or offset or causal)
+
+
+def test_alternating_takes_turns():
+    bias = AlternatingAttention()
+    assert [type(bias_of_layer(bias, index)) for index in range(4)] == [BlockAttention, FullAttention] * 2
+    slow = AlternatingAttention(first="full", second="block", layers_per_turn=2)
+    assert [type(bias_of_layer(slow, index)).__name__[0] for index in range(6)] == list("FFBBFF")
+
+
+@pytest.mark.parametrize(("first", "second", "is_static"), [("block", "block", True), ("block", "full", False)])
+def test_alternating_claims_what_holds_in_every_layer(first, second, is_static):
+    bias = AlternatingAttention(first=first, second=second)
+    assert PREFIX_IS_STATIC.of(bias) is is_static
+    assert BLOCKS_ARE_INDEPENDENT.of(bias) is is_static
+
+
+def test_alternating_refuses_other_biases():
+    with pytest.raises(ValueError, match="'first' must be in"):
+        AlternatingAttention(first="block_causal")

@@ -1,0 +1,57 @@
+"""The built-in plugin as a whole."""
+
+import attrs
+import pytest
+
+import dlm_builtin_plugins
+from dlm_plugins import KINDS
+from dlm_plugins.registry import Registry
+
+NAMES = {
+    "loss": {"guidelines", "dllm", "soft_ce", "elbo"},
+    "noise_schedule": {"uniform", "cosine", "power", "sigmoid"},
+    "masking": {"bernoulli", "contiguous"},
+    "noise_type": {"mask", "random_replace"},
+    "attention_bias": {"full", "block", "block_causal", "alternating"},
+    "remasking": {
+        "low_confidence",
+        "random",
+        "random_topk",
+        "threshold",
+        "dynamic_threshold",
+        "factor",
+        "confidence_temperature",
+        "entropy",
+        "margin",
+        "remdm",
+    },
+    "optimizer": {"adamw", "adamw8bit", "lion8bit"},
+}
+
+
+def built_ins() -> list[tuple[str, str, type]]:
+    return [
+        (kind.name, name, cls)
+        for kind in KINDS.values()
+        for name, cls in getattr(dlm_builtin_plugins, kind.hook)().items()
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_its_built_ins_and_the_entry_point_finds_them(kind):
+    entries = [entry for entry in Registry.discover(disable=["all"]).entries(kind) if entry.plugin == "builtin"]
+    assert {entry.name for entry in entries} == NAMES[kind]
+
+
+@pytest.mark.parametrize(("kind", "name", "cls"), built_ins())
+def test_components_are_frozen_documented_and_complete_by_default(kind, name, cls):
+    component = cls()
+    assert component == cls()
+    assert hash(component) == hash(cls())
+    assert cls.__doc__.strip().splitlines()[0].endswith((".", ")"))
+    for field in attrs.fields(cls):
+        assert field.kw_only
+        assert field.validator is not None
+        assert field.metadata["help"].endswith(".")
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(component, field.name, getattr(component, field.name))
