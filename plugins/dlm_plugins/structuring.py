@@ -77,7 +77,7 @@ def unstructure_component(registry: Registry, kind: str, component: object) -> d
     """The component as a run file writes it: its qualified ``name`` and all its options, as plain values."""
     entry = registry.entry_of(component)
     if entry.kind != kind:
-        raise ValueError(f"{entry.qualified_name} is a {entry.kind}, not a {kind}")
+        raise ValueError(f"{entry.qualified_name} provides {entry.kind}, not {kind}")
     return {"name": entry.qualified_name, **_options(registry, component)}
 
 

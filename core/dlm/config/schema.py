@@ -112,7 +112,8 @@ class _SchemaBuilder:
 
 def _is_needed(field: "attrs.Attribute[Any]") -> bool:
     """Required itself, or a section that cannot be left out because something in it is required."""
-    inside = fields_by_key(field.type).values() if attrs.has(field.type) and field.default is attrs.NOTHING else ()
+    is_section = field.default is attrs.NOTHING and field.type is not None and attrs.has(field.type)
+    inside = fields_by_key(field.type).values() if is_section else ()
     return is_required(field) or (field.type is not OptimConfig and any(map(_is_needed, inside)))
 
 

@@ -53,7 +53,7 @@ class TrainingConfig:
     noise: NoiseConfig = section("Noise of pre-training.")
     sft_noise: NoiseConfig = section("Noise of fine-tuning; left out, it is LLaDA's: uniform, mask, bernoulli.")
     block_attention: BlockAttentionConfig = section("Attention by blocks.")
-    mixed_precision: Literal["no", "fp16", "bf16"] = setting("Automatic mixed precision of accelerate.", "no")
+    mixed_precision: Literal["no", "fp16", "bf16"] = setting("Automatic mixed precision.", "no")
     deterministic: bool = setting("Deterministic algorithms: the same run twice gives the same weights.", default=True)
     gradient_checkpointing: bool = setting(
         "Compute activations again in the backward pass: less memory.", default=False
