@@ -47,4 +47,4 @@ def _span_length(p: Tensor, eligible: Tensor, num_eligible: Tensor) -> tuple[Ten
     is_full = gap == 0
     gap = gap.clamp(min=1)
     nearest = (2 * rate * (num_eligible - 1) + gap) // (2 * gap)  # of k = p (n-1) / (1-p)
-    return torch.where(rate > 0, nearest.clamp(min=1), 0), is_full & (num_eligible > 0)
+    return torch.where(rate > 0, nearest.clamp(min=1), 0), is_full

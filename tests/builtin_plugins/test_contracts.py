@@ -1,0 +1,166 @@
+"""The contract kit on every built-in component, the way a third party uses it."""
+
+from typing import ClassVar
+
+from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
+from dlm_builtin_plugins.attention_biases.block import BlockAttention
+from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
+from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_builtin_plugins.losses.dllm import DllmLoss
+from dlm_builtin_plugins.losses.elbo import ElboLoss
+from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
+from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
+from dlm_builtin_plugins.maskings.bernoulli import BernoulliMasking
+from dlm_builtin_plugins.maskings.contiguous import ContiguousMasking
+from dlm_builtin_plugins.noise_types.mask import MaskNoise
+from dlm_builtin_plugins.noise_types.random_replace import RandomReplaceNoise
+from dlm_builtin_plugins.optimizers.adamw import AdamW
+from dlm_builtin_plugins.optimizers.adamw8bit import AdamW8bit
+from dlm_builtin_plugins.optimizers.lion8bit import Lion8bit
+from dlm_builtin_plugins.remasking.confidence_temperature import ConfidenceTemperature
+from dlm_builtin_plugins.remasking.dynamic_threshold import DynamicThreshold
+from dlm_builtin_plugins.remasking.entropy import LowEntropy
+from dlm_builtin_plugins.remasking.factor import Factor
+from dlm_builtin_plugins.remasking.low_confidence import LowConfidence
+from dlm_builtin_plugins.remasking.margin import LargeMargin
+from dlm_builtin_plugins.remasking.random import RandomOrder
+from dlm_builtin_plugins.remasking.random_topk import RandomTopK
+from dlm_builtin_plugins.remasking.remdm import ReMDM
+from dlm_builtin_plugins.remasking.threshold import Threshold
+from dlm_builtin_plugins.schedules.cosine import CosineSchedule
+from dlm_builtin_plugins.schedules.power import PowerSchedule
+from dlm_builtin_plugins.schedules.sigmoid import SigmoidSchedule
+from dlm_builtin_plugins.schedules.uniform import UniformSchedule
+from dlm_plugins.testing import (
+    AttentionBiasContract,
+    LossContract,
+    MaskingContract,
+    NoiseScheduleContract,
+    NoiseTypeContract,
+    OptimizerContract,
+    RemaskerContract,
+)
+
+
+class TestGuidelinesLoss(LossContract):
+    component = GuidelinesLoss
+
+
+class TestDllmLoss(LossContract):
+    component = DllmLoss
+
+
+class TestSoftCrossEntropyLoss(LossContract):
+    component = SoftCrossEntropyLoss
+
+
+class TestElboLoss(LossContract):
+    component = ElboLoss
+
+
+class TestUniformSchedule(NoiseScheduleContract):
+    component = UniformSchedule
+
+
+class TestCosineSchedule(NoiseScheduleContract):
+    component = CosineSchedule
+
+
+class TestPowerSchedule(NoiseScheduleContract):
+    component = PowerSchedule
+
+
+class TestSigmoidSchedule(NoiseScheduleContract):
+    component = SigmoidSchedule
+
+
+class TestSigmoidScheduleFarOut(NoiseScheduleContract):
+    component: ClassVar = [SigmoidSchedule(start=10, end=20), SigmoidSchedule(start=-30, end=-25, tau=2)]
+
+
+class TestBernoulliMasking(MaskingContract):
+    component = BernoulliMasking
+
+
+class TestContiguousMasking(MaskingContract):
+    component = ContiguousMasking
+
+
+class TestMaskNoise(NoiseTypeContract):
+    component = MaskNoise
+
+
+class TestRandomReplaceNoise(NoiseTypeContract):
+    component = RandomReplaceNoise
+
+
+class TestFullAttention(AttentionBiasContract):
+    component = FullAttention
+
+
+class TestBlockAttention(AttentionBiasContract):
+    component = BlockAttention
+
+
+class TestBlockCausalAttention(AttentionBiasContract):
+    component = BlockCausalAttention
+
+
+class TestAlternatingAttention(AttentionBiasContract):
+    component = AlternatingAttention
+
+
+class TestAlternatingAttentionOfEqualBiases(AttentionBiasContract):
+    component = AlternatingAttention(first="block", second="block")
+
+
+class TestLowConfidence(RemaskerContract):
+    component = LowConfidence
+
+
+class TestRandomOrder(RemaskerContract):
+    component = RandomOrder
+
+
+class TestRandomTopK(RemaskerContract):
+    component = RandomTopK
+
+
+class TestThreshold(RemaskerContract):
+    component = Threshold
+
+
+class TestDynamicThreshold(RemaskerContract):
+    component = DynamicThreshold
+
+
+class TestFactor(RemaskerContract):
+    component = Factor
+
+
+class TestConfidenceTemperature(RemaskerContract):
+    component = ConfidenceTemperature
+
+
+class TestLowEntropy(RemaskerContract):
+    component = LowEntropy
+
+
+class TestLargeMargin(RemaskerContract):
+    component = LargeMargin
+
+
+class TestReMDM(RemaskerContract):
+    component = ReMDM
+
+
+class TestAdamW(OptimizerContract):
+    component = AdamW
+
+
+class TestAdamW8bit(OptimizerContract):
+    component = AdamW8bit
+
+
+class TestLion8bit(OptimizerContract):
+    component = Lion8bit
