@@ -1,5 +1,6 @@
 """Compare two checkpoints: names, shapes, dtypes and values of their tensors."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class TensorComparison:
     dtype_a: str | None = None
     dtype_b: str | None = None
     max_abs_difference: float | None = None
-    """Largest difference of values, in float64; NaN where a NaN meets another value. None where there is nothing to compare."""
+    """Largest difference of values, in float64; NaN where a NaN meets another value. None where shapes differ."""
     num_different: int | None = None
     """Elements whose values differ."""
 
@@ -131,7 +132,7 @@ def _difference(a: Any, b: Any) -> tuple[bool, float, int]:
     return same_bits, largest, count
 
 
-def _parts(tensor: Any) -> list[Tensor] | Any:
+def _parts(tensor: Any) -> Iterator[Tensor]:
     """The rows of a slice, some at a time; flat."""
     shape = tensor.get_shape()
     if not shape:

@@ -41,14 +41,14 @@ def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bars and warnings; what they would say about weights is checked by the caller."""
     verbosity = logging.get_verbosity()
     had_progress_bar = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers is untyped here
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is untyped here
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if had_progress_bar:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers is untyped here
 
 
 def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
@@ -58,6 +58,8 @@ def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
         ModelError: A path to a folder that does not exist, or to a file.
     """
     text = str(name_or_path)
+    if not text.strip():
+        raise ModelError("the name of the model is empty: no such folder")
     path = Path(text).expanduser()
     if path.is_dir():
         return str(path), True
@@ -65,8 +67,8 @@ def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
         raise ModelError(f"{text}: a file; give the folder that holds config.json and the weights")
     # A hub name is "name" or "owner/name"; anything else can only have been meant as a path.
     looks_like_path = isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
-    if looks_like_path or "\\" in text or not text:
-        raise ModelError(f"{text or '(empty)'}: no such folder")
+    if looks_like_path or "\\" in text:
+        raise ModelError(f"{text}: no such folder")
     return text, False
 
 

@@ -1,0 +1,201 @@
+"""Turn an autoregressive checkpoint into one of a diffusion language model, without changing a bit of its weights."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from dlm.errors import ModelError
+from dlm.model.analyze import Comparison, Status, analyze
+from dlm.model.checkpoint_tensors import open_tensors
+from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.loading import load_config, load_model, make_bidirectional
+from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
+from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
+from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
+
+_NOTICES = ("LICENSE*", "NOTICE*")
+_NOT_CARRIED_OVER = ("model_type", "architectures", "transformers_version", "is_causal", "use_cache", "auto_map")
+
+
+@attrs.frozen(kw_only=True)
+class ConversionReport:
+    """What a conversion did."""
+
+    source: str
+    destination: str
+    model_class: str
+    """Class of the converted model."""
+    mask_token: str
+    mask_token_id: int
+    mask_token_added: bool
+    """False: the tokenizer had it."""
+    num_rows_before: int
+    """Rows of the embedding in the source."""
+    num_rows_after: int
+    num_tensors: int
+    num_parameters: int
+    dtypes: tuple[str, ...]
+    """Dtypes of the tensors, as safetensors names them."""
+
+
+def convert(
+    src: str | Path, dst: str | Path, *, mask_token: str = "<|mask|>", trust_remote_code: bool = False
+) -> ConversionReport:
+    """Convert a checkpoint.
+
+    A Qwen3 becomes a ``Qwen3LLadaForMaskedLM``; another decoder keeps its class, and its configuration says that it is
+    bidirectional. The weight files are copied, and read back and compared with the source. The mask token gets an id
+    inside the embedding where there is a free row (Qwen3: 151669); otherwise the embedding grows by as little as it
+    can, with the mean of the old rows.
+
+    Args:
+        src: Folder with ``config.json``, safetensors and a tokenizer, or a name on the Hugging Face hub.
+        dst: Folder to write; absent or empty. It appears whole or not at all.
+        mask_token: Text of the mask token; reused where the tokenizer has it.
+        trust_remote_code: Whether code from the checkpoint may run; it is copied along.
+
+    Raises:
+        ModelError: ``dst`` is not empty, the source cannot be read or converted, or what was written does not verify.
+    """
+    destination = Path(dst).expanduser()
+    _check_destination(destination)
+    source = _local_source(src)
+    config = load_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
+    require_safetensors(source)
+    tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    num_ids_before = num_ids(tokenizer)
+    mask_id = ensure_mask_token(tokenizer, mask_token)
+    old_rows = int(config.get_text_config().vocab_size)
+    new_rows = rows_needed(old_rows, tokenizer, mask_id)
+    with open_tensors(source) as stored:
+        names = list(stored.slices)
+    resized: set[str] = set()
+    if new_rows != old_rows:
+        resized = vocabulary_tensor_names(config, names, trust_remote_code=trust_remote_code)
+    converted = converted_config(config, mask_token=mask_token, mask_token_id=mask_id, num_rows=new_rows)
+    with _published(destination) as folder:
+        copy_weights(source, folder, resized=resized, num_rows=new_rows)
+        _write_rest(source, folder, converted, tokenizer, with_code=trust_remote_code)
+        comparison = _verify_weights(source, folder, resized)
+        model = _verify_model(folder, mask_id, trust_remote_code=trust_remote_code)
+    return ConversionReport(
+        source=str(src),
+        destination=str(destination),
+        model_class=type(model).__name__,
+        mask_token=mask_token,
+        mask_token_id=mask_id,
+        mask_token_added=num_ids(tokenizer) != num_ids_before,
+        num_rows_before=old_rows,
+        num_rows_after=new_rows,
+        num_tensors=len(names),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dtypes=tuple(sorted({tensor.dtype_b for tensor in comparison.tensors if tensor.dtype_b is not None})),
+    )
+
+
+def converted_config(
+    config: PreTrainedConfig, *, mask_token: str, mask_token_id: int, num_rows: int
+) -> PreTrainedConfig:
+    """The configuration of the converted model; ``config`` may be changed.
+
+    Args:
+        config: Configuration of the source.
+        mask_token: Text of the mask token.
+        mask_token_id: Its id, below ``num_rows``.
+        num_rows: Rows of the embedding.
+    """
+    if config.model_type in ("qwen3", Qwen3LLadaConfig.model_type):
+        fields: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key not in _NOT_CARRIED_OVER}
+        fields |= {"vocab_size": num_rows, "mask_token": mask_token, "mask_token_id": mask_token_id}
+        return Qwen3LLadaConfig(**fields, architectures=["Qwen3LLadaForMaskedLM"])
+    config.get_text_config().vocab_size = num_rows
+    make_bidirectional(config, mask_token_id=mask_token_id)
+    config.mask_token = mask_token
+    return config
+
+
+def _check_destination(destination: Path) -> None:
+    if destination.is_dir():
+        if any(destination.iterdir()):
+            raise ModelError(f"{destination}: the folder is not empty; name another, or empty it first")
+    elif destination.exists():
+        raise ModelError(f"{destination}: a file of that name exists")
+
+
+def _local_source(src: str | Path) -> Path:
+    """The folder of a checkpoint, downloaded if ``src`` is a name on the hub."""
+    source, is_folder = resolve_source(src)
+    if is_folder:
+        return Path(source)
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *_NOTICES]
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"]))
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{source}: no such folder, and not to be had from the hub: {one_line(error)}") from error
+
+
+@contextmanager
+def _published(destination: Path) -> Iterator[Path]:
+    """A folder beside ``destination`` that takes its name when everything went well, and is gone otherwise."""
+    folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if destination.is_dir():
+            destination.rmdir()
+        folder.rename(destination)
+    except OSError as error:
+        raise ModelError(f"{destination}: cannot be written: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_rest(
+    source: Path, folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, with_code: bool
+) -> None:
+    """Write configuration and tokenizer, and copy the notices, and generation settings where the class can use them."""
+    with quiet_transformers():
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    patterns = [*_NOTICES]
+    if with_code:
+        patterns.append("*.py")
+    if not isinstance(config, Qwen3LLadaConfig):
+        patterns.append("generation_config.json")
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _verify_weights(source: Path, folder: Path, resized: set[str]) -> Comparison:
+    """Read both back and compare them, bit by bit except for the tensors that had to grow."""
+    comparison = analyze(source, folder)
+    for tensor in comparison.tensors:
+        if not tensor.same and not (tensor.name in resized and tensor.status is Status.SHAPE):
+            raise ModelError(f"{folder}: tensor {tensor.name} was not written as it was read ({tensor.status})")
+    return comparison
+
+
+def _verify_model(folder: Path, mask_id: int, *, trust_remote_code: bool) -> Any:
+    """Load what was written, which proves that it is bidirectional, and check that the mask ids agree."""
+    try:
+        model = load_model(folder, trust_remote_code=trust_remote_code)
+    except ModelError as error:
+        if "sdpa" not in str(error):
+            raise
+        model = load_model(folder, attn_implementation="eager", trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    if model.config.mask_token_id != mask_id or tokenizer.mask_token_id != mask_id:
+        raise ModelError(
+            f"{folder}: the mask id should be {mask_id}, but the model says {model.config.mask_token_id} and the "
+            f"tokenizer {tokenizer.mask_token_id}"
+        )
+    return model
