@@ -1,0 +1,1 @@
+"""Data: sources, text packing, conversations, collation and a resumable order."""

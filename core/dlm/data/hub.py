@@ -1,0 +1,105 @@
+"""Data sets of the Hugging Face hub: the only source that may reach the network."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
+from dlm.errors import DataError
+
+
+@attrs.frozen
+class DownloadedSource:
+    """A data set of the hub that has been downloaded: a ``datasets.Dataset``, backed by memory-mapped files."""
+
+    name: str
+    dataset: Any
+
+    @property
+    def num_records(self) -> int:
+        """Number of rows."""
+        return len(self.dataset)
+
+    def open(self, state: SourceState | None = None) -> RecordReader:
+        """Read from the start or from ``{"row": number}``, without touching the rows before it."""
+        row = 0 if state is None else int(state["row"])
+        rest = self.dataset.skip(row) if row < len(self.dataset) else ()
+        return _DatasetReader(self.name, rest, {"row": row}, streamed=False)
+
+
+@attrs.frozen
+class StreamedSource:
+    """A ``datasets.IterableDataset``: rows come as they are read, and their number is not known."""
+
+    name: str
+    dataset: Any
+    num_records: None = attrs.field(default=None, init=False)
+
+    def open(self, state: SourceState | None = None) -> RecordReader:
+        """Read from the start, or from the position the ``datasets`` library gave for this stream."""
+        # A stream keeps its position in itself, so every reader gets one of its own.
+        stream = copy.deepcopy(self.dataset)
+        if state is not None:
+            stream.load_state_dict(state["stream"])
+        return _DatasetReader(self.name, stream, state or {"row": 0, "stream": stream.state_dict()}, streamed=True)
+
+
+class _DatasetReader:
+    """There is no shuffle buffer: with one, a resumed stream would lose some rows and repeat others."""
+
+    def __init__(self, name: str, dataset: Any, start: SourceState, *, streamed: bool) -> None:
+        self._name = name
+        self._dataset = dataset
+        self._start = start
+        self._row = int(start["row"])
+        self._streamed = streamed
+        self._values = iter(dataset)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        try:
+            values = next(self._values)
+        except StopIteration:
+            raise
+        except Exception as error:
+            raise DataError(f"{self._name}, row {self._row}: could not be read: {_reason(error)}") from error
+        record = Record(Origin(self._name, self._row), values)
+        self._row += 1
+        return record
+
+    def state(self) -> SourceState:
+        if self._row == self._start["row"]:
+            return dict(self._start)  # a stream takes over the state it was given only with its first row
+        position = {"row": self._row}
+        return {**position, "stream": self._dataset.state_dict()} if self._streamed else position
+
+
+def load_from_hub(name: str, *, split: str, streaming: bool) -> Source:
+    """Load ``owner/name`` or ``owner/name:subset`` from the hub or from the local cache of it.
+
+    Raises:
+        DataError: the hub cannot be reached and the cache does not have it, or there is no such data set or split.
+    """
+    import datasets  # type: ignore[import-untyped]  # it ships no types
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    path, _, subset = name.partition(":")
+    try:
+        dataset = datasets.load_dataset(path, subset or None, split=split, streaming=streaming)
+    except Exception as error:  # the library raises some dozen unrelated types here
+        raise DataError(
+            f"{name}: could not be loaded from the Hugging Face hub (split {split!r}): {_reason(error)}. If you meant "
+            f"a file or folder, nothing of that name exists here; otherwise check the name, the network, and "
+            f"HF_HUB_OFFLINE. Built in and always there: python-docs"
+        ) from error
+    return StreamedSource(name, dataset) if streaming else DownloadedSource(name, dataset)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,202 @@
+"""Global step batches from any position on, without reading what lies before it."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dlm.data.batch import Batch
+from dlm.data.order import shuffled
+from dlm.data.rows import Row, Rows
+from dlm.data.step_batch import FILLER, StepBatch, StepShape
+from dlm.errors import DataError
+
+Collate = Callable[[Sequence[Row | None], Sequence[int], int], Batch]
+"""Takes rows (None: filler), their indices in the global step batch, and the length of the longest row of that."""
+
+
+@attrs.frozen(kw_only=True)
+class StepPlan:
+    """Which rows one step takes."""
+
+    epoch: int
+    epoch_batch: int
+    row_ids: tuple[int, ...]
+    step_length: int
+    """Tokens in the longest row of the global step batch."""
+    micro_steps: list[tuple[int, ...]]
+    """Indices into ``row_ids`` for this rank, or -1."""
+
+    def micro_plans(self) -> list["MicroPlan"]:
+        """What has to be read for each micro-step."""
+        return [
+            MicroPlan(
+                row_index=micro_step,
+                row_ids=tuple(FILLER if k == FILLER else self.row_ids[k] for k in micro_step),
+                step_length=self.step_length,
+            )
+            for micro_step in self.micro_steps
+        ]
+
+
+@attrs.frozen(kw_only=True)
+class MicroPlan:
+    """Which rows one micro-step takes: all that is sent to a worker process."""
+
+    row_index: tuple[int, ...]
+    row_ids: tuple[int, ...]
+    step_length: int
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class StepLoader:
+    """Steps over N rows, epoch after epoch, in an order that depends on seed and epoch alone.
+
+    Batch size, accumulation, ranks and worker processes decide who reads a row, not which step it belongs to, as long
+    as their product G stays the same.
+    """
+
+    rows: Rows
+    collate: Collate
+    shape: StepShape
+    seed: int = 0
+    shuffle: bool = True
+    """False: the order of the rows themselves, in every epoch (evaluation)."""
+    num_workers: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    """Processes that read ahead; 0 reads in this one. The result is the same."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """ceil(N / G): the last step of an epoch may be short."""
+        return -(-len(self.rows) // self.shape.rows_per_step)
+
+    def steps(self, epoch: int = 0, epoch_batch: int = 0) -> Iterator[StepBatch]:
+        """Endless steps from exactly this position on. No row before it is read.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            epoch_batch: number of the step in it; ``steps_per_epoch`` is the start of the next epoch.
+
+        Raises:
+            DataError: no rows, a position outside the epoch, or a worker process that died.
+        """
+        if len(self.rows) == 0:
+            raise DataError("the data set has no rows, so there is nothing to take a step on")
+        if not 0 <= epoch_batch <= self.steps_per_epoch:
+            raise DataError(
+                f"step {epoch_batch} of epoch {epoch} does not exist: an epoch has {self.steps_per_epoch} steps. The "
+                f"data set or the batch size is not the one this position belongs to"
+            )
+        return self._steps(epoch, epoch_batch)
+
+    def one_epoch(self, epoch: int = 0) -> Iterator[StepBatch]:
+        """The steps of one epoch."""
+        return itertools.islice(self.steps(epoch), self.steps_per_epoch)
+
+    def plans(self, epoch: int = 0, epoch_batch: int = 0) -> Iterator[StepPlan]:
+        """The rows of the same steps, without reading any."""
+        while True:
+            for number in range(epoch_batch, self.steps_per_epoch):
+                yield self._plan(epoch, number)
+            epoch, epoch_batch = epoch + 1, 0
+
+    def _plan(self, epoch: int, epoch_batch: int) -> StepPlan:
+        num_rows = len(self.rows)
+        start = epoch_batch * self.shape.rows_per_step
+        row_ids = np.arange(start, min(start + self.shape.rows_per_step, num_rows))
+        if self.shuffle:
+            row_ids = shuffled(row_ids, num_rows=num_rows, seed=self.seed, epoch=epoch)
+        return StepPlan(
+            epoch=epoch,
+            epoch_batch=epoch_batch,
+            row_ids=tuple(row_ids.tolist()),
+            step_length=int(self.rows.lengths[row_ids].max()),
+            micro_steps=self.shape.micro_steps(len(row_ids)),
+        )
+
+    def _steps(self, epoch: int, epoch_batch: int) -> Iterator[StepBatch]:
+        # The plans are pure functions of the position, so making them twice is cheaper than passing them around.
+        micro_plans = (micro for plan in self.plans(epoch, epoch_batch) for micro in plan.micro_plans())
+        batches = self._read(micro_plans)
+        for plan in self.plans(epoch, epoch_batch):
+            yield StepBatch(
+                epoch=plan.epoch,
+                epoch_batch=plan.epoch_batch,
+                num_rows=len(plan.row_ids),
+                micro_batches=list(itertools.islice(batches, len(plan.micro_steps))),
+                row_ids=plan.row_ids,
+            )
+
+    def _read(self, micro_plans: Iterator[MicroPlan]) -> Iterator[Batch]:
+        reader = MicroBatchReader(self.rows, self.collate)
+        if self.num_workers == 0:
+            return (reader[micro_plan] for micro_plan in micro_plans)
+        return _read_ahead(reader, micro_plans, self.num_workers)
+
+
+class MicroBatchReader(Dataset[Batch]):
+    """A map from plans to batches, as worker processes need it."""
+
+    def __init__(self, rows: Rows, collate: Collate) -> None:
+        self._rows = rows
+        self._collate = collate
+
+    def __getitem__(self, plan: MicroPlan) -> Batch:
+        rows = [None if number == FILLER else self._rows[number] for number in plan.row_ids]
+        return self._collate(rows, plan.row_index, plan.step_length)
+
+
+class _PlanSampler(Sampler[MicroPlan]):
+    def __init__(self, plans: Iterable[MicroPlan]) -> None:
+        self._plans = plans
+
+    def __iter__(self) -> Iterator[MicroPlan]:
+        return iter(self._plans)
+
+
+def _read_ahead(reader: MicroBatchReader, plans: Iterator[MicroPlan], num_workers: int) -> Iterator[Batch]:
+    # Workers never tokenize; without this the tokenizers library warns about the fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    loader = DataLoader(
+        reader,
+        batch_size=None,
+        sampler=_PlanSampler(plans),
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        # Its own generator: starting workers must not draw from the global one, which belongs to dropout.
+        generator=torch.Generator(),
+    )
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            failure = worker_failure(error)
+            if failure is None:
+                raise
+            raise failure from error
+        yield batch
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def worker_failure(error: BaseException) -> DataError | None:
+    """The message for a data worker that died, or None if the error is something else.
+
+    torch reports a dead worker from a signal handler, so the RuntimeError may surface anywhere in the main thread and
+    not only where the next batch is awaited: a training loop asks here before it treats one as a bug.
+    """
+    message = str(error)
+    if not isinstance(error, RuntimeError) or not message.startswith("DataLoader worker"):
+        return None
+    return DataError(
+        f"a data worker process died: {message.partition(chr(10))[0].rstrip('. ')}. It was probably killed for want of "
+        f"memory or of shared memory (/dev/shm); num_workers: 0 reads the data in the main process"
+    )

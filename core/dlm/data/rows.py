@@ -1,0 +1,70 @@
+"""Rows of a data set that is ready for training, addressed by number."""
+
+from typing import Protocol
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Row:
+    """One row of n real tokens, without padding. All arrays are (n,)."""
+
+    input_ids: NDArray[np.int32]
+    """Clean ids."""
+    document_id: NDArray[np.int32]
+    """Number of the document in this row, from 0, not falling."""
+    position: NDArray[np.int32]
+    """Position within the document, counted from 0 where the document starts in this row."""
+    eligible: NDArray[np.bool_]
+    """Positions that may be corrupted and scored."""
+    answer_start: NDArray[np.int32]
+    """Position at which the answer of the document starts; 0 in pre-training."""
+    answer_length: NDArray[np.int32] | None = None
+    """Eligible positions of the document; None in pre-training."""
+
+
+class Rows(Protocol):
+    """N rows made of D documents."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) number of tokens in each row, at least 1."""
+        ...
+
+    @property
+    def document_lengths(self) -> NDArray[np.int64]:
+        """(D,) number of tokens in each document."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the rows hold: another one means that the data, tokenizer or settings changed."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens in all rows."""
+        ...
+
+    @property
+    def num_documents(self) -> int:
+        """Documents (in fine-tuning: examples) the rows are made of."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+    def select(self, rows: NDArray[np.int64]) -> "Rows":
+        """Only these rows, in this order."""
+        ...
+
+    def select_documents(self, documents: NDArray[np.int64]) -> "Rows":
+        """Rows made of these documents alone, in this order."""
+        ...
+
+    def summary(self) -> str:
+        """One line for people."""
+        ...

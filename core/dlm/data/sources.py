@@ -1,0 +1,129 @@
+"""Where rows come from: a built-in sample, local files, files of an installed package, or the hub."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from dlm.data.files import PACKAGE_PREFIX, find_files, is_local
+from dlm.data.hub import load_from_hub
+from dlm.data.readers import READERS
+from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
+from dlm.errors import DataError
+
+
+@attrs.frozen
+class FileSource:
+    """Local files of one format, one after the other."""
+
+    name: str
+    files: tuple[Path, ...]
+    num_records: None = attrs.field(default=None, init=False)
+
+    def open(self, state: SourceState | None = None) -> RecordReader:
+        """Read from the start or from ``{"file": number, "row": number}``; rows before that are not parsed."""
+        return _FileReader(self.files, state or {"file": 0, "row": 0})
+
+
+class _FileReader:
+    def __init__(self, files: tuple[Path, ...], state: SourceState) -> None:
+        self._state = dict(state)
+        self._records = self._read(files)
+
+    def _read(self, files: tuple[Path, ...]) -> Iterator[Record]:
+        for number in range(self._state["file"], len(files)):
+            start = self._state["row"] if number == self._state["file"] else 0
+            path = files[number]
+            for record in READERS[path.suffix.lower()](path, start):
+                self._state = {"file": number, "row": record.origin.index + 1}
+                yield record
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        return next(self._records)
+
+    def state(self) -> SourceState:
+        return dict(self._state)
+
+
+@attrs.frozen
+class MemorySource:
+    """Rows that are already there."""
+
+    name: str
+    rows: tuple[Mapping[str, object], ...]
+
+    @property
+    def num_records(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def open(self, state: SourceState | None = None) -> RecordReader:
+        """Read from the start or from ``{"row": number}``."""
+        return _MemoryReader(self, 0 if state is None else int(state["row"]))
+
+
+class _MemoryReader:
+    def __init__(self, source: MemorySource, row: int) -> None:
+        self._source = source
+        self._row = row
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        if self._row >= len(self._source.rows):
+            raise StopIteration
+        record = Record(Origin(self._source.name, self._row), self._source.rows[self._row])
+        self._row += 1
+        return record
+
+    def state(self) -> SourceState:
+        return {"row": self._row}
+
+
+def _python_docs() -> tuple[Mapping[str, object], ...]:
+    from pydoc_data.topics import topics
+
+    return tuple({"topic": topic, "text": text} for topic, text in sorted(topics.items()))
+
+
+SAMPLES: Mapping[str, Callable[[], tuple[Mapping[str, object], ...]]] = {"python-docs": _python_docs}
+"""Built-in samples: always there, offline."""
+
+
+def load_source(name: str, *, split: str = "train", streaming: bool = False) -> Source:
+    """Find a data set by the name in the run file.
+
+    Args:
+        name: ``python-docs`` (the English language reference that comes with Python, one row per topic);
+            a file, folder or pattern (``./texts``, ``data/*.jsonl``): txt (one document per file), json, jsonl, csv or
+            parquet; ``pkg://package/path`` for files of an installed package; anything else is a name on the
+            Hugging Face hub, with ``name:subset`` for a subset, and the only case that may reach the network.
+            Something that exists here under that name is never looked for on the hub.
+        split: name of the split; in folders the beginning of file or folder names.
+        streaming: hub only: do not download the whole data set first. Local files are always read as they come.
+
+    Raises:
+        DataError: nothing there, not readable, or without a single row.
+    """
+    source: Source
+    if name in SAMPLES:
+        if split != "train":
+            raise DataError(f"{name}: this sample has only the split 'train', not {split!r}")
+        source = MemorySource(name, SAMPLES[name]())
+    elif name.startswith(PACKAGE_PREFIX) or is_local(name):
+        source = FileSource(name, find_files(name, split))
+    else:
+        source = load_from_hub(name, split=split, streaming=streaming)
+    if next(source.open(), None) is None:
+        raise DataError(f"{name}: no rows (the file is empty, or holds nothing but blank lines or a header)")
+    return source
+
+
+def first_records(source: Source, limit: int) -> list[Record]:
+    """Up to ``limit`` records from the start, to look at."""
+    return list(itertools.islice(source.open(), limit))

@@ -1,0 +1,59 @@
+"""Rows held out for evaluation."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm.data.order import epoch_order
+from dlm.data.rows import Rows
+from dlm.errors import DataError
+
+_FEWEST_DOCUMENTS = 20
+_SPLIT_EPOCH = -1
+"""An epoch that never comes, so that the split is unrelated to every training order."""
+
+
+def split_rows(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Training and evaluation rows: the same for the same rows, fraction and seed.
+
+    Whole documents are held out where there are at least 20 and some of them fit into the fraction; otherwise rows,
+    and then the two parts may hold pieces of the same document. Each side gets at least one row.
+
+    Args:
+        rows: all rows.
+        fraction: part of the tokens to hold out, in (0, 1).
+        seed: seed of the choice.
+
+    Raises:
+        DataError: a fraction outside (0, 1), or fewer than two rows.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"evaluation.fraction is {fraction}; it must lie between 0 and 1, both excluded")
+    if len(rows) < 2:
+        raise DataError(
+            f"the data set makes only {len(rows)} row, and training and evaluation need one each: take more data, a "
+            f"smaller dataset.max_length, an evaluation.split of its own, or evaluation.do_eval_loss: false"
+        )
+    held_out = _documents_to_hold_out(rows, fraction, seed)
+    if held_out.any():
+        return rows.select_documents(np.flatnonzero(~held_out)), rows.select_documents(np.flatnonzero(held_out))
+    chosen = np.zeros(len(rows), np.bool_)
+    num_chosen = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+    chosen[epoch_order(num_rows=len(rows), seed=seed, epoch=_SPLIT_EPOCH)[:num_chosen]] = True
+    return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+
+
+def _documents_to_hold_out(rows: Rows, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """(D,): documents in random order, as many as fit; none where the sizes do not allow half of the fraction."""
+    lengths = rows.document_lengths
+    chosen = np.zeros(len(lengths), np.bool_)
+    if len(lengths) < _FEWEST_DOCUMENTS:
+        return chosen
+    wanted = fraction * float(lengths.sum())
+    num_tokens = 0
+    for number in epoch_order(num_rows=len(lengths), seed=seed, epoch=_SPLIT_EPOCH):
+        if num_tokens + lengths[number] <= wanted:
+            chosen[number] = True
+            num_tokens += int(lengths[number])
+        elif num_tokens >= 0.95 * wanted:
+            break
+    return chosen if num_tokens >= wanted / 2 else np.zeros_like(chosen)

@@ -1,0 +1,135 @@
+"""Texts of a source: which column holds them, and what was passed over."""
+
+import difflib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from dlm.data.records import Record, Source
+from dlm.data.sources import first_records
+from dlm.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+PREFERRED_COLUMNS = ("text", "content", "document")
+_NUM_RECORDS_LOOKED_AT = 100
+
+
+def find_text_column(source: Source, wanted: str | None = None) -> str:
+    """Name of the column with the text.
+
+    Without ``wanted``: ``text``, ``content`` or ``document``, in this order, else the only column with strings.
+
+    Raises:
+        DataError: no such column, none with text, or several; with the columns there are.
+    """
+    records = first_records(source, _NUM_RECORDS_LOOKED_AT)
+    columns = list(dict.fromkeys(column for record in records for column in record.values))
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        close = difflib.get_close_matches(wanted, columns, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"{source.name}: no column {wanted!r}{hint} {_listing(columns, records)}")
+    with_text = [name for name in columns if any(isinstance(record.values.get(name), str) for record in records)]
+    preferred = [name for name in PREFERRED_COLUMNS if name in with_text]
+    candidates = preferred[:1] or with_text
+    if len(candidates) == 1:
+        return candidates[0]
+    what = "which column holds the text is not clear" if candidates else "no column holds text"
+    raise DataError(f"{source.name}: {what}; name one with dataset.text_column {_listing(columns, records)}")
+
+
+def _listing(columns: Sequence[str], records: Sequence[Record]) -> str:
+    if not columns:
+        problem = next((f" {record.origin}: {record.problem}" for record in records if record.problem), "")
+        return f"(it has no columns at all;{problem})"
+    kinds = []
+    for column in columns:
+        found = Counter(type(record.values[column]).__name__ for record in records if column in record.values)
+        kinds.append(f"{column} ({', '.join(found)})")
+    return f"(columns: {', '.join(kinds)})"
+
+
+@attrs.define
+class TextCounts:
+    """What became of the rows of a source. The numbers add up to the rows read."""
+
+    num_rows: int = 0
+    num_texts: int = 0
+    num_null: int = 0
+    num_not_text: int = 0
+    num_empty: int = 0
+    num_not_unicode: int = 0
+    first_skipped: str = ""
+    """Where the first row that was passed over stood, and why."""
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows without a text."""
+        return self.num_rows - self.num_texts
+
+    def summary(self) -> str:
+        """One line for people."""
+        line = f"{self.num_texts} texts in {self.num_rows} rows"
+        reasons = {
+            "null": self.num_null,
+            "not text": self.num_not_text,
+            "empty": self.num_empty,
+            "not valid Unicode": self.num_not_unicode,
+        }
+        skipped = ", ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
+        return f"{line}; passed over: {skipped} (first: {self.first_skipped})" if skipped else line
+
+
+def read_texts(source: Source, column: str, counts: TextCounts | None = None) -> Iterator[str]:
+    """The texts of a column, in order. Rows without text are counted and reported by a log line at the end.
+
+    Raises:
+        DataError: a row that cannot be read, or not a single text.
+    """
+    counts = TextCounts() if counts is None else counts
+    for record in source.open():
+        text = text_of(record, column, counts)
+        if text is not None:
+            yield text
+    if counts.num_texts == 0:
+        raise DataError(f"{source.name}: no text left in column {column!r}: {counts.summary()}")
+    if counts.num_skipped:
+        logger.warning("%s: %s", source.name, counts.summary())
+
+
+def text_of(record: Record, column: str, counts: TextCounts) -> str | None:
+    """The text of a record, or None, and one more in the count of the reason.
+
+    Raises:
+        DataError: the record could not be read.
+    """
+    if record.problem is not None:
+        raise DataError(f"{record.origin}: {record.problem}; correct or remove this row")
+    counts.num_rows += 1
+    value = record.values.get(column)
+    if value is None:
+        counts.num_null, reason = counts.num_null + 1, "null"
+    elif not isinstance(value, str):
+        counts.num_not_text, reason = counts.num_not_text + 1, f"not text but {type(value).__name__}"
+    elif not value.strip():
+        counts.num_empty, reason = counts.num_empty + 1, "empty"
+    elif not is_unicode(value):
+        counts.num_not_unicode, reason = counts.num_not_unicode + 1, "not valid Unicode (a lone surrogate)"
+    else:
+        counts.num_texts += 1
+        return value
+    counts.first_skipped = counts.first_skipped or f"{record.origin}: {reason}"
+    return None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: JSON lets lone surrogates through, tokenizers do not."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""From texts to ids, in batches."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from dlm.data.token_store import SPILL_BYTES, TokenStore, TokenWriter
+from dlm.errors import DataError
+
+_BATCH_CHARACTERS = 1 << 20
+_BATCH_TEXTS = 1000
+_PIECE_CHARACTERS = 1 << 18
+# Between a line break and a visible character every usual pre-tokenizer has a boundary: cutting there changes no token.
+_SAFE_CUT = re.compile(r"\n(?=\S)")
+
+
+def eos_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the end-of-text token.
+
+    Raises:
+        DataError: the tokenizer has none.
+    """
+    eos = tokenizer.eos_token_id
+    if not isinstance(eos, int):
+        raise DataError("the tokenizer has no end-of-text token (eos_token), which separates documents; set one")
+    return eos
+
+
+def store_documents(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, spill_bytes: int = SPILL_BYTES
+) -> TokenStore:
+    """Tokenize every text and put the end-of-text token behind it.
+
+    Raises:
+        DataError: no end-of-text token, or ids that a text must not contain.
+    """
+    eos = np.array([eos_id_of(tokenizer)], np.int32)
+    writer = TokenWriter(spill_bytes=spill_bytes)
+    for ids in encode_texts(texts, tokenizer):
+        writer.append(np.concatenate([ids, eos]))
+    return writer.finish()
+
+
+def encode_texts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[NDArray[np.int32]]:
+    """Ids of every text: (n,) each, without any special token.
+
+    The name of a special token inside a text is encoded as the text it is, so that no text can end a document or look
+    like a mask.
+
+    Raises:
+        DataError: the tokenizer writes the mask token for some text nevertheless.
+    """
+    for batch in _batches(texts):
+        pieces = [list(_pieces(text)) for text in batch]
+        flat = [piece for group in pieces for piece in group]
+        encoded = tokenizer(
+            flat,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        arrays = iter([np.asarray(ids, np.int32) for ids in encoded])
+        for group in pieces:
+            ids = np.concatenate([next(arrays) for _ in group])
+            _refuse_masks(ids, tokenizer)
+            yield ids
+
+
+def _refuse_masks(ids: NDArray[np.int32], tokenizer: PreTrainedTokenizerBase) -> None:
+    mask = tokenizer.mask_token_id
+    if isinstance(mask, int) and bool((ids == mask).any()):
+        raise DataError(
+            f"the tokenizer writes the mask token {tokenizer.mask_token!r} for ordinary text of the data set, so clean "
+            f"text would look masked; choose another model.mask_token"
+        )
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    num_characters = 0
+    for text in texts:
+        batch.append(text)
+        num_characters += len(text)
+        if num_characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_TEXTS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Very long texts are cut at line starts, so that one of a gigabyte does not need a hundred of memory."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        cut = _SAFE_CUT.search(text, start + _PIECE_CHARACTERS)
+        if cut is None:
+            break
+        yield text[start : cut.end()]
+        start = cut.end()
+    yield text[start:]

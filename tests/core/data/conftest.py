@@ -1,0 +1,41 @@
+"""Shared inputs of the data tests."""
+
+import os
+
+# No test may reach the network; the hub client reads this when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from dlm.data.packing import TextRows, text_rows
+from dlm.data.sources import load_source
+from dlm.data.text import read_texts
+from dlm.data.token_store import TokenStore, TokenWriter
+from dlm.data.tokenizer_training import train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(read_texts(load_source("python-docs"), "text"), vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    def make(*documents: list[int], spill_bytes: int = 1 << 28) -> TokenStore:
+        writer = TokenWriter(spill_bytes=spill_bytes)
+        for document in documents:
+            writer.append(np.asarray(document, np.int32))
+        return writer.finish()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_rows(make_store):
+    def make(num_rows: int, length: int = 4) -> TextRows:
+        """Rows whose ids tell their numbers: row i is [i, i, ...]."""
+        return text_rows(make_store(*([number] * length for number in range(num_rows))), max_length=length)
+
+    return make

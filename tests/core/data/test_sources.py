@@ -1,0 +1,262 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dlm.data.sources import load_source
+from dlm.errors import DataError
+
+ROWS = [{"text": "one line\nand another", "number": "1"}, {"text": 'commas, "quotes" and ü', "number": "2"}]
+
+
+def write_txt(folder):
+    for number, row in enumerate(ROWS):
+        (folder / f"{number}.txt").write_text(row["text"], encoding="utf-8")
+    return folder
+
+
+def write_jsonl(folder):
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n", encoding="utf-8")
+    return path
+
+
+def write_json(folder):
+    path = folder / "data.json"
+    path.write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
+    return path
+
+
+def write_json_in_a_key(folder):
+    path = folder / "data.json"
+    path.write_text(json.dumps({"data": ROWS}), encoding="utf-8")
+    return path
+
+
+def write_json_by_line(folder):
+    path = write_jsonl(folder)
+    return path.rename(path.with_suffix(".json"))
+
+
+def write_csv(folder):
+    import csv
+
+    path = folder / "data.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["text", "number"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return path
+
+
+def write_parquet(folder):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = folder / "data.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+WRITERS = [write_txt, write_jsonl, write_json, write_json_in_a_key, write_json_by_line, write_csv, write_parquet]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_format_gives_the_same_texts(tmp_path, write):
+    source = load_source(str(write(tmp_path)))
+    assert [record.values["text"] for record in source.open()] == [row["text"] for row in ROWS]
+    assert [record.problem for record in source.open()] == [None, None]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_reading_goes_on_where_a_reader_stood(tmp_path, write):
+    source = load_source(str(write(tmp_path)))
+    reader = source.open()
+    next(reader)
+    state = json.loads(json.dumps(reader.state()))
+    assert [record.values["text"] for record in source.open(state)] == [ROWS[1]["text"]]
+    next(reader)
+    assert list(source.open(reader.state())) == []
+
+
+def test_python_docs_are_always_there():
+    records = list(load_source("python-docs").open())
+    assert len(records) > 50
+    assert "assert" in {record.values["topic"] for record in records}
+    assert sum(len(record.values["text"]) for record in records) > 300_000
+
+
+def test_sample_goes_on_where_a_reader_stood():
+    source = load_source("python-docs")
+    reader = source.open()
+    skipped = [next(reader) for _ in range(5)]
+    assert skipped + list(source.open(reader.state())) == list(source.open())
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with data that must not be run."""
+    folder = tmp_path / "package_with_data"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    write_jsonl(folder / "data")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "pkg://package_with_data"
+
+
+@pytest.mark.parametrize("inside", ["data/data.jsonl", "data"])
+def test_files_of_an_installed_package_are_read_without_importing_it(package, inside):
+    assert [record.values for record in load_source(f"{package}/{inside}").open()] == ROWS
+
+
+def test_pattern_chooses_files_in_a_fixed_order(tmp_path):
+    for name in ("b.txt", "a.txt", "c.csv"):
+        (tmp_path / name).write_text(name)
+    source = load_source(f"{tmp_path}/*.txt")
+    assert [record.values["text"] for record in source.open()] == ["a.txt", "b.txt"]
+
+
+def test_folder_is_read_with_its_subfolders_but_without_hidden_files(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "a.txt").write_text("a")
+    (tmp_path / ".hidden.txt").write_text("hidden")
+    (tmp_path / "z.txt").write_text("z")
+    assert [record.values["text"] for record in load_source(str(tmp_path)).open()] == ["a", "z"]
+
+
+def test_split_is_read_off_the_file_names(tmp_path):
+    for name in ("train-0.txt", "train-1.txt", "test.txt", "trainer.txt"):
+        (tmp_path / name).write_text(name)
+    assert [r.values["text"] for r in load_source(str(tmp_path), split="test").open()] == ["test.txt"]
+    assert [r.values["text"] for r in load_source(str(tmp_path)).open()] == ["train-0.txt", "train-1.txt"]
+    with pytest.raises(DataError, match=r"no files of the split 'validation'; splits here: test, train"):
+        load_source(str(tmp_path), split="validation")
+
+
+def test_origin_of_a_row_is_its_file_and_line(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "a"}\n\n\n{"text": "b"}\n')
+    assert [str(record.origin) for record in load_source(str(path)).open()] == [f"{path}:1", f"{path}:4"]
+
+
+def test_unreadable_row_is_a_record_with_its_line_and_problem(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "a"}\n{"text": \n[1]\n{"text": "b"}\n')
+    records = list(load_source(str(path)).open())
+    assert [record.problem is None for record in records] == [True, False, False, True]
+    assert records[1].problem.startswith("not valid JSON")
+    assert records[2].problem == "expected an object, found list"
+    assert str(records[1].origin) == f"{path}:2"
+
+
+def test_csv_row_with_too_many_fields_has_a_problem(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text('text,number\n"two\nlines",1\na,2,3\n')
+    first, second = load_source(str(path)).open()
+    assert first.values == {"text": "two\nlines", "number": "1"}
+    assert (second.problem, str(second.origin)) == ("3 fields, but the header has 2", f"{path}:4")
+
+
+def expect_error(name, *parts, **options):
+    with pytest.raises(DataError) as caught:
+        for _ in load_source(name, **options).open():
+            pass
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_names_the_nearest_ones(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}")
+    expect_error(f"{tmp_path}/trian.jsonl", "no such file", "did you mean train.jsonl?")
+
+
+def test_missing_folder_is_said_to_be_missing(tmp_path):
+    expect_error(f"{tmp_path}/nowhere/a.txt", "no such file", "nowhere does not exist either")
+
+
+def test_pattern_without_files_is_an_error(tmp_path):
+    expect_error(f"{tmp_path}/*.txt", "no file matches")
+
+
+def test_unknown_package_says_what_to_install():
+    expect_error("pkg://no_such_package/data.jsonl", "no package 'no_such_package'", "pip install no-such-package")
+
+
+def test_missing_file_in_a_package_names_the_nearest_ones(package):
+    expect_error(f"{package}/data/date.jsonl", "no such file", "did you mean data.jsonl?")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_file_without_rows_is_an_error(tmp_path, suffix, content):
+    (tmp_path / f"empty.{suffix}").write_text(content)
+    expect_error(f"{tmp_path}/empty.{suffix}", "no rows")
+
+
+def test_csv_with_a_header_alone_is_an_error(tmp_path):
+    (tmp_path / "empty.csv").write_text("text\n")
+    expect_error(f"{tmp_path}/empty.csv", "no rows")
+
+
+def test_empty_json_list_is_an_error(tmp_path):
+    (tmp_path / "empty.json").write_text("[]")
+    expect_error(f"{tmp_path}/empty.json", "no rows")
+
+
+def test_unknown_format_is_an_error(tmp_path):
+    (tmp_path / "a.docx").write_text("x")
+    expect_error(f"{tmp_path}/a.docx", "unknown format (.docx)", "txt, jsonl, json, csv, parquet")
+    expect_error(str(tmp_path), "no file in a known format")
+
+
+def test_folder_of_several_formats_asks_for_a_pattern(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.jsonl").write_text("{}")
+    expect_error(str(tmp_path), "files of several formats", "*.jsonl")
+
+
+def test_other_split_of_a_single_file_is_an_error(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    expect_error(f"{tmp_path}/a.txt", "only the split 'train', not 'test'", split="test")
+    expect_error("python-docs", "only the split 'train'", split="test")
+
+
+def test_broken_json_names_its_line(tmp_path):
+    (tmp_path / "a.json").write_text('[\n{"text": "a"},\n{"text" "b"}]')
+    expect_error(f"{tmp_path}/a.json", "a.json:3: not valid JSON")
+
+
+def test_json_without_objects_is_an_error(tmp_path):
+    (tmp_path / "a.json").write_text('"text"')
+    expect_error(f"{tmp_path}/a.json", "expected a list of objects, found str")
+
+
+def test_bytes_that_are_not_utf8_name_their_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"fine\n\xff")
+    expect_error(f"{tmp_path}/a.txt", "a.txt:2: not UTF-8")
+
+
+def test_broken_parquet_is_an_error(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    expect_error(f"{tmp_path}/a.parquet", "not a readable Parquet file")
+
+
+def test_hub_that_cannot_be_reached_is_an_error_that_names_the_ways_out(tmp_path):
+    # In a process of its own: the hub client reads its settings when it is imported.
+    script = "from dlm.data.sources import load_source; load_source('nobody/no-such-data-set')"
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "dlm.errors.DataError: nobody/no-such-data-set: could not be loaded from the Hugging Face hub"
+    )
+    assert "python-docs" in last
+
+
+def test_local_sources_do_not_import_the_hub_library():
+    script = "import sys, dlm.data.sources as s; s.load_source('python-docs'); print('datasets' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
