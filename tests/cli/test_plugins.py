@@ -34,15 +34,15 @@ from dlm_plugins import hookimpl
 class Schedule:
     """A straight line. With a second sentence."""
 
-    floor: float = attrs.field(
-        default=0.0, validator=[attrs.validators.ge(0), attrs.validators.lt(1)], metadata={"help": "Lowest rate."}
+    power: float = attrs.field(
+        default=1.0, validator=[attrs.validators.ge(1), attrs.validators.lt(9)], metadata={"help": "Bend upwards."}
     )
 
     def mask_rate(self, t):
-        return self.floor + (1 - self.floor) * t
+        return t**self.power
 
     def mask_rate_derivative(self, t):
-        return t * 0 + 1 - self.floor
+        return self.power * t ** (self.power - 1)
 
 @hookimpl
 def dlm_noise_schedules():
@@ -139,22 +139,21 @@ def test_show_prints_options_yaml_claims_source_and_docstring(site_packages: Any
     text = dlm_plugins("show", "noise_schedule", "acme:cosine").stdout
     assert text.startswith("cosine (noise_schedule) from acme, dlm-acme 0.3.1: dlm_acme.Schedule\n")
     assert "A straight line. With a second sentence." in text
-    assert re.search(r"^floor   float  0.0      >= 0, < 1  Lowest rate.$", text, re.MULTILINE)
-    assert "  training:\n    noise:\n      schedule: {name: 'acme:cosine', floor: 0.0}\n" in text
+    assert re.search(r"^power   float  1.0      >= 1, < 9  Bend upwards.$", text, re.MULTILINE)
+    assert "  training:\n    noise:\n      schedule: {name: 'acme:cosine', power: 1.0}\n" in text
     assert re.search(r"^covers_unit_interval  true ", text, re.MULTILINE)
     assert re.search(r"^Source\n  .*dlm_acme\.py:\d+$", text, re.MULTILINE)
 
 
 def test_check_reads_a_project_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "dlm_acme", raising=False)
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "dlm_acme.py").write_text(SCHEDULE.replace("NAME", "straight"))
-    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "src" / "dlm_project.py").write_text(SCHEDULE.replace("NAME", "straight"))
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT.replace('"dlm_acme"', '"dlm_project"'))
     result = dlm_plugins("check", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert "acme    dlm-acme 0.3.1  ok      1 component, loaded in " in result.stdout
-    monkeypatch.delitem(sys.modules, "dlm_acme")
+    monkeypatch.delitem(sys.modules, "dlm_project")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +174,7 @@ def test_check_says_why_a_folder_is_not_a_plugin(tmp_path: Path, pyproject: str 
 
 
 def test_check_tries_the_contract_and_fails_where_a_component_breaks_it(site_packages: Any) -> None:
-    falling = SCHEDULE.replace("(1 - self.floor) * t", "(1 - self.floor) * (1 - t)").replace("NAME", "falling")
+    falling = SCHEDULE.replace("return t**self.power", "return (1 - t) ** self.power").replace("NAME", "falling")
     site_packages.install("dlm-acme", {"dlm_acme.py": falling})
     result = dlm_plugins("check", "acme")
     assert result.exit_code == 1
