@@ -1,5 +1,6 @@
 """Compare two checkpoints: names, shapes, dtypes and values of their tensors."""
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,9 @@ from dlm.model.checkpoint_tensors import CheckpointTensors, open_tensors
 
 _CHUNK = 2**24
 """Elements compared at a time, so that embeddings of any size fit in memory."""
+
+_EMBEDDING = re.compile(r"embed|wte")
+"""Occurs in the name of one of two tensors that are tied."""
 
 
 class Status(StrEnum):
@@ -109,8 +113,14 @@ def _is_tied(name: str, full: CheckpointTensors, other: CheckpointTensors) -> bo
     shape = tensor.get_shape()
     if len(shape) != 2:
         return False
-    twins = [twin for key, twin in full.slices.items() if key != name and key in other.slices]
-    alike = [twin for twin in twins if twin.get_shape() == shape and twin.get_dtype() == tensor.get_dtype()]
+    twins = {key: twin for key, twin in full.slices.items() if key != name and key in other.slices}
+    alike = [
+        twin
+        for key, twin in twins.items()
+        if (_EMBEDDING.search(key) or _EMBEDDING.search(name))
+        and twin.get_shape() == shape
+        and twin.get_dtype() == tensor.get_dtype()
+    ]
     return any(_difference(tensor, twin)[0] for twin in alike)
 
 

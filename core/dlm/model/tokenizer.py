@@ -28,8 +28,8 @@ def load_tokenizer(
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
     except LOADING_ERRORS as error:
         raise ModelError(f"{source}: the tokenizer cannot be loaded: {one_line(error)}") from error
-    # A folder with nothing but config.json gives some families a tokenizer without a single word.
-    if num_ids(tokenizer) == 0:
+    # A folder without tokenizer files gives some families a tokenizer that knows special tokens only.
+    if len(tokenizer.get_vocab()) <= len(special_ids(tokenizer)):
         raise ModelError(f"{source}: there is no tokenizer here")
     return tokenizer
 

@@ -15,7 +15,7 @@ from dlm.model.analyze import Status, analyze
 
 
 def write(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
-    save_file(tensors, path)
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
     return path
 
 
