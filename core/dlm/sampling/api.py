@@ -1,20 +1,20 @@
 """The public functions of the sampler."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from dlm.sampling.caching import CacheOptions, cache_options, choose_way
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
-from dlm.sampling.forward import PlainForward
+from dlm.sampling.forward import Runner
 from dlm.sampling.loop import Loop
 from dlm.sampling.plan import Stage, plan
-from dlm.sampling.predict import Tokens
+from dlm.sampling.request import Request
 from dlm.sampling.settings import complete
-from dlm.sampling.settings import row_keys as keys_of_rows
 from dlm_plugins import AttentionBias, Remasker
 
 
@@ -28,9 +28,11 @@ class GenerateOutput:
     """(B, T) int64: the row's own denoising step, from 0, at which a position was written; -1 where it was given."""
     log_probabilities: Tensor
     """(B, T) float32 or wider: log-probability, without temperature, of what was written when it was written; 0 where
-    it was given."""
+    it was given, or filled after the end of the text."""
     num_forwards: int
     """How often the model ran for the whole batch."""
+    cache: str
+    """The cache that was in effect, see ``dlm.sampling.caching.CACHES``."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -58,9 +60,12 @@ def generate(
     remasking: str | Mapping[str, Any] | Remasker = "low_confidence",
     attention_bias: str | Mapping[str, Any] | AttentionBias | None = None,
     mask_id: int | None = None,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
+    stop_at_eos: bool = False,
+    eos_penalty: float = 0.0,
+    suppress_tokens: Sequence[int] = (),
     seed: int = 0,
-    cache: str = "auto",
+    cache: str | Mapping[str, Any] | CacheOptions = "auto",
     row_keys: Tensor | None = None,
 ) -> GenerateOutput:
     """Generate by iterative unmasking, block after block (LLaDA: Nie et al. 2025, section 2.4).
@@ -78,7 +83,13 @@ def generate(
         remasking: which predictions are kept at each step: a name, a mapping with ``name`` and options, or a component.
         attention_bias: who sees whom; None: as the model was trained.
         mask_id: None: the model's own.
+        eos_id: end-of-text ids; None: the model's own.
+        stop_at_eos: once a block that holds an end of text is finished, the blocks after it are filled with ``eos_id``
+            instead of decoded. The text up to there is the same. What is filled counts as given.
+        eos_penalty: taken from the log-confidence of an end of text, so that it is committed late; inf: last.
+        suppress_tokens: ids that are never written; the mask never is.
         seed: of the randomness, which depends on (seed, row, block, step, position) only.
+        cache: ``auto`` (the fastest exact one), ``off``, or another of ``dlm.sampling.caching.CACHES``.
         row_keys: (B,) int64: the keys of the rows, if not their numbers in the batch.
 
     Raises:
@@ -98,6 +109,9 @@ def generate(
         attention_bias=attention_bias,
         mask_id=mask_id,
         eos_id=eos_id,
+        stop_at_eos=stop_at_eos,
+        eos_penalty=eos_penalty,
+        suppress_tokens=suppress_tokens,
         seed=seed,
         cache=cache,
         row_keys=row_keys,
@@ -107,6 +121,7 @@ def generate(
         committed_step=state.committed_step,
         log_probabilities=state.log_probabilities,
         num_forwards=state.num_forwards,
+        cache=state.cache,
     )
 
 
@@ -123,15 +138,17 @@ def iter_generate(
     remasking: str | Mapping[str, Any] | Remasker = "low_confidence",
     attention_bias: str | Mapping[str, Any] | AttentionBias | None = None,
     mask_id: int | None = None,
-    eos_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
+    stop_at_eos: bool = False,
+    eos_penalty: float = 0.0,
+    suppress_tokens: Sequence[int] = (),
     seed: int = 0,
-    cache: str = "auto",
+    cache: str | Mapping[str, Any] | CacheOptions = "auto",
     row_keys: Tensor | None = None,
 ) -> Iterator[GenerateState]:
     """The same as :func:`generate`, step by step: the state before the first step, then one after every forward."""
-    settings = complete(
-        model,
-        input_ids,
+    request = Request(
+        attention_mask=attention_mask,
         gen_length=gen_length,
         steps=steps,
         block_length=block_length,
@@ -140,44 +157,43 @@ def iter_generate(
         remasking=remasking,
         attention_bias=attention_bias,
         mask_id=mask_id,
+        eos_id=eos_id,
+        stop_at_eos=stop_at_eos,
+        eos_penalty=eos_penalty,
+        suppress_tokens=suppress_tokens,
         seed=seed,
+        cache=cache_options(cache),
+        row_keys=row_keys,
     )
+    settings = complete(model, input_ids, request)
     decoder = Decoder.of(model, settings.bias)
     canvas = Canvas.build(
         input_ids,
         attention_mask,
-        gen_length=settings.gen_length,
+        gen_length=gen_length,
         block_length=settings.block_length,
         mask_id=settings.mask_id,
         dtype=torch.promote_types(decoder.dtype, torch.float32),
     )
-    loop = Loop(
-        decoder=decoder,
-        canvas=canvas,
-        forward=PlainForward(decoder, canvas, settings.cfg_scale),
-        remasker=settings.remasker,
-        tokens=Tokens(mask_id=settings.mask_id, suppressed=input_ids.new_empty(0)),
-        temperature=settings.temperature,
-        seed=settings.seed,
-        row_keys=keys_of_rows(len(input_ids), row_keys, input_ids.device),
-    )
-    waves = plan(canvas, settings.steps, side_by_side=False)
-    return _states(loop, waves)
+    way = choose_way(request.cache, Runner(decoder=decoder, canvas=canvas, cfg_scale=float(cfg_scale)))
+    waves = plan(canvas, steps, side_by_side=way.side_by_side)
+    return _states(Loop(decoder=decoder, canvas=canvas, forward=way.forward, settings=settings), waves, way.cache)
 
 
-def _states(loop: Loop, waves: list[list[Stage]]) -> Iterator[GenerateState]:
-    yield _snapshot(loop, 0, 0.0)
+def _states(loop: Loop, waves: list[list[Stage]], cache: str) -> Iterator[GenerateState]:
+    yield _snapshot(loop, cache, 0, 0.0)
     for step, seconds in enumerate(loop.run(waves), start=1):
-        yield _snapshot(loop, step, seconds)
+        yield _snapshot(loop, cache, step, seconds)
 
 
-def _snapshot(loop: Loop, step: int, seconds: float) -> GenerateState:
+def _snapshot(loop: Loop, cache: str, step: int, seconds: float) -> GenerateState:
     canvas = loop.canvas
     return GenerateState(
         sequences=canvas.ids.clone(),
         committed_step=canvas.committed_step.clone(),
         log_probabilities=canvas.log_probability.clone(),
         num_forwards=loop.decoder.num_forwards,
+        cache=cache,
         masked=canvas.masked,
         step=step,
         seconds=seconds,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dlm.model.layer_masks import stack_layer_masks
 from dlm.model.masks import attention_mask_for
 from dlm.model.parts import split
+from dlm.sampling.store import KeyValueStore
 from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
 from dlm_plugins.attention_bias import LayeredAttentionBias
 
@@ -26,8 +27,8 @@ class Decoder:
     num_layers: int
     implementation: str
     dtype: torch.dtype
-    logit_shift: bool
-    """Position i is predicted from the hidden state of position i - 1."""
+    shift: int
+    """1 where position i is predicted from the hidden state of position i - 1, as the AR parent did; else 0."""
     num_forwards: int = 0
 
     @classmethod
@@ -42,29 +43,32 @@ class Decoder:
             num_layers=config.num_hidden_layers,
             implementation=config._attn_implementation,
             dtype=parts.head.weight.dtype,
-            logit_shift=bool(getattr(model.config, "logit_shift", False)),
+            shift=int(getattr(model.config, "logit_shift", False)),
         )
 
-    def forward(self, ids: Tensor, position: Tensor, masks: "Masks", cache: Any = None) -> Tensor:
-        """Hidden states (B, Q, H) of ids (B, Q)."""
+    def forward(self, ids: Tensor, position: Tensor, masks: "Masks", store: KeyValueStore | None = None) -> Tensor:
+        """Hidden states (B, Q, H) of ids (B, Q), which see the keys of ``store`` too."""
         if self.body.training:
             # Dropout off, for this forward only.
             self.body.eval()
             try:
-                return self.forward(ids, position, masks, cache)
+                return self.forward(ids, position, masks, store)
             finally:
                 self.body.train()
         self.num_forwards += 1
-        extra = {} if cache is None else {"past_key_values": cache}
-        output = self.body(
-            input_ids=ids,
-            attention_mask=masks.stacked(self.body),
-            position_ids=position,
-            use_cache=False,
-            **extra,
-        )
+        mask = masks.stacked(self.body)
+        extra: dict[str, Any] = {}
+        if store is not None:
+            extra["past_key_values"] = store
+            # Without a mask of four dimensions transformers would make one for a cache of another kind.
+            mask = self._nothing_hidden(ids, store) if mask is None else mask
+        output = self.body(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, **extra)
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _nothing_hidden(self, ids: Tensor, store: KeyValueStore) -> Tensor | None:
+        visible = torch.ones(1, ids.shape[1], store.read_to, dtype=torch.bool, device=ids.device)
+        return attention_mask_for(visible, implementation=self.implementation, dtype=self.dtype)
 
     def masks(self, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> "Masks":
         """Attention masks of all layers for queries at columns (Q,) and keys at columns (K,) of the layout."""

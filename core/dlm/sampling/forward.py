@@ -1,14 +1,18 @@
-"""The plain way through the model: the whole canvas, every step."""
+"""Ways through the model: what they have in common, and the plain one."""
 
 from typing import Protocol
 
+import attrs
 import torch
 from torch import Tensor
 
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder, Masks
 from dlm.sampling.plan import Stage
+from dlm.sampling.store import KeyValueStore
 from dlm_plugins import SequenceLayout
+
+# A rows take part, Q columns of the canvas go through the model, N positions are predicted.
 
 
 class Forward(Protocol):
@@ -29,72 +33,98 @@ class Forward(Protocol):
         ...
 
     def end(self, wave: list[Stage]) -> None:
-        """The blocks of the wave are complete."""
+        """The blocks of the wave are complete, and others follow."""
         ...
 
 
-class PlainForward:
-    """Runs the model over the whole canvas."""
+@attrs.frozen(kw_only=True, eq=False)
+class Runner:
+    """Runs columns of the canvas, with the unconditional copies beside them where there is guidance."""
 
-    def __init__(self, decoder: Decoder, canvas: Canvas, cfg_scale: float) -> None:
-        self._decoder = decoder
-        self._canvas = canvas
-        self._cfg_scale = cfg_scale
+    decoder: Decoder
+    canvas: Canvas
+    cfg_scale: float
+
+    def run(
+        self, columns: slice, masks: Masks, rows: Tensor | None = None, store: KeyValueStore | None = None
+    ) -> Tensor:
+        """Hidden states of columns: (A, Q, H), or (2A, Q, H) with the unconditional copies last.
+
+        Args:
+            columns: Q columns.
+            masks: of all rows.
+            rows: (A,) int64; None: all.
+            store: keys and values of the same rows, to be written to and read from.
+        """
+        canvas = self.canvas
+        ids, position = canvas.ids[:, columns], canvas.position[:, columns]
+        if rows is not None:
+            ids, position, masks = ids[rows], position[rows], masks.of_rows(rows)
+        if self.cfg_scale:
+            writable = canvas.writable[:, columns]
+            # Everything that was given is masked in the unconditional copy.
+            free = torch.where(writable if rows is None else writable[rows], ids, canvas.mask_id)
+            ids, position, masks = torch.cat((ids, free)), position.repeat(2, 1), masks.doubled()
+        return self.decoder.forward(ids, position, masks, store)
+
+    def subset(self, rows: Tensor) -> Tensor | None:
+        """None for all rows, else ``rows``."""
+        return None if len(rows) == len(self.canvas.ids) else rows
+
+    def pick(self, hidden: Tensor, rows: Tensor, at_row: Tensor, at_index: Tensor) -> Tensor:
+        """Hidden states (N, H) at places (row, index) of what :meth:`run` returned for ``rows``.
+
+        Guidance is un + (s + 1)(cond - un), taken on hidden states: the head is linear, so that logits would give the
+        same at twice the cost.
+        """
+        index = torch.searchsorted(rows, at_row)
+        conditional = hidden[index, at_index]
+        if not self.cfg_scale:
+            return conditional
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        free = hidden[index + len(rows), at_index].to(exact)
+        return (free + (self.cfg_scale + 1.0) * (conditional.to(exact) - free)).to(hidden.dtype)
+
+
+class PlainForward:
+    """Runs the model over the whole canvas, every step. Exact by definition."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._masks = Masks(None)
 
     def begin(self, wave: list[Stage]) -> None:
         """Compute the attention masks of the wave."""
-        columns = torch.arange(self._canvas.ids.shape[1], device=self._canvas.ids.device)
-        self._masks = self._decoder.masks(layout_of(self._canvas, wave), columns, columns)
+        canvas = self._runner.canvas
+        columns = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
+        self._masks = self._runner.decoder.masks(layout_of(canvas, wave), columns, columns)
 
     def hidden(self, rows: Tensor, at_row: Tensor, at_column: Tensor) -> Tensor:
         """See :class:`Forward`."""
-        canvas = self._canvas
-        is_all = len(rows) == len(canvas.ids)
-        masks = self._masks if is_all else self._masks.of_rows(rows)
-        ids, position = (canvas.ids, canvas.position) if is_all else (canvas.ids[rows], canvas.position[rows])
-        if self._cfg_scale:
-            without_prompt = unconditional(canvas)
-            ids = torch.cat((ids, without_prompt if is_all else without_prompt[rows]))
-            position, masks = position.repeat(2, 1), masks.doubled()
-        hidden = self._decoder.forward(ids, position, masks)
-        return pick(hidden, rows, at_row, at_column, self._decoder.logit_shift, self._cfg_scale)
+        runner = self._runner
+        hidden = runner.run(slice(None), self._masks, runner.subset(rows))
+        # No hidden state predicts a first position under a shift: it is predicted from its own.
+        at_index = (at_column - runner.decoder.shift).clamp(min=0)
+        return runner.pick(hidden, rows, at_row, at_index)
 
     def end(self, wave: list[Stage]) -> None:
         """Nothing is kept."""
 
 
 def layout_of(canvas: Canvas, wave: list[Stage]) -> SequenceLayout:
-    """What stands where while ``wave`` is decoded: prompt and finished blocks are clean."""
-    active = torch.full_like(canvas.block[:, :1], torch.iinfo(torch.long).max)
+    """What stands where while ``wave`` is decoded: the prompt and the blocks before the wave are clean."""
+    first = torch.full_like(canvas.block[:, :1], torch.iinfo(torch.long).max)
     for stage in wave:
         number = canvas.block[stage.row, stage.columns[:, 0]]
-        active.scatter_reduce_(0, stage.row[:, None], number[:, None], "amin")
+        first = first.scatter_reduce(0, stage.row[:, None], number[:, None], "amin")
+    return layout_with_clean(canvas, canvas.block < first)
+
+
+def layout_with_clean(canvas: Canvas, is_clean: Tensor) -> SequenceLayout:
+    """The layout of the canvas with the given positions (B, T) clean."""
     return SequenceLayout(
         position=canvas.position,
         block=canvas.block,
         document=torch.where(canvas.real, 0, -1),
-        is_clean=canvas.block < active,
+        is_clean=is_clean,
     )
-
-
-def unconditional(canvas: Canvas) -> Tensor:
-    """(B, T) the canvas with everything that was given replaced by masks, for classifier-free guidance."""
-    return torch.where(canvas.writable, canvas.ids, canvas.mask_id)
-
-
-def pick(hidden: Tensor, rows: Tensor, at_row: Tensor, at_index: Tensor, logit_shift: bool, cfg_scale: float) -> Tensor:
-    """Hidden states that predict N positions, out of (A, Q, H), or (2A, Q, H) with the unconditional copies last.
-
-    Guidance is un + (s + 1)(cond - un), taken on hidden states: the head is linear, so it is the same on logits at
-    twice the cost. A first position, which no hidden state predicts under a shift, is predicted from its own.
-    """
-    index = torch.searchsorted(rows, at_row)
-    if logit_shift:
-        at_index = (at_index - 1).clamp(min=0)
-    conditional = hidden[index, at_index]
-    if not cfg_scale:
-        return conditional
-    exact = torch.promote_types(hidden.dtype, torch.float32)
-    free = hidden[index + len(rows), at_index].to(exact)
-    return (free + (cfg_scale + 1.0) * (conditional.to(exact) - free)).to(hidden.dtype)

@@ -11,11 +11,13 @@ from dlm.errors import UserInputError
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.draws import BlockDraws
+from dlm.sampling.ending import fill_after_end
 from dlm.sampling.forward import Forward
 from dlm.sampling.plan import Stage
 from dlm.sampling.predict import Keys, Predictions, Tokens, predict
+from dlm.sampling.settings import Settings
 from dlm.sampling.state import BlockState
-from dlm_plugins import Decision, Remasker
+from dlm_plugins import Decision
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA
 
 # R blocks of K positions are active; N of these positions are predicted. B rows of T positions on the canvas.
@@ -23,36 +25,45 @@ from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA
 
 @attrs.define(kw_only=True, eq=False)
 class Loop:
-    """Everything that stays the same from step to step."""
+    """Everything that stays the same from step to step, and the canvas, which does not."""
 
     decoder: Decoder
     canvas: Canvas
     forward: Forward
-    remasker: Remasker
-    tokens: Tokens
-    temperature: float
-    seed: int
-    row_keys: Tensor
-    """(B,) int64: what the randomness of each row is keyed by."""
+    settings: Settings
     _row_steps: Tensor = attrs.field(init=False)
+    """(B,) int64: denoising steps each row has taken part in."""
+    _ended: Tensor = attrs.field(init=False)
+    """(B,) bool: rows whose text has come to its end."""
 
     def __attrs_post_init__(self) -> None:
-        self._row_steps = torch.zeros_like(self.row_keys)
+        self._row_steps = torch.zeros_like(self.settings.row_keys)
+        self._ended = torch.zeros_like(self.settings.row_keys, dtype=torch.bool)
 
     def run(self, waves: list[list[Stage]]) -> Iterator[float]:
         """Decode wave after wave; yields the seconds of each forward with what it led to, visible on the canvas."""
+        may_end = self.settings.request.stop_at_eos
         for wave in waves:
-            self.forward.begin(wave)
+            if may_end and bool(self._ended.all()):
+                return
+            with torch.no_grad():
+                self.forward.begin(wave)
             for step in range(max(stage.num_steps for stage in wave)):
                 started = perf_counter()
                 if self._step(wave, step):
+                    if may_end:
+                        self._ended |= fill_after_end(self.canvas, self.settings.eos_ids)
                     yield perf_counter() - started
-            self.forward.end(wave)
+            if wave is not waves[-1]:
+                with torch.no_grad():
+                    self.forward.end(wave)
 
     @torch.no_grad()
     def _step(self, wave: list[Stage], step: int) -> bool:
         """One step of a wave; False when no position could have changed, and the model was not asked."""
-        active = [blocks for stage in wave if step < stage.num_steps and (blocks := self._active(stage, step)) is not None]
+        active = [
+            blocks for stage in wave if step < stage.num_steps and (blocks := self._active(stage, step)) is not None
+        ]
         if not active:
             return False
         predicted = [self._predicted(stage) for stage in active]
@@ -66,50 +77,57 @@ class Loop:
         predictions = predict(
             self.forward.hidden(members, at_row, at_column),
             self.decoder.head,
-            self.tokens,
-            temperature=self.temperature,
-            seed=self.seed,
+            Tokens(mask_id=self.canvas.mask_id, suppressed=self.settings.suppressed),
+            temperature=float(self.settings.request.temperature),
+            seed=self.settings.request.seed,
             step=step,
             keys=Keys(
-                row=self.row_keys[at_row],
+                row=self.settings.row_keys[at_row],
                 block=torch.cat(ordinals),
                 position=self.canvas.position[at_row, at_column],
             ),
         )
         start = 0
-        for stage, where, part in zip(active, predicted, columns, strict=True):
-            state = self._state(stage, where, predictions, slice(start, start + len(part)), step)
-            self._apply(stage, state, self._decide(state))
-            start += len(part)
+        for stage, where, own_columns in zip(active, predicted, columns, strict=True):
+            part = slice(start, start + len(own_columns))
+            state = self._state(stage, where, predictions, part, step)
+            self._apply(stage, state, self._decide(state), predictions.log_probability[part])
+            start += len(own_columns)
         self._row_steps[members] += 1
         return True
 
     def _active(self, stage: Stage, step: int) -> Stage | None:
         """The blocks of a stage that this step can change; None when there are none."""
-        if NEEDS_COMMITTED_PREDICTIONS.of(self.remasker):
-            return stage
-        if RESPECTS_QUOTA.of(self.remasker):
+        wanted = ~self._ended[stage.row]
+        if NEEDS_COMMITTED_PREDICTIONS.of(self.settings.remasker):
+            pass  # there may always be something to take back
+        elif RESPECTS_QUOTA.of(self.settings.remasker):
             if not stage.is_planned[step]:
                 return None
-            wanted = stage.quota[:, step] > 0
+            wanted = wanted & (stage.quota[:, step] > 0)
         else:
-            wanted = (self.canvas.masked[stage.row[:, None], stage.columns] & stage.valid).any(dim=1)
+            wanted = wanted & (self.canvas.masked[stage.row[:, None], stage.columns] & stage.valid).any(dim=1)
         keep: Tensor = wanted.nonzero()[:, 0]
         if not keep.numel():
             return None
         return stage if len(keep) == len(wanted) else stage.of_blocks(keep)
 
     def _predicted(self, stage: Stage) -> Tensor:
-        where = self.canvas.writable if NEEDS_COMMITTED_PREDICTIONS.of(self.remasker) else self.canvas.masked
+        where = self.canvas.writable if NEEDS_COMMITTED_PREDICTIONS.of(self.settings.remasker) else self.canvas.masked
         return where[stage.row[:, None], stage.columns] & stage.valid
 
     def _state(self, stage: Stage, predicted: Tensor, predictions: Predictions, part: slice, step: int) -> BlockState:
         canvas, at = self.canvas, (stage.row[:, None], stage.columns)
         ids = canvas.ids[at]
         masked = canvas.masked[at] & stage.valid
+        candidates = ids.masked_scatter(predicted, predictions.candidates[part])
+        log_probability = torch.full_like(canvas.log_probability[at], -torch.inf)
+        log_probability.masked_scatter_(predicted, predictions.log_probability[part])
+        penalty = self.settings.request.eos_penalty
+        is_late = torch.isin(candidates, self.settings.eos_ids) if penalty else torch.zeros_like(predicted)
         return BlockState(
-            candidates=ids.masked_scatter(predicted, predictions.candidates[part]),
-            log_probability=_spread(predictions.log_probability[part], predicted, -torch.inf),
+            candidates=candidates,
+            log_probability=torch.where(is_late, log_probability - penalty, log_probability),
             masked=masked,
             committed_ids=ids,
             committed_confidence=torch.where(masked, 0.0, canvas.log_probability[at].exp()),
@@ -118,9 +136,9 @@ class Loop:
             step=step,
             num_steps=stage.num_steps,
             draws=BlockDraws(
-                seed=self.seed,
+                seed=self.settings.request.seed,
                 step=step,
-                rows=self.row_keys[stage.row],
+                rows=self.settings.row_keys[stage.row],
                 blocks=stage.ordinal,
                 length=stage.columns.shape[1],
             ),
@@ -132,19 +150,19 @@ class Loop:
     def _decide(self, state: BlockState) -> Decision:
         if state.step == state.num_steps - 1:
             return Decision(commit=state.masked)
-        decision = self.remasker.decide(state)
+        decision = self.settings.remasker.decide(state)
         commit, remask = decision.commit, decision.remask
         wrong = commit & ~state.masked
         if remask is not None:
             wrong = wrong | (remask & (state.masked | (state.committed_step < 0)))
         if bool(wrong.any()):
             raise UserInputError(
-                f"remasking rule {type(self.remasker).__name__} wants to write where no mask is, or to take back what "
-                "was not generated; `dlm plugins check` shows what its contract asks"
+                f"remasking rule {type(self.settings.remasker).__name__} wants to write where no mask is, or to take "
+                "back what was not generated; `dlm plugins check` shows what its contract asks"
             )
         return decision
 
-    def _apply(self, stage: Stage, state: BlockState, decision: Decision) -> None:
+    def _apply(self, stage: Stage, state: BlockState, decision: Decision, log_probability: Tensor) -> None:
         canvas = self.canvas
         rows = stage.row[:, None].expand_as(stage.columns)
         if decision.remask is not None:
@@ -156,9 +174,5 @@ class Loop:
         canvas.ids[at] = state.candidates[decision.commit]
         canvas.block_step[at] = state.step
         canvas.committed_step[at] = self._row_steps[at[0]]
-        canvas.log_probability[at] = state.log_probability[decision.commit]
-
-
-def _spread(values: Tensor, where: Tensor, elsewhere: float) -> Tensor:
-    spread = torch.full(where.shape, elsewhere, dtype=values.dtype, device=values.device)
-    return spread.masked_scatter_(where, values)
+        # Of the N predictions of this stage, in the order of the positions.
+        canvas.log_probability[at] = log_probability[decision.commit[state.predicted]]

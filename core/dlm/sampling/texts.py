@@ -7,6 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from dlm.config import SamplingConfig
 from dlm.sampling.api import generate
 
 
@@ -23,7 +24,7 @@ class Completion:
 
 
 def complete_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Mapping[str, Any], seed: int = 0
+    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Mapping[str, Any] | SamplingConfig, seed: int = 0
 ) -> list[Completion]:
     """Continue each prompt, all of them in one batch.
 
@@ -31,7 +32,8 @@ def complete_texts(
         model: as for :func:`dlm.sampling.generate`.
         tokenizer: the model's.
         prompts: texts; an empty one is generated from nothing.
-        sampling: keyword arguments of :func:`dlm.sampling.generate`, e.g. ``gen_length``, ``steps``, ``remasking``.
+        sampling: the section of a run file, or keyword arguments of :func:`dlm.sampling.generate`. Unless they say
+            otherwise, decoding stops at the end of the text.
         seed: of the randomness.
     """
     if not prompts:
@@ -39,7 +41,9 @@ def complete_texts(
     device = next(model.parameters()).device
     rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     input_ids, attention_mask = pad_left(rows, pad_id_of(tokenizer), device)
-    output = generate(model, input_ids, attention_mask=attention_mask, seed=seed, **sampling)
+    settings = dict(sampling) if isinstance(sampling, Mapping) else attrs.asdict(sampling, recurse=False)
+    settings.setdefault("stop_at_eos", getattr(model.config, "eos_token_id", None) is not None)
+    output = generate(model, input_ids, attention_mask=attention_mask, seed=seed, **settings)
     generated = output.sequences[:, input_ids.shape[1] :].tolist()
     return [
         Completion(prompt=prompt, text=text_of(tokenizer, ids), ids=tuple(ids), num_forwards=output.num_forwards)

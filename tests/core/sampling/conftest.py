@@ -1,6 +1,7 @@
 """Tiny models for the sampler's tests."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -9,6 +10,12 @@ import torch
 from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM
 
 MakeModel = Callable[..., Any]
+
+
+@lru_cache(maxsize=32)
+def shared_model(seed: int = 0, **config: Any) -> Any:
+    """A tiny float64 model that no test may change."""
+    return tiny_model(seed, **config)
 
 
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float64, **config: Any) -> Any:
@@ -43,6 +50,12 @@ def make_model() -> MakeModel:
 
 
 @pytest.fixture(scope="session")
+def frozen_model() -> MakeModel:
+    """The same, built once for each set of arguments; not to be changed."""
+    return shared_model
+
+
+@pytest.fixture(scope="session")
 def model() -> Any:
-    """One tiny float64 model that no test changes."""
-    return tiny_model()
+    """One tiny float64 model, not to be changed."""
+    return shared_model()

@@ -1,0 +1,176 @@
+"""Choosing the way through the model: what may be reused between forwards, and whether that changes anything."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from dlm.errors import UserInputError
+from dlm.sampling.approximate import StaleForward
+from dlm.sampling.cached import BlockCausalForward, CachedForward, IndependentBlocksForward
+from dlm.sampling.canvas import Canvas
+from dlm.sampling.forward import Forward, PlainForward, Runner
+from dlm_plugins import AttentionBias
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Way:
+    """A way through the model."""
+
+    forward: Forward
+    side_by_side: bool = False
+    """Whether all blocks are decoded at the same time."""
+    cache: str
+    """Name of the cache that is in effect."""
+
+
+@attrs.frozen(kw_only=True)
+class CacheKind:
+    """One value of ``cache``."""
+
+    is_exact: bool
+    """Whether the tokens are those of ``off``, up to the order of summation."""
+    summary: str
+    choose: Callable[[Runner, int | None], Way]
+
+
+@attrs.frozen(kw_only=True)
+class CacheOptions:
+    """A cache by name, with what can be said about it."""
+
+    name: str = "auto"
+    refresh_every: int | None = None
+    """Approximate caches: steps between two forwards of the whole canvas; None: one at the first step of a block."""
+
+
+def cache_options(value: str | Mapping[str, Any] | CacheOptions) -> CacheOptions:
+    """A cache from its name, or from a mapping with ``name`` and options.
+
+    Raises:
+        UserInputError: an unknown name or option, or an option that has no effect.
+    """
+    if isinstance(value, str):
+        options = CacheOptions(name=value)
+    elif isinstance(value, Mapping):
+        allowed = {field.name for field in attrs.fields(CacheOptions)}
+        if "name" not in value or not set(value) <= allowed:
+            raise UserInputError(f"cache takes name and refresh_every, not {dict(value)}")
+        options = CacheOptions(**value)
+    else:
+        options = value
+    if options.name not in CACHES:
+        close = get_close_matches(options.name, CACHES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserInputError(f"unknown cache {options.name!r}; {hint}available: {', '.join(CACHES)}")
+    refresh = options.refresh_every
+    if refresh is not None and CACHES[options.name].is_exact:
+        raise UserInputError(f"refresh_every has no effect on the exact cache {options.name!r}: leave it out")
+    if refresh is not None and refresh < 1:
+        raise UserInputError(f"refresh_every is {refresh}; it must be at least 1")
+    return options
+
+
+def choose_way(options: CacheOptions, runner: Runner) -> Way:
+    """The way that ``options`` name.
+
+    Raises:
+        UserInputError: an exact cache that would not be exact for this model and these prompts.
+    """
+    return CACHES[options.name].choose(runner, options.refresh_every)
+
+
+def _off(runner: Runner, _: int | None) -> Way:
+    return Way(forward=PlainForward(runner), cache="off")
+
+
+def _auto(runner: Runner, _: int | None) -> Way:
+    if _reason_against_prompt(runner) is not None:
+        return _off(runner, None)
+    if _reason_against_side_by_side(runner) is not None:
+        return _prompt(runner, None)
+    return _side_by_side(runner, None)
+
+
+def _prompt(runner: Runner, _: int | None) -> Way:
+    _refuse("prompt", _reason_against_prompt(runner))
+    bias = runner.decoder.bias
+    if BLOCKS_ARE_INDEPENDENT.of(bias):
+        kind: type[CachedForward] = IndependentBlocksForward
+    else:
+        kind = BlockCausalForward if NEEDS_CLEAN_COPY.of(bias) else CachedForward
+    return Way(forward=kind(runner, num_prompt_columns(runner.canvas)), cache="prompt")
+
+
+def _side_by_side(runner: Runner, _: int | None) -> Way:
+    _refuse("side_by_side", _reason_against_side_by_side(runner) or _reason_against_prompt(runner))
+    return Way(forward=_prompt(runner, None).forward, side_by_side=True, cache="side_by_side")
+
+
+def _prefix(runner: Runner, refresh_every: int | None) -> Way:
+    return Way(forward=StaleForward(runner=runner, keeps_suffix=False, refresh_every=refresh_every), cache="prefix")
+
+
+def _dual(runner: Runner, refresh_every: int | None) -> Way:
+    return Way(forward=StaleForward(runner=runner, keeps_suffix=True, refresh_every=refresh_every), cache="dual")
+
+
+CACHES: Mapping[str, CacheKind] = MappingProxyType(
+    {
+        "auto": CacheKind(is_exact=True, summary="The fastest of the exact ones that fits the model.", choose=_auto),
+        "off": CacheKind(is_exact=True, summary="The whole canvas, every step.", choose=_off),
+        "prompt": CacheKind(
+            is_exact=True,
+            summary="Keys and values of the prompt, and of finished blocks where the attention allows it.",
+            choose=_prompt,
+        ),
+        "side_by_side": CacheKind(
+            is_exact=True,
+            summary="The same, and all blocks at once, for attention that keeps blocks independent.",
+            choose=_side_by_side,
+        ),
+        "prefix": CacheKind(
+            is_exact=False,
+            summary="Approximate: what precedes the block is reused from its first step.",
+            choose=_prefix,
+        ),
+        "dual": CacheKind(
+            is_exact=False,
+            summary="Approximate: what surrounds the block is reused from its first step.",
+            choose=_dual,
+        ),
+    }
+)
+"""Values of ``cache``. ``auto`` only ever picks what is exact."""
+
+
+def num_prompt_columns(canvas: Canvas) -> int:
+    """Columns before the first mask of any row."""
+    return int(canvas.writable.any(dim=0).long().argmax()) if canvas.writable.numel() else 0
+
+
+def _reason_against_prompt(runner: Runner) -> str | None:
+    bias: AttentionBias = runner.decoder.bias
+    if not PREFIX_IS_STATIC.of(bias):
+        return f"under {type(bias).__name__} the prompt sees the answer, so that its keys and values change"
+    writable = runner.canvas.writable
+    first = writable.long().argmax(dim=1)[writable.any(dim=1)]
+    if len(first) and bool((first != first[0]).any()):
+        return "the rows have their first mask at different columns; fill them in one by one"
+    return None
+
+
+def _reason_against_side_by_side(runner: Runner) -> str | None:
+    bias = runner.decoder.bias
+    if not BLOCKS_ARE_INDEPENDENT.of(bias):
+        return f"under {type(bias).__name__} blocks see each other"
+    if runner.decoder.shift:
+        return "with logit_shift the first token of a block is predicted from the block before"
+    return None
+
+
+def _refuse(name: str, reason: str | None) -> None:
+    if reason is not None:
+        raise UserInputError(f"cache {name!r} would not be exact here: {reason}; use cache 'auto'")

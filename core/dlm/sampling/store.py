@@ -1,0 +1,55 @@
+"""Keys and values of canvas positions, kept between forwards."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+
+class KeyValueStore(Cache):
+    """A cache of transformers that is written to where the sampler says, and read from its start.
+
+    One buffer a layer, (B, heads, capacity, head size). A forward over Q positions overwrites slots ``write_at`` to
+    ``write_at + Q`` and attends to slots 0 to ``read_to``: writing does not move anything, so that the same block can
+    be run again and again behind the same prefix.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(layers=[])
+        self.capacity = capacity
+        self.write_at = 0
+        self.read_to = 0
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by each attention layer with its new keys and values, (B, heads, Q, head size) each."""
+        return (
+            self._written(self._keys, key_states, layer_idx),
+            self._written(self._values, value_states, layer_idx),
+        )
+
+    def _written(self, buffers: dict[int, Tensor], states: Tensor, layer: int) -> Tensor:
+        if layer not in buffers:
+            num_rows, num_heads, _, size = states.shape
+            buffers[layer] = states.new_zeros(num_rows, num_heads, self.capacity, size)
+        buffers[layer][:, :, self.write_at : self.write_at + states.shape[2]] = states
+        return buffers[layer][:, :, : self.read_to]
+
+    def of_rows(self, rows: Tensor) -> "KeyValueStore":
+        """A copy of some rows; what is written to it does not come back."""
+        chosen = KeyValueStore(self.capacity)
+        chosen.write_at, chosen.read_to = self.write_at, self.read_to
+        chosen._keys = {layer: buffer[rows] for layer, buffer in self._keys.items()}
+        chosen._values = {layer: buffer[rows] for layer, buffer in self._values.items()}
+        return chosen
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Slots before those that are written."""
+        return self.write_at
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Number of keys and the first one's place."""
+        return self.read_to, 0

@@ -1,0 +1,195 @@
+"""Every cache that calls itself exact gives the tokens of the plain way."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm.errors import UserInputError
+from dlm.sampling import generate
+from dlm.sampling.caching import CACHES
+from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
+from dlm_builtin_plugins.attention_biases.block import BlockAttention
+from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
+from dlm_builtin_plugins.attention_biases.full import FullAttention
+
+BIASES = {
+    "block": BlockAttention(),
+    "block_causal": BlockCausalAttention(),
+    "alternating": AlternatingAttention(first="block", second="block"),
+}
+EXACT = [name for name, kind in CACHES.items() if kind.is_exact and name not in ("auto", "off")]
+
+
+def padded_prompts(seed: int, num_rows: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    prompt = torch.randint(0, 49, (num_rows, longest), generator=random)
+    pads = torch.randint(0, max(longest, 1), (num_rows, 1), generator=random)
+    return prompt, (torch.arange(longest)[None] >= pads).long()
+
+
+@st.composite
+def sampling_settings(draw: st.DrawFn) -> dict[str, Any]:
+    gen_length = draw(st.integers(1, 14))
+    block_length = draw(st.integers(1, gen_length))
+    num_blocks = -(-gen_length // block_length)
+    return {
+        "gen_length": gen_length,
+        "block_length": block_length,
+        "steps": draw(st.integers(num_blocks, gen_length + 3)),
+        "temperature": draw(st.sampled_from([0.0, 0.7])),
+        "cfg_scale": draw(st.sampled_from([0.0, 1.5])),
+        "remasking": draw(st.sampled_from(["low_confidence", "random", "random_topk", "threshold", "remdm"])),
+        "seed": draw(st.integers(0, 5)),
+        "stop_at_eos": draw(st.booleans()),
+        "eos_id": draw(st.integers(0, 48)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("bias", "cache"),
+    [(bias, cache) for bias in BIASES for cache in EXACT if (bias, cache) != ("block_causal", "side_by_side")],
+)
+@settings(deadline=None, max_examples=20)
+@given(
+    options=sampling_settings(),
+    implementation=st.sampled_from(["sdpa", "eager"]),
+    seed=st.integers(0, 3),
+    rows=st.integers(1, 3),
+    longest=st.integers(1, 7),
+)
+def test_exact_caches_change_no_token(
+    frozen_model: Any,
+    bias: str,
+    cache: str,
+    implementation: str,
+    options: dict[str, Any],
+    seed: int,
+    rows: int,
+    longest: int,
+) -> None:
+    # At least one token is given: in a canvas of nothing but masks all positions are equal, and every choice is a tie.
+    model = frozen_model(seed=seed, attn_implementation=implementation)
+    prompt, attention_mask = padded_prompts(seed, rows, longest)
+    arguments = {"attention_mask": attention_mask, "attention_bias": BIASES[bias], **options}
+    plain = generate(model, prompt, cache="off", **arguments)
+    cached = generate(model, prompt, cache=cache, **arguments)
+    assert plain.cache == "off"
+    assert cached.cache != "off"
+    assert cached.sequences.equal(plain.sequences)
+    assert cached.log_probabilities.allclose(plain.log_probabilities, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias", ["block", "block_causal"])
+def test_a_logit_shift_is_kept_by_the_caches(make_model: Any, bias: str) -> None:
+    model = make_model(seed=3, logit_shift=True)
+    for longest in (1, 5):
+        prompt, attention_mask = padded_prompts(1, 3, longest)
+        arguments: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "attention_bias": BIASES[bias],
+            "gen_length": 11,
+            "block_length": 4,
+            "steps": 11,
+            "cfg_scale": 0.5,
+        }
+        plain = generate(model, prompt, cache="off", **arguments)
+        cached = generate(model, prompt, cache="auto", **arguments)
+        assert cached.cache == "prompt"
+        assert cached.sequences.equal(plain.sequences)
+
+
+def test_finished_blocks_stay_right_where_blocks_in_between_were_given(make_model: Any) -> None:
+    model = make_model(seed=2)
+    prompt = torch.randint(0, 49, (2, 20), generator=torch.Generator().manual_seed(0))
+    prompt[:, 4:7] = 49
+    prompt[:, 13:15] = 49
+    arguments: dict[str, Any] = {"gen_length": 0, "block_length": 3, "steps": 9}
+    for bias in BIASES.values():
+        plain = generate(model, prompt, cache="off", attention_bias=bias, **arguments)
+        cached = generate(model, prompt, cache="prompt", attention_bias=bias, **arguments)
+        assert cached.sequences.equal(plain.sequences)
+
+
+def test_auto_never_caches_where_the_prompt_sees_the_answer(model: Any) -> None:
+    prompt = torch.tensor([[1, 2, 3]])
+    for bias in (None, FullAttention(), AlternatingAttention(first="block", second="full")):
+        assert generate(model, prompt, gen_length=4, steps=4, attention_bias=bias).cache == "off"
+
+
+def test_auto_does_not_cache_rows_that_begin_at_different_columns(model: Any) -> None:
+    prompt = torch.tensor([[1, 2, 49, 3], [1, 49, 49, 3]])
+    assert generate(model, prompt, gen_length=0, steps=2, attention_bias=BlockAttention()).cache == "off"
+
+
+@pytest.mark.parametrize(
+    ("cache", "bias", "reason"),
+    [
+        ("prompt", FullAttention(), "the prompt sees the answer"),
+        ("side_by_side", BlockCausalAttention(), "blocks see each other"),
+    ],
+)
+def test_an_exact_cache_is_refused_where_it_is_not(model: Any, cache: str, bias: Any, reason: str) -> None:
+    with pytest.raises(UserInputError, match=reason):
+        generate(model, torch.tensor([[1, 2, 3]]), gen_length=4, steps=4, attention_bias=bias, cache=cache)
+
+
+def test_side_by_side_is_refused_with_a_logit_shift(make_model: Any) -> None:
+    with pytest.raises(UserInputError, match="the block before"):
+        generate(
+            make_model(logit_shift=True),
+            torch.tensor([[1, 2, 3]]),
+            gen_length=4,
+            block_length=2,
+            steps=4,
+            attention_bias=BlockAttention(),
+            cache="side_by_side",
+        )
+
+
+def test_forwards_are_saved_side_by_side_and_counted(model: Any) -> None:
+    arguments: dict[str, Any] = {"gen_length": 12, "block_length": 4, "steps": 12, "attention_bias": BlockAttention()}
+    prompt = torch.tensor([[1, 2, 3]])
+    counts = {name: generate(model, prompt, cache=name, **arguments).num_forwards for name in ("off", *EXACT)}
+    assert counts == {"off": 12, "prompt": 13, "side_by_side": 5}
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@settings(deadline=None, max_examples=15)
+@given(options=sampling_settings(), seed=st.integers(0, 3), rows=st.integers(1, 3), longest=st.integers(1, 7))
+def test_approximate_caches_are_exact_when_refreshed_at_every_step(
+    frozen_model: Any, cache: str, options: dict[str, Any], seed: int, rows: int, longest: int
+) -> None:
+    prompt, attention_mask = padded_prompts(seed, rows, longest)
+    arguments = {"attention_mask": attention_mask, **options}
+    plain = generate(frozen_model(seed=seed), prompt, **arguments)
+    fresh = generate(frozen_model(seed=seed), prompt, cache={"name": cache, "refresh_every": 1}, **arguments)
+    assert fresh.sequences.equal(plain.sequences)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_approximate_caches_fill_everything_and_say_so(make_model: Any, cache: str) -> None:
+    model = make_model(logit_shift=True)
+    prompt, attention_mask = padded_prompts(0, 3, 6)
+    output = generate(
+        model, prompt, attention_mask=attention_mask, gen_length=9, block_length=4, steps=9, cache=cache, cfg_scale=1.0
+    )
+    assert output.cache == cache
+    assert not CACHES[output.cache].is_exact
+    assert not (output.sequences == 49).any()
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ("dula", "did you mean 'dual'"),
+        ({"name": "auto", "refresh_every": 2}, "no effect"),
+        ({"name": "dual", "refresh_every": 0}, "at least 1"),
+        ({"name": "dual", "refresh": 2}, "refresh_every"),
+    ],
+)
+def test_a_cache_that_cannot_be_is_refused(model: Any, cache: Any, message: str) -> None:
+    with pytest.raises(UserInputError, match=message):
+        generate(model, torch.tensor([[1, 2, 3]]), gen_length=4, steps=4, cache=cache)
