@@ -4,6 +4,7 @@ import click
 
 from dlm_cli.commands.plugins_check import check
 from dlm_cli.commands.plugins_list import list_components
+from dlm_cli.commands.plugins_new import new
 from dlm_cli.commands.plugins_show import show
 
 
@@ -11,8 +12,8 @@ from dlm_cli.commands.plugins_show import show
     epilog="Start with: dlm plugins list, then dlm plugins show loss guidelines",
 )
 def plugins() -> None:
-    """List, show and check the components and the plugins that provide them."""
+    """List, show and check the components and the plugins that provide them; start a new one."""
 
 
-for command in (list_components, show, check):
+for command in (list_components, show, check, new):
     plugins.add_command(command)

@@ -1,0 +1,31 @@
+"""``dlm plugins new``: a package to start from."""
+
+import shlex
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write, e.g. dlm-acme.")
+def new(kind: str, name: str, out: Path) -> None:
+    """Write a complete package with one component, its contract test and its entry point.
+
+    It installs, lists, passes its own tests and type-checks as it is; then it is yours to change.
+
+    \b
+    Examples:
+      dlm plugins new loss focal_elbo --out dlm-acme
+      dlm plugins new noise_schedule clipped --out my/dlm-clipped
+    """
+    from dlm_plugins.kinds import KINDS
+    from dlm_plugins.scaffold import write_project
+
+    if kind not in KINDS:
+        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
+    for path in write_project(KINDS[kind], name, out):
+        click.echo(f"Wrote {path}")
+    folder = shlex.quote(str(out))
+    click.echo(f"Next: pip install -e {folder} && pytest {folder} && dlm plugins show {kind} {name}")

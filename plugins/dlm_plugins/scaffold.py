@@ -1,0 +1,105 @@
+"""A complete package for a new component, written from the template that ships with the contract."""
+
+from importlib import metadata, resources
+from pathlib import Path
+from string import Template
+
+from packaging.utils import canonicalize_name
+
+from dlm_plugins import hookspecs, testing
+from dlm_plugins.discovery import COMPONENT_NAME, FRAMEWORK
+from dlm_plugins.errors import PluginSettingError
+from dlm_plugins.kinds import Kind
+from dlm_plugins.plugin_settings import ALL
+from dlm_plugins.records import BUILTIN
+
+
+def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
+    """Write the project of a plugin with one component, and return the files in the order to read them.
+
+    The folder's name becomes the distribution's; without a leading ``dlm-`` it is the plugin's name too.
+
+    Args:
+        kind: what the component is to be.
+        name: name under which run files select it.
+        folder: where to write; new or empty.
+
+    Raises:
+        PluginSettingError: a name that is not allowed, or a folder that already holds something.
+    """
+    if not COMPONENT_NAME.fullmatch(name):
+        raise PluginSettingError(f"{name!r} is no name for a component: {_RULE}, e.g. focal_elbo")
+    distribution = canonicalize_name(folder.resolve().name)
+    plugin = distribution.removeprefix(f"{FRAMEWORK}-").replace("-", "_")
+    if not COMPONENT_NAME.fullmatch(plugin) or plugin in (BUILTIN, ALL, FRAMEWORK):
+        raise PluginSettingError(
+            f"{folder.name!r} cannot name a package: the plugin would be called {plugin!r}; {_RULE}, and none of "
+            f"{BUILTIN!r}, {ALL!r}, {FRAMEWORK!r}, e.g. --out dlm-acme"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PluginSettingError(f"{folder} already holds something; nothing was written: choose another --out")
+    package = f"{FRAMEWORK}_{plugin}"
+    values = _values(kind, name) | {"distribution": distribution, "plugin": plugin, "package": package}
+    sources = {
+        "pyproject.toml": "pyproject.toml.template",
+        f"{package}/__init__.py": "init.py.template",
+        f"{package}/{kind.name}.py": f"components/{kind.name}.py.template",
+        "tests/test_contract.py": "test_contract.py.template",
+        "README.md": "README.md.template",
+    }
+    template = resources.files("dlm_plugins") / "template"
+    written = {
+        path: Template((template / source).read_text("utf-8")).substitute(values) for path, source in sources.items()
+    }
+    written[f"{package}/py.typed"] = ""
+    for path, text in written.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return tuple(folder / path for path in written)
+
+
+_RULE = "lower-case letters, digits and underscores, starting with a letter"
+
+
+def _values(kind: Kind, name: str) -> dict[str, str]:
+    words = kind.name.replace("_", " ")
+    return {
+        "kind": kind.name,
+        "name": name,
+        "title": f"The {words} {name}",
+        "class_name": _class_name(kind, name),
+        "decides": kind.decides,
+        "hook": kind.hook,
+        "protocol": kind.protocol.__name__,
+        "provides": next(
+            each for each, cls in vars(hookspecs).items() if each.startswith("Provides") and hasattr(cls, kind.hook)
+        ),
+        "contract": _contract(kind),
+        "snippet": _snippet(kind, name),
+        "framework_version": metadata.version(FRAMEWORK),
+    }
+
+
+def _contract(kind: Kind) -> str:
+    return next(
+        each.__name__
+        for each in vars(testing).values()
+        if isinstance(each, type) and issubclass(each, testing.Contract) and getattr(each, "kind", None) == kind.name
+    )
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def _class_name(kind: Kind, name: str) -> str:
+    """Camel case, with the kind at the end, so that it is neither a keyword nor a name of the contract."""
+    own, suffix = _camel(name), _camel(kind.name)
+    return own if own.endswith(suffix) and own != suffix else f"{own}{suffix}"
+
+
+def _snippet(kind: Kind, name: str) -> str:
+    *sections, key = kind.key.split(".")
+    lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    value = f"{key}: {name}" if sections else f"{key}: {{name: {name}}}"
+    return "\n".join([*lines, "  " * len(sections) + value])
