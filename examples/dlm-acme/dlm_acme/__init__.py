@@ -1,0 +1,63 @@
+"""One component of every kind, none of which is built in."""
+
+from collections.abc import Mapping
+
+from dlm_acme.annealed_confidence import AnnealedConfidence
+from dlm_acme.clipped import ClippedSchedule
+from dlm_acme.focal import FocalLoss
+from dlm_acme.lion import LionFactory
+from dlm_acme.mixed import MixedNoise
+from dlm_acme.sliding_window import SlidingWindow
+from dlm_acme.whole_word import WholeWordMasking
+from dlm_plugins import (
+    AttentionBias,
+    Loss,
+    Masking,
+    NoiseSchedule,
+    NoiseType,
+    OptimizerFactory,
+    Remasker,
+    hookimpl,
+)
+
+
+@hookimpl
+def dlm_losses() -> Mapping[str, type[Loss]]:
+    """Losses by name."""
+    return {"focal": FocalLoss}
+
+
+@hookimpl
+def dlm_noise_schedules() -> Mapping[str, type[NoiseSchedule]]:
+    """Noise schedules by name."""
+    return {"clipped": ClippedSchedule}
+
+
+@hookimpl
+def dlm_maskings() -> Mapping[str, type[Masking]]:
+    """Maskings by name."""
+    return {"whole_word": WholeWordMasking}
+
+
+@hookimpl
+def dlm_noise_types() -> Mapping[str, type[NoiseType]]:
+    """Noise types by name."""
+    return {"mixed": MixedNoise}
+
+
+@hookimpl
+def dlm_attention_biases() -> Mapping[str, type[AttentionBias]]:
+    """Attention biases by name."""
+    return {"sliding_window": SlidingWindow}
+
+
+@hookimpl
+def dlm_remaskers() -> Mapping[str, type[Remasker]]:
+    """Remasking rules by name."""
+    return {"annealed_confidence": AnnealedConfidence}
+
+
+@hookimpl
+def dlm_optimizers() -> Mapping[str, type[OptimizerFactory]]:
+    """Optimizers by name."""
+    return {"lion": LionFactory}

@@ -1,0 +1,80 @@
+"""Every component keeps the contract of its kind."""
+
+import dlm_acme
+from dlm_acme.annealed_confidence import AnnealedConfidence
+from dlm_acme.clipped import ClippedSchedule
+from dlm_acme.focal import FocalLoss
+from dlm_acme.lion import LionFactory
+from dlm_acme.mixed import MixedNoise
+from dlm_acme.sliding_window import SlidingWindow
+from dlm_acme.whole_word import WholeWordMasking
+
+from dlm_plugins import (
+    ProvidesAttentionBiases,
+    ProvidesLosses,
+    ProvidesMaskings,
+    ProvidesNoiseSchedules,
+    ProvidesNoiseTypes,
+    ProvidesOptimizers,
+    ProvidesRemaskers,
+)
+from dlm_plugins.testing import (
+    AttentionBiasContract,
+    LossContract,
+    MaskingContract,
+    NoiseScheduleContract,
+    NoiseTypeContract,
+    OptimizerContract,
+    RemaskerContract,
+)
+
+# A type checker holds hooks and components against the contract.
+losses: ProvidesLosses = dlm_acme
+noise_schedules: ProvidesNoiseSchedules = dlm_acme
+maskings: ProvidesMaskings = dlm_acme
+noise_types: ProvidesNoiseTypes = dlm_acme
+attention_biases: ProvidesAttentionBiases = dlm_acme
+remaskers: ProvidesRemaskers = dlm_acme
+optimizers: ProvidesOptimizers = dlm_acme
+
+
+class TestFocalLoss(LossContract):
+    """FocalLoss with its defaults and with other options."""
+
+    component = FocalLoss
+
+
+class TestClippedSchedule(NoiseScheduleContract):
+    """ClippedSchedule with its defaults and with other options."""
+
+    component = ClippedSchedule
+
+
+class TestWholeWordMasking(MaskingContract):
+    """WholeWordMasking with its defaults and with other options."""
+
+    component = WholeWordMasking
+
+
+class TestMixedNoise(NoiseTypeContract):
+    """MixedNoise with its defaults and with other options."""
+
+    component = MixedNoise
+
+
+class TestSlidingWindow(AttentionBiasContract):
+    """SlidingWindow with its defaults and with other options."""
+
+    component = SlidingWindow
+
+
+class TestAnnealedConfidence(RemaskerContract):
+    """AnnealedConfidence with its defaults and with other options."""
+
+    component = AnnealedConfidence
+
+
+class TestLion(OptimizerContract):
+    """Lion with its defaults and with other options."""
+
+    component = LionFactory
