@@ -71,6 +71,15 @@ def test_random_replace_is_uniform_over_the_allowed_tokens(original):
     assert chi_square < 40  # 5 or 6 degrees of freedom: exceeded with probability below 1e-6
 
 
+def test_random_replace_may_write_any_token_over_an_unknown_one():
+    """A model with padded embedding rows can hold ids that the tokenizer does not know."""
+    ids = torch.full((200, 10), 7)
+    noisy = RandomReplaceNoise().corrupt(
+        request(ids, torch.ones_like(ids, dtype=torch.bool), vocabulary_size=4, mask_id=0, special_ids=[0])
+    )
+    assert set(noisy.flatten().tolist()) == {1, 2, 3}
+
+
 def test_random_replace_reaches_both_ends_of_a_real_vocabulary():
     size = 151_670
     ids = torch.full((2000, 128), 77)

@@ -138,6 +138,26 @@ def test_temperature_zero_is_low_confidence(remasker):
     assert decide(remasker, rows) == decide(LowConfidence(), rows)
 
 
+@attrs.frozen
+class SmallestDraws:
+    """Draws that are all zero, whose plain Gumbel noise would be minus infinity."""
+
+    shape: tuple[int, int]
+
+    def per_row(self, purpose: str) -> Tensor:
+        return torch.zeros(self.shape[0])
+
+    def per_position(self, purpose: str) -> Tensor:
+        return torch.zeros(self.shape)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_smallest_draw_gives_finite_noise(temperature):
+    given_state = state([[0.2, 0.9, 0.5]], draws=SmallestDraws((1, 3)))
+    for remasker in (RandomTopK(temperature=temperature), ConfidenceTemperature(temperature=temperature)):
+        assert remasker.decide(given_state).commit.tolist() == [[False, True, False]]
+
+
 def first_choices(remasker: Remasker, confidence: list[float], num_rows: int = 40_000) -> Tensor:
     """How often each position is the one that is committed."""
     return remasker.decide(state([confidence] * num_rows, quota=1)).commit.double().mean(dim=0)

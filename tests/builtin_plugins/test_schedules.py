@@ -38,7 +38,15 @@ CASES: list[tuple[NoiseSchedule, Formula]] = [
     ],
     *[
         (SigmoidSchedule(start=start, end=end, tau=tau), sigmoid_formula(start, end, tau))
-        for start, end, tau in ((-3, 3, 1), (-3, 3, 0.05), (-3, 3, 100), (0, 3, 0.3), (10, 20, 1), (-40, -20, 1))
+        for start, end, tau in (
+            (-3, 3, 1),
+            (-6, 6, 0.7),
+            (-3, 3, 0.05),
+            (-3, 3, 100),
+            (0, 3, 0.3),
+            (10, 20, 1),
+            (-40, -20, 1),
+        )
     ],
 ]
 SCHEDULES = [schedule for schedule, _ in CASES]
