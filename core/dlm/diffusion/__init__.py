@@ -1,0 +1,1 @@
+"""The forward process, attention masks, and the objective."""

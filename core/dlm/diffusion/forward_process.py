@@ -1,0 +1,141 @@
+"""The forward process: from a clean batch to a noised one."""
+
+import attrs
+import torch
+from torch import Tensor
+
+from dlm.data.batch import Batch
+from dlm.diffusion.layout import block_of
+from dlm.diffusion.times import TimeSampler, TimeUnit, times_of
+from dlm.diffusion.vocabulary import Vocabulary
+from dlm_plugins import (
+    CorruptionRequest,
+    KeyedDraws,
+    Masking,
+    MaskingRequest,
+    NoiseSchedule,
+    NoiseType,
+    Selection,
+)
+from dlm_plugins.masking import NUM_VIEWS
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class NoisedBatch:
+    """A batch after the forward process. All tensors are (B, L), with B the rows times the views of each."""
+
+    clean: Batch
+    noisy_ids: Tensor
+    """int64"""
+    corrupted: Tensor
+    """bool"""
+    p_mask: Tensor
+    """float32: probability with which each position was corrupted."""
+    weight: Tensor
+    """float32: min(1 / p_mask, reweight_cap), 0 where p_mask is 0."""
+    t: Tensor
+    """float32 in [0, 1)."""
+    rate: Tensor
+    """float32: the mask rate after the lower clip."""
+    rate_derivative: Tensor
+    """float32: dp/dt, not clipped."""
+
+
+@attrs.frozen(kw_only=True)
+class ForwardProcess:
+    """Noise, as one section ``noise`` of a run file describes it.
+
+    What a row gets depends on (seed, step, index of the row in the global step batch) alone, see
+    :class:`dlm_plugins.KeyedDraws`.
+    """
+
+    schedule: NoiseSchedule
+    masking: Masking
+    noise_type: NoiseType
+    sample_times: TimeSampler
+    time_unit: TimeUnit
+    min_masking_rate: float
+    region_masking: Masking
+    """The masking of the rows whose coin falls on a contiguous region."""
+    region_probability: float
+    reweight_cap: float | None
+    block_length: int
+    vocabulary: Vocabulary
+    seed: int
+
+    def __call__(self, batch: Batch, *, step: int, num_rows: int) -> NoisedBatch:
+        """Noise a micro-batch.
+
+        Args:
+            batch: clean rows, on the device where the noise is wanted.
+            step: the global step.
+            num_rows: rows of the global step batch, over which times are stratified.
+        """
+        num_views = NUM_VIEWS.of(self.masking)
+        view_index = torch.arange(num_views, device=batch.row_index.device).repeat_interleave(len(batch.row_index))
+        batch = batch.repeated(num_views)
+        # A filler row has index -1 and nothing eligible: whichever numbers it gets do not matter.
+        rows, length = batch.row_index.clamp(min=0), batch.input_ids.shape[1]
+
+        block = block_of(batch, self.block_length)
+        t = times_of(
+            self.sample_times,
+            self.time_unit,
+            block,
+            batch.document_id,
+            rows,
+            seed=self.seed,
+            step=step,
+            num_rows=num_rows,
+        )
+        rate = self.schedule.mask_rate(t).clamp(min=self.min_masking_rate)
+        request = MaskingRequest(
+            eligible=batch.eligible,
+            p=rate,
+            spans=self.vocabulary.words_of(batch.input_ids, batch.document_id),
+            document_id=batch.document_id,
+            block_length=self.block_length,
+            view_index=view_index,
+            draws=self._draws("masking", step, rows, length),
+        )
+        selection = self._select(request, self._draws("region", step, rows, length))
+        noisy_ids = self.noise_type.corrupt(
+            CorruptionRequest(
+                input_ids=batch.input_ids,
+                corrupted=selection.corrupted,
+                mask_id=self.vocabulary.mask_id,
+                vocabulary_size=self.vocabulary.size,
+                special_ids=self.vocabulary.special_ids,
+                draws=self._draws("noise_type", step, rows, length),
+            )
+        )
+        return NoisedBatch(
+            clean=batch,
+            noisy_ids=noisy_ids,
+            corrupted=selection.corrupted,
+            p_mask=selection.p_mask,
+            weight=inverse_probability(selection.p_mask, self.reweight_cap),
+            t=t,
+            rate=rate,
+            rate_derivative=self.schedule.mask_rate_derivative(t),
+        )
+
+    def _select(self, request: MaskingRequest, draws: KeyedDraws) -> Selection:
+        usual = self.masking.select(request)
+        if self.region_probability == 0:
+            return usual
+        region = self.region_masking.select(attrs.evolve(request, draws=draws))
+        coin = (draws.per_row("coin") < self.region_probability)[:, None]
+        return Selection(
+            corrupted=torch.where(coin, region.corrupted, usual.corrupted),
+            p_mask=torch.where(coin, region.p_mask, usual.p_mask),
+        )
+
+    def _draws(self, scope: str, step: int, rows: Tensor, length: int) -> KeyedDraws:
+        return KeyedDraws(seed=self.seed, step=step, rows=rows, length=length, scope=scope)
+
+
+def inverse_probability(p_mask: Tensor, cap: float | None) -> Tensor:
+    """The weight min(1/p, cap), 0 where p is 0: (B, L) float32."""
+    weight = torch.where(p_mask > 0, 1.0 / p_mask.clamp(min=torch.finfo(p_mask.dtype).tiny), 0.0)
+    return weight if cap is None else weight.clamp(max=cap)

@@ -1,0 +1,52 @@
+"""Where everything stands in a batch, and who sees whom."""
+
+import torch
+from torch import Tensor
+
+from dlm.data.batch import Batch
+from dlm_plugins import AttentionBias, SequenceLayout
+
+
+def block_of(batch: Batch, block_length: int) -> Tensor:
+    """Block of each position, (position - answer start) // block_length; -1 in the prompt: (B, L) int64."""
+    block = torch.div(batch.position - batch.answer_start, block_length, rounding_mode="floor")
+    return block.clamp(min=-1)
+
+
+def training_layout(batch: Batch, block_length: int) -> SequenceLayout:
+    """The layout of a single copy: prompt and padding count as clean."""
+    block = block_of(batch, block_length)
+    return SequenceLayout(position=batch.position, block=block, document=batch.document_id, is_clean=block < 0)
+
+
+def with_clean_copy(layout: SequenceLayout) -> SequenceLayout:
+    """The layout of [noisy | clean] rows, (B, 2L), both halves with the same positions."""
+    return SequenceLayout(
+        position=layout.position.repeat(1, 2),
+        block=layout.block.repeat(1, 2),
+        document=layout.document.repeat(1, 2),
+        is_clean=torch.cat((torch.zeros_like(layout.is_clean), torch.ones_like(layout.is_clean)), dim=1),
+    )
+
+
+def visibility(
+    layout: SequenceLayout, bias: AttentionBias, *, isolate_documents: bool, has_padding: bool
+) -> Tensor | None:
+    """Which keys each query sees: (B, Q, K) bool with Q = K = L; None when everybody sees everybody.
+
+    Padding is hidden from all, documents from each other where they are isolated, and the rest is the bias's.
+    """
+    function = bias.mask_function(layout)
+    if function is None and not isolate_documents and not has_padding:
+        return None
+    num_rows, length = layout.document.shape
+    device = layout.document.device
+    visible = (layout.document >= 0)[:, None, :].expand(num_rows, length, length)
+    if isolate_documents:
+        visible = visible & (layout.document[:, :, None] == layout.document[:, None, :])
+    if function is not None:
+        index = torch.arange(length, device=device)
+        batch_index = torch.arange(num_rows, device=device)[:, None, None]
+        head = torch.zeros((), dtype=torch.long, device=device)
+        visible = visible & function(batch_index, head, index[None, :, None], index[None, None, :])
+    return visible

@@ -1,0 +1,116 @@
+"""Diffusion times: one for each row, block or token, stratified over the global step batch or independent."""
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import Tensor
+
+from dlm_plugins import KeyedDraws
+
+
+@attrs.frozen
+class TimeUnit:
+    """Which positions of a row share one t."""
+
+    units_of: Callable[[Tensor, Tensor], Tensor]
+    """From block and document numbers (B, L) to the number of each position's unit, from 0 in each row."""
+    one_per_row: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class TimeRequest:
+    """What a time sampler needs to know: U units in each of the n rows of a step."""
+
+    seed: int
+    step: int
+    num_rows: int
+    num_units: int
+    device: torch.device
+
+    def uniform(self, purpose: str, num_rows: int) -> Tensor:
+        """(num_rows, U) float32 in [0, 1)."""
+        rows = torch.arange(num_rows, device=self.device)
+        draws = KeyedDraws(seed=self.seed, step=self.step, rows=rows, length=self.num_units, scope="t")
+        return draws.per_position(purpose)
+
+    def permutation(self) -> Tensor:
+        """A random permutation of 0..n-1 for each unit: (n, U) int64."""
+        return self.uniform("order", self.num_rows).argsort(dim=0, stable=True).argsort(dim=0)
+
+
+TimeSampler = Callable[[TimeRequest], Tensor]
+"""Times (n, U) float32 in [0, 1)."""
+
+
+def stratified_times(request: TimeRequest) -> Tensor:
+    """Low-discrepancy times t = (U + pi(k) / n) mod 1 over the n rows of the step, with U and pi drawn for each unit.
+
+    Each t is uniform by itself, and together they cover [0, 1) evenly (Sahoo et al. 2024, "Simple and effective masked
+    diffusion language models"), which lowers the variance of the loss. Rows are permuted so that a rank or a
+    micro-batch does not always hold neighbouring times.
+    """
+    offset = request.uniform("offset", 1)
+    return torch.remainder(offset + request.permutation() / request.num_rows, 1.0)
+
+
+def independent_times(request: TimeRequest) -> Tensor:
+    """Independent uniform times."""
+    return request.uniform("independent", request.num_rows)
+
+
+def grid_times(request: TimeRequest) -> Tensor:
+    """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates."""
+    return (request.permutation() + 0.5) / request.num_rows
+
+
+def times_of(
+    sample: TimeSampler,
+    unit: TimeUnit,
+    block: Tensor,
+    document_id: Tensor,
+    rows: Tensor,
+    *,
+    seed: int,
+    step: int,
+    num_rows: int,
+) -> Tensor:
+    """Time of each position: (B, L) float32 in [0, 1).
+
+    Args:
+        sample: how the times of a step are drawn.
+        unit: which positions of a row share one t.
+        block: (B, L) int64, attention block of each position.
+        document_id: (B, L) int64.
+        rows: (B,) int64, index of each row in the global step batch.
+        seed: of the run.
+        step: the global step.
+        num_rows: rows of the global step batch, n.
+    """
+    num_units = 1 if unit.one_per_row else block.shape[1]
+    request = TimeRequest(seed=seed, step=step, num_rows=num_rows, num_units=num_units, device=rows.device)
+    return sample(request)[rows].gather(1, unit.units_of(block, document_id))
+
+
+def _one_unit(block: Tensor, document_id: Tensor) -> Tensor:
+    return torch.zeros_like(block)
+
+
+def _block_units(block: Tensor, document_id: Tensor) -> Tensor:
+    new = (block[:, 1:] != block[:, :-1]) | (document_id[:, 1:] != document_id[:, :-1])
+    return torch.cat((torch.zeros_like(block[:, :1]), new.long().cumsum(dim=1)), dim=1)
+
+
+def _token_units(block: Tensor, document_id: Tensor) -> Tensor:
+    return torch.arange(block.shape[1], device=block.device).expand_as(block)
+
+
+TIME_UNITS = {
+    "sequence": TimeUnit(_one_unit, one_per_row=True),
+    "block": TimeUnit(_block_units),
+    "token": TimeUnit(_token_units),
+}
+"""The choices of ``t_per``."""
+
+TIME_SAMPLERS: dict[str, TimeSampler] = {"stratified": stratified_times, "independent": independent_times}
+"""The choices of ``t_sampling``."""

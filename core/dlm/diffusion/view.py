@@ -1,0 +1,85 @@
+"""What a loss sees of a micro-batch: the noised batch, the body's hidden states, and the head on request."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dlm.diffusion.cross_entropy import Smoothing, WeightedCrossEntropy
+from dlm.diffusion.forward_process import NoisedBatch
+from dlm.diffusion.log_probabilities import LogProbabilities
+from dlm.diffusion.vocabulary import Vocabulary
+
+
+class BatchView:
+    """The :class:`dlm_plugins.LossView` of the core. B rows, L positions, H hidden, V vocabulary, N scored."""
+
+    def __init__(self, noised: NoisedBatch, hidden_BLH: Tensor, head: nn.Linear, vocabulary: Vocabulary) -> None:
+        self._hidden = hidden_BLH.flatten(0, 1)
+        self._head = head
+        self._vocabulary = vocabulary
+        self.noisy_ids = noised.noisy_ids
+        self.clean_ids = noised.clean.input_ids
+        self.mask_id = vocabulary.mask_id
+        self.corrupted = noised.corrupted
+        self.eligible = noised.clean.eligible
+        self.p_mask = noised.p_mask
+        self.weight = noised.weight
+        self.t = noised.t
+        self.rate = noised.rate
+        self.rate_derivative = noised.rate_derivative
+        self.answer_length = noised.clean.answer_length
+        self.document_id = noised.clean.document_id
+        self.columns: Mapping[str, Tensor] = noised.clean.columns
+        self.cross_entropy = torch.zeros_like(self.p_mask)
+        """(B, L) float32: unweighted cross-entropy, wherever it has been computed."""
+        self.correct = torch.zeros_like(self.corrupted)
+        """(B, L) bool: whether the clean id is the likeliest one."""
+        self._known = torch.zeros_like(self.corrupted)
+
+    def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Sum over ``where`` of weight x cross-entropy, see the contract. A connected zero where nothing is scored."""
+        scored_N = where.flatten().nonzero()[:, 0]
+        total, cross_entropy_N, correct_N = WeightedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            self._hidden[scored_N],
+            self._head.weight,
+            self._head.bias,
+            self.clean_ids.flatten()[scored_N],
+            weight.detach().flatten()[scored_N],
+            self._smoothing(label_smoothing) if label_smoothing else None,
+        )
+        self._record(scored_N, cross_entropy_N, correct_N)
+        scalar: Tensor = total
+        return scalar
+
+    def log_probabilities(self, where: Tensor) -> Tensor:
+        """(N,) float32, differentiable, see the contract."""
+        scored_N = where.flatten().nonzero()[:, 0]
+        log_probability_N, correct_N = LogProbabilities.apply(  # type: ignore[no-untyped-call]
+            self._hidden[scored_N], self._head.weight, self._head.bias, self.clean_ids.flatten()[scored_N]
+        )
+        self._record(scored_N, -log_probability_N.detach(), correct_N)
+        result: Tensor = log_probability_N
+        return result
+
+    def logits(self, where: Tensor) -> Tensor:
+        """(N, V) logits, see the contract."""
+        logits: Tensor = self._head(self._hidden[where.flatten().nonzero()[:, 0]])
+        return logits
+
+    def score_corrupted(self) -> None:
+        """Make ``cross_entropy`` and ``correct`` known at every corrupted position, if the loss did not."""
+        missing = self.corrupted & ~self._known
+        if missing.any():
+            with torch.no_grad():
+                self.weighted_cross_entropy(missing, torch.zeros_like(self.p_mask))
+
+    def _record(self, scored_N: Tensor, cross_entropy_N: Tensor, correct_N: Tensor) -> None:
+        self.cross_entropy.view(-1)[scored_N] = cross_entropy_N.to(self.cross_entropy.dtype)
+        self.correct.view(-1)[scored_N] = correct_N
+        self._known.view(-1)[scored_N] = True
+
+    def _smoothing(self, amount: float) -> Smoothing:
+        ids = torch.arange(self._head.weight.shape[0], device=self._hidden.device)
+        is_real = ((ids < self._vocabulary.size) & (ids != self._vocabulary.mask_id)).float()
+        return Smoothing(amount=amount, share=is_real / is_real.sum())

@@ -1,0 +1,29 @@
+"""What the diffusion core knows about the tokenizer."""
+
+import attrs
+import torch
+from torch import Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Vocabulary:
+    """Ids of a tokenizer, on the device where noise is drawn."""
+
+    size: int
+    """Number of ids the tokenizer knows; the embedding may have more rows."""
+    mask_id: int
+    special_ids: Tensor
+    """(S,) int64: special tokens, the mask among them."""
+    starts_word: Tensor
+    """(V,) bool: whether a token begins a new word."""
+
+    def to(self, device: torch.device) -> "Vocabulary":
+        """The same on ``device``."""
+        return attrs.evolve(self, special_ids=self.special_ids.to(device), starts_word=self.starts_word.to(device))
+
+    def words_of(self, input_ids: Tensor, document_id: Tensor) -> Tensor:
+        """Number of the word each position belongs to: (B, L) int64 from 0 in each row; -1 on padding."""
+        starts = self.starts_word[input_ids.clamp(max=self.size - 1)]
+        new_document = document_id[:, 1:] != document_id[:, :-1]
+        starts = torch.cat((torch.ones_like(starts[:, :1]), starts[:, 1:] | new_document), dim=1)
+        return torch.where(document_id >= 0, starts.long().cumsum(dim=1) - 1, -1)

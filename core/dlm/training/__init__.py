@@ -1,0 +1,1 @@
+"""Training: the engine, its checkpoints, optimisation and metrics."""

@@ -1,0 +1,144 @@
+"""From a checked configuration to a job that is ready to run."""
+
+from pathlib import Path
+
+import accelerate
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import nn
+
+from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
+from dlm.diffusion.random_length import RandomLength
+from dlm.training.building import (
+    build_forward_process,
+    build_model,
+    build_objective,
+    build_tokenizer,
+    build_vocabulary,
+    for_evaluation,
+)
+from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.data import PreparedData, prepare_data
+from dlm.training.evaluation import Evaluation
+from dlm.training.identity import identity_of
+from dlm.training.job import Job
+from dlm.training.optimisation import build_scheduler, parameter_groups
+from dlm.training.output_folder import OutputFolder
+from dlm.training.randomness import make_deterministic, seed_everything
+from dlm.training.samples import Sampler
+from dlm.training.saving import TrainingObjects
+from dlm.training.step import TrainingStep
+
+
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """accelerate, as the run file and ``accelerate launch`` say; it averages nothing over micro-steps itself."""
+    training = config.training
+    return Accelerator(
+        mixed_precision=training.mixed_precision,
+        log_with=list(config.logging.trackers) or None,
+        project_dir=training.output_dir,
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def build_store(config: RunConfig) -> CheckpointStore:
+    """The checkpoints of the output folder."""
+    checkpoint = config.training.checkpoint
+    return CheckpointStore(Path(config.training.output_dir) / "checkpoints", checkpoint.keep_last)
+
+
+def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_code: bool = False) -> Job:
+    """Build everything a run needs. Nothing is written.
+
+    Raises:
+        DlmError: Model, tokenizer or data cannot be used.
+    """
+    config, registry = loaded.config, loaded.registry
+    training = config.training
+    if training.deterministic:
+        make_deterministic()
+    seed_everything(training.seed)
+    tokenizer = build_tokenizer(config)
+    data = prepare_data(config, tokenizer, accelerator)
+    model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code)
+    vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
+    components = run_components(config, registry)
+    process = build_forward_process(config, components, registry, vocabulary)
+    model.train()
+    objective: nn.Module = build_objective(model, config, components, vocabulary)
+    optimizer = config.optim.optimizer.build(parameter_groups(model))
+    num_steps = training.max_steps or (training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
+    scheduler = build_scheduler(config.optim, optimizer, num_steps)
+    optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+    shape = data.loader.shape
+    return Job(
+        accelerator=accelerator,
+        step=TrainingStep(
+            accelerator=accelerator,
+            objective=objective,
+            forward_process=process,
+            random_length=RandomLength(
+                probability=training.noise.random_length_prob if training.mode == "pretrain" else 0.0,
+                max_length=config.dataset.max_length,
+                seed=training.seed,
+            ),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            max_grad_norm=training.max_grad_norm,
+            seed=training.seed,
+            typical_normaliser=float(shape.rows_per_step * config.dataset.max_length),
+        ),
+        evaluation=None
+        if data.evaluation is None
+        else Evaluation(
+            accelerator=accelerator,
+            objective=objective,
+            forward_process=for_evaluation(process),
+            batches=data.evaluation,
+            num_rows=len(data.evaluation.loader.rows),
+        ),
+        sampler=Sampler(
+            model=model,
+            tokenizer=tokenizer,
+            prompts=tuple(config.evaluation.sample_prompts),
+            sampling=config.sampling,
+            seed=training.seed,
+        ),
+        loader=data.loader,
+        objects=TrainingObjects(
+            accelerator=accelerator,
+            model=model,
+            tokenizer=tokenizer,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            config_text=dump_config(config, registry),
+            identity=_identity(loaded, data, accelerator, optimizer_name, num_steps),
+        ),
+        folder=OutputFolder(Path(training.output_dir)),
+        store=build_store(config),
+        data_summary=data.summary,
+        num_steps=num_steps,
+        logging_every=config.logging.every_steps,
+        evaluate_every=config.evaluation.eval_every_steps,
+        save_every=training.checkpoint.every_steps,
+    )
+
+
+def _identity(
+    loaded: LoadedConfig, data: PreparedData, accelerator: Accelerator, optimizer: str, num_steps: int
+) -> dict[str, object]:
+    config = loaded.config
+    facts: dict[str, object] = {
+        "data_fingerprint": data.fingerprint,
+        "num_processes": accelerator.num_processes,
+        "optimizer_used": optimizer,
+        "num_threads": torch.get_num_threads(),
+        "device": accelerator.device.type,
+        "plugin_versions": {plugin.name: plugin.version for plugin in loaded.registry.plugins},
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
+    }
+    if config.optim.lr_scheduler != "constant":
+        facts["num_steps"] = num_steps
+    return identity_of(config_to_mapping(config, loaded.registry), facts)

@@ -1,0 +1,145 @@
+"""Model, tokenizer and noise of a run, built from its configuration."""
+
+import attrs
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm.config import RunConfig, TokenizerConfig, run_components
+from dlm.data.tokenizer_training import train_tokenizer
+from dlm.data.words import word_start_table
+from dlm.diffusion.forward_process import ForwardProcess
+from dlm.diffusion.objective import DiffusionObjective, Visibility
+from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
+from dlm.diffusion.vocabulary import Vocabulary
+from dlm.errors import UserInputError
+from dlm.model.loading import load_model
+from dlm.model.parts import split
+from dlm.model.scratch import model_from_config
+from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
+from dlm.training.data import read_training_texts
+from dlm_plugins import RunComponents
+from dlm_plugins.noise_type import IS_ABSORBING
+from dlm_plugins.registry import Registry
+from dlm_plugins.structuring import unstructure_component
+
+EVALUATION_SEED = 0x0E7A1
+"""Mixed into the run's seed for the noise of evaluation, which is the same at every evaluation."""
+
+
+def build_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the run, with a mask token: trained on the data set, named, or the model's own."""
+    wanted = config.model.tokenizer
+    if isinstance(wanted, TokenizerConfig):
+        return train_tokenizer(
+            read_training_texts(config.dataset),
+            vocab_size=wanted.train.vocab_size,
+            mask_token=config.model.mask_token,
+        )
+    tokenizer = load_tokenizer(str(wanted or config.model.name_or_path))
+    ensure_mask_token(tokenizer, config.model.mask_token)
+    return tokenizer
+
+
+def build_model(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, registry: Registry, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model of the run, loaded or from scratch. Its configuration says how it is trained: sampling follows it."""
+    settings = config.model
+    mask_id = ensure_mask_token(tokenizer, settings.mask_token)
+    if settings.name_or_path is None:
+        model = model_from_config(
+            settings.config or {},
+            vocab_size=len(tokenizer),
+            mask_token_id=mask_id,
+            seed=config.training.seed,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+        )
+    else:
+        model = load_model(
+            settings.name_or_path,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+    fit_vocabulary(model, tokenizer, mask_id)
+    _check_context(model, config)
+    components = run_components(config, registry)
+    model.config.mask_token = settings.mask_token
+    model.config.attention_bias_component = unstructure_component(registry, "attention_bias", components.attention_bias)
+    model.config.block_length = config.training.block_attention.block_length
+    model.config.logit_shift = settings.logit_shift
+    model.config.noise_type_is_absorbing = IS_ABSORBING.of(components.noise_type)
+    return model
+
+
+def _check_context(model: PreTrainedModel, config: RunConfig) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and config.dataset.max_length > context:
+        raise UserInputError(
+            f"dataset.max_length: {config.dataset.max_length} is more than the model's context of {context} "
+            f"(max_position_embeddings); set it to at most {context}"
+        )
+
+
+def build_vocabulary(tokenizer: PreTrainedTokenizerBase, mask_id: int) -> Vocabulary:
+    """What the forward process knows of the tokenizer."""
+    return Vocabulary(
+        size=len(tokenizer),
+        mask_id=mask_id,
+        special_ids=torch.tensor(special_ids(tokenizer)),
+        starts_word=word_start_table(tokenizer),
+    )
+
+
+def build_objective(
+    model: PreTrainedModel, config: RunConfig, components: RunComponents, vocabulary: Vocabulary
+) -> DiffusionObjective:
+    """The module that is trained. It shares its parameters with ``model``."""
+    parts = split(model)
+    training = config.training
+    text_config = model.config.get_text_config()
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if training.compile:
+        parts.body.compile()  # in place: the names of the parameters stay
+    return DiffusionObjective(
+        parts.body,
+        parts.head,
+        loss=components.loss,
+        vocabulary=vocabulary,
+        visibility=Visibility(
+            bias=components.attention_bias,
+            block_length=training.block_attention.block_length,
+            num_layers=int(text_config.num_hidden_layers),
+            implementation=config.model.attn_implementation,
+            dtype=model.dtype,
+        ),
+        logit_shift=config.model.logit_shift,
+    )
+
+
+def build_forward_process(
+    config: RunConfig, components: RunComponents, registry: Registry, vocabulary: Vocabulary
+) -> ForwardProcess:
+    """The noise of training."""
+    noise = config.training.active_noise
+    return ForwardProcess(
+        schedule=components.noise_schedule,
+        masking=components.masking,
+        noise_type=components.noise_type,
+        sample_times=TIME_SAMPLERS[noise.t_sampling],
+        time_unit=TIME_UNITS[noise.t_per],
+        min_masking_rate=noise.min_masking_rate,
+        region_masking=registry.resolve("masking", "contiguous").cls(),
+        region_probability=noise.mask_contiguous_region_prob,
+        reweight_cap=noise.reweight_cap,
+        block_length=config.training.block_attention.block_length,
+        vocabulary=vocabulary,
+        seed=config.training.seed,
+    )
+
+
+def for_evaluation(process: ForwardProcess) -> ForwardProcess:
+    """The same noise with draws of its own, and times on a fixed grid."""
+    return attrs.evolve(process, sample_times=grid_times, seed=process.seed ^ EVALUATION_SEED)

@@ -1,0 +1,1 @@
+"""Checkpoints: a folder is whole, or it is not there."""

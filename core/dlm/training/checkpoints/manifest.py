@@ -1,0 +1,62 @@
+"""The manifest of a checkpoint: name, size and SHA-256 of every file, written last."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from dlm.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+
+def write_manifest(folder: Path) -> None:
+    """List the files of ``folder`` in its manifest."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    entries = {path.relative_to(folder).as_posix(): _entry(path) for path in files}
+    content = {"format_version": FORMAT_VERSION, "files": entries}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def verify(folder: Path) -> None:
+    """Compare a checkpoint with its manifest.
+
+    Raises:
+        CheckpointError: The manifest is missing, damaged or of a newer format, or a file is missing, was changed or
+            does not belong to the checkpoint. The message names the folder and the reason.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, files = content["format_version"], dict(content["files"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {MANIFEST}, so the checkpoint was never finished") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{folder}: {MANIFEST} is damaged ({error})") from None
+    check_format(folder, version)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    for name in sorted(set(files) | present):
+        if name not in present:
+            raise CheckpointError(f"{folder}: {name} is missing")
+        if name not in files:
+            raise CheckpointError(f"{folder}: {name} is not listed in {MANIFEST}")
+        try:
+            entry = _entry(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: {name} cannot be read ({error.strerror})") from None
+        if entry != files[name]:
+            raise CheckpointError(f"{folder}: {name} differs from what was saved (size or SHA-256)")
+
+
+def check_format(folder: Path, version: object) -> None:
+    """Refuse a format this version of dlm does not know."""
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder}: checkpoint format {version!r}, this version of dlm reads format {FORMAT_VERSION}; "
+            "a newer dlm is needed to resume it"
+        )
+
+
+def _entry(path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}

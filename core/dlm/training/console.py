@@ -1,0 +1,66 @@
+"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere."""
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingConsole:
+    """Prints on the main process. The bar is there on a terminal only, and starts at the restored step."""
+
+    def __init__(self, *, num_steps: int, first_step: int, is_main: bool) -> None:
+        self.console = Console(quiet=not is_main, highlight=False, soft_wrap=True)
+        self._num_steps = num_steps
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (is_main and self.console.is_terminal),
+        )
+        self._task = self._progress.add_task("training", total=num_steps, completed=first_step, figures="")
+
+    def __enter__(self) -> "TrainingConsole":
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the bar."""
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self.console.print(line, markup=False)
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step)
+
+    def report(self, step: int, metrics: Mapping[str, object], tokens_per_second: float) -> None:
+        """Show the figures of a logging window: in the bar on a terminal, as a line elsewhere."""
+        figures = (
+            f"loss {_number(metrics['loss'])}  masked ce {_number(metrics['masked_ce'])}  "
+            f"accuracy {percent(metrics['masked_accuracy'])}"
+        )
+        if self.console.is_terminal:
+            self._progress.update(self._task, figures=figures)
+        else:
+            figures += f"  lr {_number(metrics['lr'])}  grad norm {_number(metrics['grad_norm'])}"
+            self.say(f"step {step}/{self._num_steps}  {figures}  {tokens_per_second:,.0f} tokens/s")
+
+
+def _number(value: object) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def percent(value: object) -> str:
+    """A share as a percentage; a dash where there is none."""
+    return "-" if value is None else f"{100 * float(str(value)):.1f}%"

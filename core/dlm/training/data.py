@@ -1,0 +1,139 @@
+"""The data of a run: training steps, and batches to evaluate on."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import attrs
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from dlm.config import DatasetConfig, RunConfig
+from dlm.data.batch import Batch
+from dlm.data.collate import Collator
+from dlm.data.loader import StepLoader
+from dlm.data.packing import text_rows
+from dlm.data.records import Source
+from dlm.data.rows import Rows
+from dlm.data.sources import load_source
+from dlm.data.split import split_rows
+from dlm.data.step_batch import StepShape
+from dlm.data.streaming import StreamLoader
+from dlm.data.text import find_text_column, read_texts
+from dlm.data.tokenization import store_documents
+from dlm.errors import UserInputError
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class EvaluationBatches:
+    """This process's share of the evaluation rows, in batches; they can be gone through again and again."""
+
+    loader: StepLoader
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches whose ``row_index`` counts over all evaluation rows."""
+        for step in self.loader.one_epoch():
+            first = step.epoch_batch * self.loader.shape.rows_per_step
+            for batch in step.micro_batches:
+                index = torch.where(batch.row_index >= 0, batch.row_index + first, batch.row_index)
+                yield attrs.evolve(batch, row_index=index)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class PreparedData:
+    """What the engine needs of the data."""
+
+    loader: StepLoader | StreamLoader
+    evaluation: EvaluationBatches | None
+    fingerprint: str
+    """Changes whenever a row does."""
+    summary: str
+
+
+def read_training_texts(dataset: DatasetConfig) -> Iterator[str]:
+    """The texts of the training split, one after the other."""
+    source = load_source(dataset.name, split=dataset.split)
+    return read_texts(source, find_text_column(source, dataset.text_column))
+
+
+def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
+    """Read, tokenize, pack and split the data set of a run.
+
+    Raises:
+        DataError: It cannot be found, read or used.
+    """
+    dataset, evaluation = config.dataset, config.evaluation
+    if dataset.streaming:
+        return _streamed(config, tokenizer, accelerator)
+    make_rows = _ROWS[config.training.mode]
+    rows = make_rows(load_source(dataset.name, split=dataset.split), dataset, tokenizer)
+    summary, fingerprint = rows.summary(), rows.fingerprint
+    held_out: Rows | None = None
+    if evaluation.do_eval_loss and evaluation.split is not None:
+        held_out = make_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
+    elif evaluation.do_eval_loss:
+        rows, held_out = split_rows(rows, evaluation.fraction, config.training.seed)
+    collate, shape = collator(config, tokenizer), step_shape(config, accelerator)
+    loader = StepLoader(
+        rows=rows, collate=collate, shape=shape, seed=config.training.seed, num_workers=dataset.num_workers
+    )
+    return PreparedData(
+        loader=loader,
+        evaluation=None if held_out is None else _evaluation_batches(held_out, collate, shape),
+        fingerprint=fingerprint,
+        summary=summary,
+    )
+
+
+def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
+    """How a step's rows are shared out over micro-steps and processes."""
+    return StepShape(
+        batch_size=config.training.batch_size,
+        accumulation=config.training.gradient_accumulation_steps,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """How rows become batches."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Collator(pad_id=int(pad_id), isolate_documents=config.dataset.isolate_documents)
+
+
+def _text_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    texts = read_texts(source, find_text_column(source, dataset.text_column))
+    return text_rows(store_documents(texts, tokenizer), max_length=dataset.max_length, pack=dataset.pack)
+
+
+def _evaluation_batches(rows: Rows, collate: Collator, shape: StepShape) -> EvaluationBatches:
+    one_micro_step = attrs.evolve(shape, accumulation=1)
+    return EvaluationBatches(loader=StepLoader(rows=rows, collate=collate, shape=one_micro_step, shuffle=False))
+
+
+def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
+    dataset, evaluation = config.dataset, config.evaluation
+    if config.training.mode != "pretrain":
+        raise UserInputError("dataset.streaming: fine-tuning reads its conversations first; set it to false")
+    source = load_source(dataset.name, split=dataset.split, streaming=True)
+    collate, shape = collator(config, tokenizer), step_shape(config, accelerator)
+    loader = StreamLoader(
+        source=source,
+        tokenizer=tokenizer,
+        text_column=find_text_column(source, dataset.text_column),
+        max_length=dataset.max_length,
+        collate=collate,
+        shape=shape,
+        pack=dataset.pack,
+    )
+    held_out: EvaluationBatches | None = None
+    if evaluation.do_eval_loss:
+        if evaluation.split is None:
+            raise UserInputError(
+                "evaluation.split: a stream has no fraction to hold out; name a split, or set do_eval_loss to false"
+            )
+        rows = _text_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
+        held_out = _evaluation_batches(rows, collate, shape)
+    return PreparedData(loader=loader, evaluation=held_out, fingerprint=f"stream {source.name}", summary=source.name)
+
+
+_ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase], Rows]] = {"pretrain": _text_rows}

@@ -1,0 +1,172 @@
+"""The training loop, from the restored step to the last one."""
+
+import time
+from collections.abc import Iterator
+
+import attrs
+
+from dlm.data.step_batch import StepBatch
+from dlm.errors import DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
+from dlm.training.console import TrainingConsole
+from dlm.training.job import Job
+from dlm.training.metrics import Sums, Window
+from dlm.training.output_folder import BAD_BATCHES, METRICS, SAMPLES, TIMINGS
+from dlm.training.signals import Signals
+from dlm.training.state import TrainerState
+from dlm.training.step import StepResult
+from dlm.training.timing import Stopwatch
+
+MAX_BAD_STEPS = 3
+"""Steps in a row with a loss or gradient that is not finite, after which a run stops."""
+MAX_FAILED_SAVES = 3
+"""Saves in a row that found no room on the disk, after which a run stops."""
+
+
+class StoppedBySignalError(DlmError):
+    """The run was asked to end, and saved its state."""
+
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@attrs.define
+class Engine:
+    """Runs a job. ``state`` is where it stands; everything else belongs to the job."""
+
+    job: Job
+    state: TrainerState
+    console: TrainingConsole
+    stopwatch: Stopwatch = attrs.field(factory=Stopwatch)
+    num_failed_saves: int = 0
+
+    def run(self) -> None:
+        """Train to the last step, and write the final model."""
+        job, state = self.job, self.state
+        with Signals() as signals, self.console:
+            if state.global_step == 0:
+                self.evaluate()
+            for step_batch in self.remaining_batches():
+                result = job.step(step_batch, state.global_step)
+                self.take_in(step_batch, result)
+                is_last = state.global_step == job.num_steps
+                if state.global_step % job.logging_every == 0 or is_last:
+                    self.log()
+                is_evaluated = state.global_step % job.evaluate_every == 0 or is_last
+                sums = self.evaluate() if is_evaluated else None
+                ending = job.agree(signals.ending)
+                wanted = signals.take_save_request() or ending is not None or is_last
+                if wanted or state.global_step % job.save_every == 0:
+                    self.save(sums)
+                if ending is not None and not is_last:
+                    raise StoppedBySignalError(
+                        f"stopped after step {state.global_step}, which is saved; "
+                        "run the same command again to continue",
+                        ending,
+                    )
+            job.save_final()
+
+    def remaining_batches(self) -> Iterator[StepBatch]:
+        """Global step batches from the position of the state on."""
+        batches = self.job.batches_from(self.state)
+        while self.state.global_step < self.job.num_steps:
+            yield next(batches)
+
+    def take_in(self, step_batch: StepBatch, result: StepResult) -> None:
+        """Advance the state by one step, taken or skipped."""
+        state, sums = self.state, result.sums
+        state.global_step += 1
+        state.epoch, state.epoch_batch = self.job.position_after(step_batch)
+        state.stream = step_batch.data_state
+        state.tokens_seen += int(sums.real_tokens)
+        self.stopwatch.add(sums.real_tokens)
+        self.console.advance(state.global_step)
+        if result.is_bad:
+            self.skip(step_batch, result)
+        else:
+            state.num_bad_in_a_row = 0
+            state.window.add(sums, result.grad_norm)
+
+    def skip(self, step_batch: StepBatch, result: StepResult) -> None:
+        """Record a step that was not taken; stop at the third in a row."""
+        state = self.state
+        state.num_bad_in_a_row += 1
+        record = {
+            "step": state.global_step,
+            "epoch": step_batch.epoch,
+            "epoch_batch": step_batch.epoch_batch,
+            "rows": list(step_batch.row_ids),
+            "loss": str(result.sums.loss),
+            "grad_norm": str(result.grad_norm),
+        }
+        self.append(BAD_BATCHES, record)
+        self.console.say(
+            f"step {state.global_step}: loss {result.sums.loss}, gradient norm {result.grad_norm}: "
+            f"the step was not taken; its batch is in {BAD_BATCHES}"
+        )
+        if state.num_bad_in_a_row >= MAX_BAD_STEPS:
+            raise NonFiniteError(
+                f"loss or gradient was not finite {MAX_BAD_STEPS} times in a row, at step {state.global_step}; the "
+                "checkpoints are untouched. Try a lower optim.lr, a longer warm-up, training.noise.reweight_cap, or "
+                "mixed_precision: bf16 instead of fp16"
+            )
+
+    def log(self) -> None:
+        """Write one line of metrics and one of timings for the window that ends here."""
+        state, job = self.state, self.job
+        metrics = {**self._position(), "split": "train", **state.window.metrics(), "lr": job.learning_rate()}
+        timings = self.stopwatch.lap(job.device)
+        self.append(METRICS, metrics)
+        self.append(TIMINGS, {"step": state.global_step, **timings})
+        self.console.report(state.global_step, metrics, timings["tokens_per_second"] or 0.0)
+        job.track(metrics, state.global_step)
+        state.window = Window()
+
+    def evaluate(self) -> Sums | None:
+        """Measure the evaluation loss and generate samples; None where evaluation is off."""
+        started, sums = time.monotonic(), None
+        if self.job.evaluation is not None:
+            sums = self.job.evaluation()
+            metrics = {**self._position(), "split": "eval", "loss": sums.loss, **sums.quality()}
+            self.append(METRICS, metrics)
+            self.job.track({f"eval_{name}": value for name, value in metrics.items()}, self.state.global_step)
+            self.console.say(f"step {self.state.global_step}: eval loss {sums.loss:.4f}")
+            if self.state.first_eval_loss is None:
+                self.state.first_eval_loss = sums.loss
+        for completion in self.job.sample():
+            self.append(SAMPLES, {"step": self.state.global_step, "prompt": completion.prompt, "text": completion.text})
+            self.console.say(f"  {completion.prompt!r} -> {completion.text!r}")
+        self.stopwatch.exclude(time.monotonic() - started)
+        return sums
+
+    def save(self, sums: Sums | None) -> None:
+        """Publish a checkpoint. A full disk is survived: training goes on and the next save tries again."""
+        started, state, job = time.monotonic(), self.state, self.job
+        previous_best = (state.best_step, state.best_loss)
+        if sums is not None and (state.best_loss is None or sums.loss < state.best_loss):
+            state.best_step, state.best_loss = state.global_step, sums.loss
+        try:
+            job.save(state)
+            self.num_failed_saves = 0
+        except OSError as error:
+            state.best_step, state.best_loss = previous_best
+            self.survive(error)
+        self.stopwatch.exclude(time.monotonic() - started)
+
+    def survive(self, error: OSError) -> None:
+        """Go on without a checkpoint, up to a point."""
+        self.num_failed_saves += 1
+        self.console.say(f"step {self.state.global_step}: could not save a checkpoint ({error}); older ones are intact")
+        if self.num_failed_saves >= MAX_FAILED_SAVES or self.state.global_step == self.job.num_steps:
+            raise FinalStateNotSavedError(
+                f"step {self.state.global_step} could not be saved ({error}); free some space and run the same "
+                "command again: it continues from the newest checkpoint"
+            )
+
+    def append(self, name: str, record: dict[str, object]) -> None:
+        """Add a line to a log, on the main process."""
+        if self.job.is_main:
+            self.job.folder.append(name, record)
+
+    def _position(self) -> dict[str, object]:
+        return {"step": self.state.global_step, "epoch": self.job.epoch_of(self.state)}

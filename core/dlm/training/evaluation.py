@@ -1,0 +1,36 @@
+"""Evaluation loss: the training path without its gradient, on noise that never changes."""
+
+from collections.abc import Iterable
+
+import attrs
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from dlm.data.batch import Batch
+from dlm.diffusion.forward_process import ForwardProcess
+from dlm.training.metrics import Sums
+
+
+@attrs.frozen(kw_only=True)
+class Evaluation:
+    """Scores the evaluation rows. Every evaluation of a run sees the same rows, masks and mask rates."""
+
+    accelerator: Accelerator
+    objective: nn.Module
+    forward_process: ForwardProcess
+    """With its own seed, and times on a fixed grid over all rows."""
+    batches: Iterable[Batch]
+    """This process's share of the rows; ``row_index`` counts over all of them."""
+    num_rows: int
+
+    def __call__(self) -> Sums:
+        """Sums over the evaluation rows of all processes."""
+        self.objective.eval()
+        sums = []
+        with torch.no_grad():
+            for batch in self.batches:
+                noised = self.forward_process(batch.to(self.accelerator.device), step=0, num_rows=self.num_rows)
+                sums.append(self.objective(noised)[1])
+        self.objective.train()
+        return Sums.of(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())

@@ -1,0 +1,43 @@
+"""Failures of the machine, in words for the user."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dlm.config import RunConfig
+from dlm.data.loader import worker_failure
+from dlm.errors import OutOfMemoryError
+
+
+@contextmanager
+def explained(config: RunConfig) -> Iterator[None]:
+    """Turn errors of the device and of data workers into messages.
+
+    Raises:
+        OutOfMemoryError: The device has no memory left.
+        DataError: A data worker died.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(config, error) from error
+    except RuntimeError as error:
+        if failure := worker_failure(error):
+            raise failure from error
+        if "can't allocate memory" in str(error):  # what the CPU's allocator says
+            raise _out_of_memory(config, error) from error
+        raise
+
+
+def _out_of_memory(config: RunConfig, error: BaseException) -> OutOfMemoryError:
+    training, max_length = config.training, config.dataset.max_length
+    half, accumulation = max(1, training.batch_size // 2), training.gradient_accumulation_steps
+    return OutOfMemoryError(
+        f"out of memory at batch_size {training.batch_size} and max_length {max_length} "
+        f"({str(error).splitlines()[0] if str(error) else 'no details'}). Three settings need less:\n"
+        f"  training.batch_size={half} training.gradient_accumulation_steps={2 * accumulation}: about half the "
+        "activations, the same result\n"
+        "  training.gradient_checkpointing=true: activations of one layer at a time, about a third slower\n"
+        "  optim.name=adamw8bit: optimizer state of 2 instead of 8 bytes a parameter"
+    )

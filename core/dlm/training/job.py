@@ -1,0 +1,140 @@
+"""Everything a run consists of, put together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import attrs
+import torch
+from accelerate import Accelerator
+
+from dlm.data.loader import StepLoader
+from dlm.data.step_batch import StepBatch
+from dlm.data.streaming import StreamLoader
+from dlm.errors import ExitCode, FinalStateNotSavedError
+from dlm.sampling.texts import Completion
+from dlm.training.checkpoints.publishing import publish
+from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.evaluation import Evaluation
+from dlm.training.output_folder import OutputFolder
+from dlm.training.samples import Sampler
+from dlm.training.saving import TrainingObjects
+from dlm.training.state import TrainerState
+from dlm.training.step import TrainingStep
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """The parts of a run, and what all of its processes do together."""
+
+    accelerator: Accelerator
+    step: TrainingStep
+    evaluation: Evaluation | None
+    sampler: Sampler
+    loader: StepLoader | StreamLoader
+    objects: TrainingObjects
+    folder: OutputFolder
+    store: CheckpointStore
+    data_summary: str
+    num_steps: int
+    logging_every: int
+    evaluate_every: int
+    save_every: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.objects.scheduler.get_last_lr()[0])
+
+    def epoch_of(self, state: TrainerState) -> float:
+        """Passes over the data so far; whole passes where the length of the data is not known."""
+        num_steps = self.loader.steps_per_epoch
+        return state.epoch + (round(state.epoch_batch / num_steps, 4) if num_steps else 0)
+
+    @contextmanager
+    def holding_the_folder(self) -> Iterator[None]:
+        """Hold the output folder on the main process, and the trackers on all."""
+        with self.folder if self.is_main else nullcontext():
+            if self.is_main:
+                self.store.sweep()
+            if self.accelerator.log_with:
+                self.accelerator.init_trackers("dlm", config={"run": self.objects.config_text})
+            yield
+            self.accelerator.end_training()
+
+    def batches_from(self, state: TrainerState) -> Iterator[StepBatch]:
+        """Global step batches from the position of ``state`` on; no row before it is read."""
+        if isinstance(self.loader, StreamLoader):
+            return self.loader.steps(state.epoch, state.epoch_batch, state.stream)
+        return self.loader.steps(state.epoch, state.epoch_batch)
+
+    def position_after(self, step_batch: StepBatch) -> tuple[int, int]:
+        """Epoch and batch that follow a step batch."""
+        if step_batch.epoch_batch + 1 == self.loader.steps_per_epoch:
+            return step_batch.epoch + 1, 0
+        return step_batch.epoch, step_batch.epoch_batch + 1
+
+    def sample(self) -> Sequence[Completion]:
+        """Continue the prompts of the run file, on the main process."""
+        return self.sampler() if self.is_main else ()
+
+    def save(self, state: TrainerState) -> None:
+        """Publish a checkpoint and delete old ones; the main process writes, the others wait.
+
+        Raises:
+            OSError: On every process, when the main one could not write.
+        """
+        failure: OSError | None = None
+        if self.is_main:
+            try:
+                state.file_sizes = self.folder.flush()
+                self.store.save(state.global_step, lambda folder: self.objects.write_checkpoint(folder, state))
+                self.store.point_at_best(state.best_step, state.best_loss)
+                self.store.rotate()
+            except OSError as error:
+                failure = error
+        if self.any(failure is not None):
+            raise failure or OSError("the main process could not write")
+
+    def save_final(self) -> None:
+        """Write the final model in a folder of its own.
+
+        Raises:
+            FinalStateNotSavedError: It could not be written.
+        """
+        if self.is_main:
+            try:
+                publish(self.folder.final, self.objects.write_model, replace=True)
+            except OSError as error:
+                raise FinalStateNotSavedError(
+                    f"cannot write {self.folder.final} ({error}); the last checkpoint holds the same model"
+                ) from None
+        self.accelerator.wait_for_everyone()
+
+    def agree(self, ending: ExitCode | None) -> ExitCode | None:
+        """The way to end that any process was told."""
+        if self.accelerator.num_processes == 1:
+            return ending
+        code = torch.tensor([int(ending or 0)], device=self.device)
+        highest = int(self.accelerator.gather(code).max())
+        return ExitCode(highest) if highest else None
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` holds on any process. Waits for all of them."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.gather(torch.tensor([flag], device=self.device)).any())
+
+    def track(self, metrics: Mapping[str, object], step: int) -> None:
+        """Hand numbers to the trackers that the run file names."""
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) and name != "step"}
+        self.accelerator.log(numbers, step=step)

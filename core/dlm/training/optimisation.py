@@ -1,0 +1,39 @@
+"""Parameter groups and the learning rate."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, get_scheduler
+
+from dlm.config import OptimConfig
+from dlm_plugins import ParameterGroup
+
+
+def parameter_groups(model: PreTrainedModel) -> list[ParameterGroup]:
+    """Trainable parameters in groups: embeddings, matrices, and the rest (norms and biases), which does not decay."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    embeddings = {id(parameter) for end in ends if isinstance(end, nn.Module) for parameter in end.parameters()}
+    groups: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {(True, True): {}, (True, False): {}, (False, False): {}}
+    for name, parameter in _trainable(model):
+        decays = parameter.ndim >= 2
+        groups[decays, decays and id(parameter) in embeddings][name] = parameter
+    return [
+        ParameterGroup(parameters=parameters, decays=decays, is_embedding=is_embedding)
+        for (decays, is_embedding), parameters in groups.items()
+        if parameters
+    ]
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def build_scheduler(optim: OptimConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+    """The learning-rate schedule of transformers that the run file names, with its warm-up."""
+    warmup = optim.warmup_steps or round(optim.warmup_ratio * num_steps)
+    scheduler: LRScheduler = get_scheduler(
+        optim.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps
+    )
+    return scheduler

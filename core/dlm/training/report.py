@@ -1,0 +1,78 @@
+"""What a run says at its beginning and at its end."""
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+
+from dlm.diffusion.statistics import NUM_RATE_BINS
+from dlm.sampling.texts import fill_passage
+from dlm.training.console import TrainingConsole, percent
+from dlm.training.job import Job
+from dlm.training.output_folder import METRICS
+
+PASSAGE_RATE = 0.3
+"""Share of the evaluation passage that is masked for the demonstration at the end."""
+
+
+@attrs.frozen
+class Report:
+    """The opening and the closing words of a run."""
+
+    job: Job
+    console: TrainingConsole
+
+    def opening(self, notes: Sequence[str]) -> None:
+        """What runs, on what, for how long."""
+        job, say = self.job, self.console.say
+        for note in notes:
+            say(note)
+        parameters = sum(parameter.numel() for parameter in job.objects.model.parameters())
+        say(f"data: {job.data_summary}")
+        say(
+            f"model: {type(job.objects.model).__name__}, {parameters:,} parameters, on {job.device}; "
+            f"{job.num_steps} steps of {job.loader.shape.rows_per_step} rows; writing to {job.folder.path}"
+        )
+
+    def closing(self) -> None:
+        """What was learned."""
+        if not self.job.is_main:
+            return
+        say = self.console.say
+        evaluations = [line for line in self.job.folder.read(METRICS) if line["split"] == "eval"]
+        if evaluations:
+            first, last = evaluations[0], evaluations[-1]
+            say(f"eval loss: {first['loss']:.3f} at step {first['step']}, {last['loss']:.3f} at step {last['step']}")
+            say("masked tokens guessed right, by mask rate:")
+            by_rate = last["masked_accuracy_by_rate"]
+            assert isinstance(by_rate, list)
+            width = 1 / NUM_RATE_BINS
+            for number, accuracy in enumerate(by_rate):
+                bar = "#" * round(40 * (accuracy or 0.0))
+                say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
+            self._passage()
+        say(f"the model is in {self.job.folder.final}; try it:")
+        say(f'  dlm generate --model {self.job.folder.final} --prompt "..."')
+
+    def _passage(self) -> None:
+        """One held-out passage with holes, filled in by the model."""
+        assert self.job.evaluation is not None
+        job, tokenizer = self.job, self.job.objects.tokenizer
+        batch = next(iter(self.job.evaluation.batches))
+        real = batch.document_id[0] >= 0
+        ids = batch.input_ids[0][real]
+        generator = torch.Generator().manual_seed(0)
+        masked = torch.rand(len(ids), generator=generator) < PASSAGE_RATE
+        job.objects.model.eval()
+        filled = fill_passage(job.objects.model, tokenizer, ids, masked).cpu()
+        right = int((filled == ids)[masked].sum())
+        self.console.say(f"a passage it has not seen, {int(masked.sum())} of {len(ids)} tokens masked:")
+        hole = torch.where(masked, torch.tensor(job.objects.model.config.mask_token_id), ids)
+        self.console.say(f"  masked: {self._text(hole)}")
+        self.console.say(f"  filled: {self._text(filled)}   ({right} right)")
+        self.console.say(f"  truth:  {self._text(ids)}")
+
+    def _text(self, ids: torch.Tensor) -> str:
+        tokenizer = self.job.objects.tokenizer
+        text = str(tokenizer.decode(ids.tolist())).replace(str(self.job.objects.model.config.mask_token), "_")
+        return " ".join(text.split())

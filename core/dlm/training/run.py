@@ -1,0 +1,65 @@
+"""``dlm.run``: a run file from start to end."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import attrs
+
+from dlm.config import LoadedConfig, load_config
+from dlm.errors import UserInputError
+from dlm.training.assembly import assemble, build_accelerator, build_store
+from dlm.training.console import TrainingConsole
+from dlm.training.engine import Engine
+from dlm.training.failures import explained
+from dlm.training.output_folder import CONFIG
+from dlm.training.report import Report
+from dlm.training.resuming import restore, starting_point
+
+
+@attrs.frozen(kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    final_step: int
+    output_dir: Path
+    """The trained model is in its folder ``final``."""
+
+
+def run(
+    config: str | Path | LoadedConfig,
+    overrides: Sequence[str] = (),
+    *,
+    allow_change: Collection[str] = (),
+    trust_remote_code: bool = False,
+) -> RunResult:
+    """Train as a run file says, from the beginning or from where an earlier run stopped.
+
+    Args:
+        config: path of a run file, or a loaded one (:func:`dlm.config.load_config`).
+        overrides: ``key.key=value`` each; only with a path.
+        allow_change: keys that may differ from those of the checkpoint that is resumed.
+        trust_remote_code: whether code from the model's folder may run.
+
+    Raises:
+        DlmError: With a message for the user and the exit code of the command line.
+    """
+    if isinstance(config, LoadedConfig):
+        if overrides:
+            raise UserInputError("overrides: a loaded configuration has been checked already; give its path instead")
+        loaded = config
+    else:
+        loaded = load_config(config, overrides)
+    settings = loaded.config.training
+    with explained(loaded.config):
+        start = starting_point(build_store(loaded.config), settings.checkpoint.resume)
+        job = assemble(loaded, build_accelerator(loaded.config), trust_remote_code=trust_remote_code)
+        with job.holding_the_folder():
+            state, notes = restore(job, start, allow_change)
+            if job.is_main:
+                (job.folder.path / CONFIG).write_text(job.objects.config_text, encoding="utf-8")
+            console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
+            report = Report(job, console)
+            report.opening([*loaded.notes, *notes])
+            Engine(job=job, state=state, console=console).run()
+            report.closing()
+    return RunResult(final_step=state.global_step, output_dir=job.folder.path)

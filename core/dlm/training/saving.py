@@ -1,0 +1,93 @@
+"""What a checkpoint consists of, written and read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm.errors import CheckpointError, NonFiniteError
+from dlm.model.sources import quiet_transformers
+from dlm.training.randomness import generator_states, restore_generators
+from dlm.training.state import TrainerState
+
+CONFIG_FILE = "config.yaml"
+OPTIMIZER_FILE = "optimizer.pt"
+SCHEDULER_FILE = "scheduler.pt"
+RANDOM_FILE = "rng_state.pt"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@attrs.frozen(kw_only=True)
+class TrainingObjects:
+    """The objects of a run that a checkpoint saves and restores."""
+
+    accelerator: Accelerator
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    config_text: str
+    """The resolved run file."""
+    identity: Mapping[str, object]
+
+    def write_model(self, folder: Path) -> None:
+        """Write a Hugging Face folder: weights, configuration, tokenizer, and the resolved run file.
+
+        Raises:
+            NonFiniteError: A parameter is not finite; such a model is never published.
+        """
+        poisoned = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
+        if poisoned:
+            raise NonFiniteError(f"{poisoned[0]} holds numbers that are not finite; the checkpoint was not published")
+        with quiet_transformers():
+            self.model.save_pretrained(folder, max_shard_size="1TB")
+        self.tokenizer.save_pretrained(folder)
+        (folder / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+
+    def write_checkpoint(self, folder: Path, state: TrainerState) -> None:
+        """Write everything the run needs to go on."""
+        self.write_model(folder)
+        scaler = self.accelerator.scaler
+        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
+        torch.save(
+            {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()},
+            folder / SCHEDULER_FILE,
+        )
+        torch.save(generator_states(), folder / RANDOM_FILE)
+        state.write(folder, self.identity)
+
+    def read_checkpoint(self, folder: Path) -> None:
+        """Restore weights, optimizer, learning rate and generators. Nothing is unpickled.
+
+        Raises:
+            CheckpointError: The checkpoint does not fit the model or the optimizer of this run.
+        """
+        try:
+            self._read_weights(folder)
+            self.optimizer.load_state_dict(_load(folder / OPTIMIZER_FILE))
+            course = _load(folder / SCHEDULER_FILE)
+            self.scheduler.load_state_dict(course["scheduler"])
+            if self.accelerator.scaler is not None and course["scaler"]:
+                self.accelerator.scaler.load_state_dict(course["scaler"])
+            restore_generators(_load(folder / RANDOM_FILE))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
+
+    def _read_weights(self, folder: Path) -> None:
+        weights = load_file(folder / WEIGHTS_FILE)
+        missing, unexpected = self.model.load_state_dict(weights, strict=False)
+        tied = set(self.model.all_tied_weights_keys)
+        if unexpected or set(missing) - tied:
+            raise CheckpointError(f"{folder}: {WEIGHTS_FILE} has other tensors than the model of this run")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return loaded

@@ -1,0 +1,55 @@
+"""Where a run stands: everything beside weights, optimizer and learning rate that the next step depends on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import cattrs
+
+from dlm.errors import CheckpointError
+from dlm.training.checkpoints.manifest import FORMAT_VERSION, check_format
+from dlm.training.metrics import Window
+
+STATE_FILE = "trainer_state.json"
+
+
+@attrs.define(kw_only=True)
+class TrainerState:
+    """Position and running figures. The next batch is ``epoch_batch`` of ``epoch``."""
+
+    global_step: int = 0
+    """Optimizer steps so far, steps that were skipped included."""
+    epoch: int = 0
+    epoch_batch: int = 0
+    tokens_seen: int = 0
+    num_bad_in_a_row: int = 0
+    window: Window = attrs.field(factory=Window)
+    first_eval_loss: float | None = None
+    best_loss: float | None = None
+    """Lowest evaluation loss of a step that was saved."""
+    best_step: int | None = None
+    stream: Mapping[str, object] | None = None
+    """Position in a streamed data set."""
+    file_sizes: Mapping[str, int] = attrs.field(factory=dict)
+    """Length in bytes of each log when this state was saved: what came later is cut off on resume."""
+
+    def write(self, folder: Path, identity: Mapping[str, object]) -> None:
+        """Write the state, and what the run was, into a checkpoint."""
+        content = {"format_version": FORMAT_VERSION, **cattrs.unstructure(self), "identity": dict(identity)}
+        (folder / STATE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple["TrainerState", dict[str, object]]:
+        """The state in a checkpoint, and what the run was.
+
+        Raises:
+            CheckpointError: The file is not a trainer state this version can read.
+        """
+        try:
+            content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            check_format(folder, content.pop("format_version"))
+            identity = dict(content.pop("identity"))
+            return cattrs.structure(content, cls), identity
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
+            raise CheckpointError(f"{folder}: {STATE_FILE} cannot be read ({error})") from None

@@ -1,0 +1,87 @@
+"""One training step: noise, objective, gradient, clipping, update."""
+
+import math
+from contextlib import nullcontext
+
+import attrs
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from dlm.data.step_batch import StepBatch
+from dlm.diffusion.forward_process import ForwardProcess
+from dlm.diffusion.random_length import RandomLength
+from dlm.training.metrics import Sums
+
+
+@attrs.frozen(kw_only=True)
+class StepResult:
+    """What a step saw and did."""
+
+    sums: Sums
+    grad_norm: float
+    """Before clipping; not finite where a loss scaler found an overflow."""
+    is_bad: bool
+    """Loss or gradient was not finite, and no loss scaler was at work: the step was not taken."""
+
+
+@attrs.frozen(kw_only=True)
+class TrainingStep:
+    """Takes one optimizer step on a global step batch."""
+
+    accelerator: Accelerator
+    objective: nn.Module
+    """Prepared by accelerate, as is the optimizer."""
+    forward_process: ForwardProcess
+    random_length: RandomLength
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    max_grad_norm: float | None
+    seed: int
+    typical_normaliser: float
+    """About what the normalisers of a step add up to: it keeps the scale of what is back-propagated near 1."""
+
+    def __call__(self, step_batch: StepBatch, step: int) -> StepResult:
+        """Accumulate the gradient of the micro-batches, then update."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        # Dropout is the one user of the global generator.
+        torch.manual_seed(self.seed + step * accelerator.num_processes + accelerator.process_index)
+        self.optimizer.zero_grad()
+        sums = []
+        last = len(step_batch.micro_batches) - 1
+        for index, clean in enumerate(step_batch.micro_batches):
+            with nullcontext() if index == last else accelerator.no_sync(self.objective):
+                batch = self.random_length(clean, step).to(device)
+                total, sums_of_batch = self.objective(
+                    self.forward_process(batch, step=step, num_rows=step_batch.num_rows)
+                )
+                accelerator.backward(total / self.typical_normaliser)
+            sums.append(sums_of_batch)
+        summed: Tensor = accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum")
+        # Processes average their gradients; wanted is their sum, over the sum of the normalisers.
+        scale = self.typical_normaliser * accelerator.num_processes / summed[1].clamp(min=1e-30)
+        norm = self._scale_and_clip(scale)
+        *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
+        return self._update(Sums.of(values), grad_norm)
+
+    def _scale_and_clip(self, scale: Tensor) -> Tensor:
+        """Make the accumulated gradient that of the loss, and clip it; return its norm before clipping."""
+        self.accelerator.unscale_gradients()
+        gradients = [parameter.grad for parameter in self.objective.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) * scale
+        if self.max_grad_norm is not None:
+            scale = scale * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+        return norm
+
+    def _update(self, sums: Sums, grad_norm: float) -> StepResult:
+        """Step the optimizer unless loss or gradient is not finite. The learning rate advances either way."""
+        scaler = self.accelerator.scaler
+        # A loss scaler meets overflows on its way to a good scale and skips those steps itself.
+        overflow_is_normal = scaler is not None and scaler.get_scale() >= 1.0 and math.isfinite(sums.loss)
+        is_bad = not (math.isfinite(sums.loss) and math.isfinite(grad_norm)) and not overflow_is_normal
+        if not is_bad:
+            self.optimizer.step()
+        self.scheduler.step()
+        return StepResult(sums=sums, grad_norm=grad_norm, is_bad=is_bad)
