@@ -164,9 +164,16 @@ def test_dllm_counts_masks_that_stood_there_before_if_eligible():
     noisy = clean.masked_fill(view.corrupted, MASK)
     view = attrs.evolve(view, clean_ids=clean, noisy_ids=noisy)
     extra = cross_entropy(view)[1, place] * view.weight[1, place] / view.answer_length[1, place]
-    view = attrs.evolve(view, weight=view.weight.clamp(min=1))  # no weight of zero hides a wrong position
     difference = float((DllmLoss()(view).total - GuidelinesLoss()(view).total).detach())
     assert difference == pytest.approx(float(extra), rel=1e-6)
+
+
+def test_dllm_leaves_masks_alone_where_no_label_is():
+    view = make_view()
+    noisy = view.noisy_ids.clone()
+    noisy[:, -2:] = MASK  # the padding
+    elsewhere = attrs.evolve(view, noisy_ids=noisy, weight=view.weight.clamp(min=1))
+    assert torch.equal(DllmLoss()(elsewhere).total, DllmLoss()(attrs.evolve(elsewhere, noisy_ids=view.noisy_ids)).total)
 
 
 @pytest.mark.parametrize("sft", [False, True])
@@ -292,6 +299,7 @@ def test_rows_of_padding_count_nothing(loss, sft):
         p_mask=torch.zeros_like(view.p_mask),
         weight=torch.zeros_like(view.weight),
         rate=torch.zeros_like(view.rate),
+        rate_derivative=torch.zeros_like(view.rate),
         answer_length=torch.zeros_like(view.clean_ids) if sft else None,
     )
     output = loss(empty)
