@@ -48,7 +48,14 @@ def make_converter(registry: Registry | None = None, places: Mapping[str, str] |
     return converter
 
 
-def structure_component(registry: Registry, kind: str, value: object, *, also_known: Collection[str] = ()) -> Any:
+def structure_component(
+    registry: Registry,
+    kind: str,
+    value: object,
+    *,
+    also_known: Collection[str] = (),
+    converter: Converter | None = None,
+) -> Any:
     """Build a component from ``name`` or ``{name: ..., **options}``.
 
     Args:
@@ -56,6 +63,7 @@ def structure_component(registry: Registry, kind: str, value: object, *, also_kn
         kind: a key of ``KINDS``.
         value: what the run file holds.
         also_known: keys of the same mapping that the core reads, to be suggested for misspelt ones.
+        converter: one made for this registry; a new one by default.
 
     Raises:
         ConfigurationError: with every problem, paths relative to the component.
@@ -66,7 +74,7 @@ def structure_component(registry: Registry, kind: str, value: object, *, also_kn
     except ComponentLookupError as error:
         raise ConfigurationError([Problem(name_path, str(error))]) from error
     try:
-        return structure_object(make_converter(registry), options, entry.cls, also_known=also_known)
+        return structure_object(converter or make_converter(registry), options, entry.cls, also_known=also_known)
     except ConfigurationError as error:
         raise ConfigurationError(
             [problem if problem.path else Problem("", f"{name}: {problem.message}") for problem in error.problems]
@@ -133,6 +141,6 @@ def _register(converter: Converter, applies: Callable[[Any], bool], hook: Callab
 
 def _register_component(converter: Converter, registry: Registry, kind: str, protocol: type) -> None:
     def structure(value: object, _: Any) -> Any:
-        return structure_component(registry, kind, value)
+        return structure_component(registry, kind, value, converter=converter)
 
     _register(converter, lambda expected: expected is protocol, structure)

@@ -16,7 +16,7 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
     ranked = sorted((_num_slips(typed, _plain(name)), -_likeness(typed, name), name) for name in names)
     if ranked and ranked[0][0] <= allowed:
         return ranked[0][2]
-    matches = get_close_matches(typed, names, n=1, cutoff=0.6)
+    matches = get_close_matches(typed, names, n=1, cutoff=0.7)
     return matches[0] if matches else None
 
 

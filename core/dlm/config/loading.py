@@ -15,7 +15,7 @@ from dlm.config.optim import OptimConfig, structure_optim
 from dlm.config.places import places_of
 from dlm.config.rules import RULES, idle_keys
 from dlm.config.run import RunConfig
-from dlm.config.source import RunFileError, Source, parent_of, read_source
+from dlm.config.source import COMMAND_LINE, Located, RunFileError, Source, parent_of, read_source
 from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError, PluginSettingError, Problem
 from dlm_plugins.registry import Registry
@@ -75,14 +75,15 @@ def run_converter(registry: Registry) -> Converter:
 def _load(source: Source, overrides: Sequence[str], disable: Collection[str], strict: bool) -> LoadedConfig:
     for override in overrides:
         source.override(override)
-    problems = list(source.problems)
+    problems: list[Problem] = []
     registry = _discover(source, disable, strict, problems)
     converter = run_converter(registry)
     _fill_dependent_defaults(source.value)
     config, more = _structure(converter, registry, source.value)
     # A key that could not be read is missing now: the reader knows why already.
-    problems += [problem for problem in more if problem.path not in {known.path for known in problems}]
-    if problems or config is None:
+    known = {fault.problem.path for fault in source.faults} | {problem.path for problem in problems}
+    problems += [problem for problem in more if problem.path not in known]
+    if problems or source.faults or config is None:
         raise RunFileError(_report(source, problems))
     idle = idle_keys(config, _defaults(converter, config))
     notes = (f"training.mode is {config.training.mode}; not used: {', '.join(idle)}",) if idle else ()
@@ -179,8 +180,9 @@ def _defaults(converter: Converter, config: RunConfig) -> RunConfig:
 def _report(source: Source, problems: Sequence[Problem]) -> list[str]:
     """One line a problem, in the order of the file, overrides last."""
 
-    def position(line: str) -> tuple[bool, int]:
-        number = line.removeprefix(f"{source.name}:").partition(":")[0]
-        return (not line.startswith(source.name), int(number) if number.isdecimal() else 0)
+    def position(located: Located) -> tuple[bool, int]:
+        line = located.origin.rpartition(":")[2]
+        return located.origin == COMMAND_LINE, int(line) if line.isdecimal() else 0
 
-    return sorted((source.located(problem) for problem in dict.fromkeys(problems)), key=position)
+    located = dict.fromkeys([*source.faults, *map(source.located, problems)])
+    return [str(each) for each in sorted(located, key=position)]

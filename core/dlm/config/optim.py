@@ -56,7 +56,9 @@ def structure_optim(converter: Converter, registry: Registry, value: object) -> 
         problems += problems_of(error)
     try:
         free = KINDS["optimizer"].reserved - core.keys()
-        parts["optimizer"] = structure_component(registry, "optimizer", value, also_known=sorted(free))
+        parts["optimizer"] = structure_component(
+            registry, "optimizer", value, also_known=sorted(free), converter=converter
+        )
     except ConfigurationError as error:
         problems += problems_of(error)
     if problems:

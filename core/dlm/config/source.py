@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from dlm.config.places import component_defaults
 from dlm.config.yaml12 import MAX_BYTES, Document, YamlError, parse_yaml
 from dlm.errors import UserInputError
 from dlm_plugins import KINDS
@@ -15,9 +16,7 @@ from dlm_plugins.problems import join_path, shown
 from dlm_plugins.strict_unions import described
 
 COMMAND_LINE = "<command line>"
-_COMPONENT_KEYS = frozenset(
-    key for kind in KINDS.values() for key in (kind.key, kind.key.replace("training.noise.", "training.sft_noise."))
-)
+_COMPONENT_DEFAULTS = component_defaults()
 
 
 class RunFileError(UserInputError):
@@ -28,6 +27,17 @@ class RunFileError(UserInputError):
         self.lines = tuple(lines)
 
 
+@attrs.frozen
+class Located:
+    """A problem and where it was written."""
+
+    origin: str
+    problem: Problem
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.problem}"
+
+
 @attrs.define
 class Source:
     """What the user wrote."""
@@ -36,11 +46,12 @@ class Source:
     value: dict[str, Any]
     origins: dict[str, str]
     """``file:line`` or ``<command line>``, by path."""
-    problems: list[Problem] = attrs.field(factory=list)
+    faults: list[Located] = attrs.field(factory=list)
+    """What is wrong with the writing itself."""
 
-    def located(self, problem: Problem) -> str:
-        """One line: where, which key, what."""
-        return f"{self.origin(problem.path)}: {problem}"
+    def located(self, problem: Problem) -> Located:
+        """The problem with its place."""
+        return Located(self.origin(problem.path), problem)
 
     def origin(self, path: str) -> str:
         """Where ``path`` was written, or the nearest thing around it."""
@@ -67,8 +78,7 @@ class Source:
             self._assign(path, document.value)
 
     def _refuse(self, path: str, message: str) -> None:
-        self.origins[path or COMMAND_LINE] = COMMAND_LINE
-        self.problems.append(Problem(path or COMMAND_LINE, message))
+        self.faults.append(Located(COMMAND_LINE, Problem(path, message)))
 
     def _assign(self, path: str, value: Any) -> None:
         *parents, key = path.split(".")
@@ -78,7 +88,8 @@ class Source:
             inner = holder.get(parent)
             if not isinstance(inner, dict):
                 # The short form of a component grows into its long form; anything else gives way.
-                inner = {"name": inner} if isinstance(inner, str) and _is_component(place) else {}
+                name = inner if isinstance(inner, str) and _is_component(place) else _COMPONENT_DEFAULTS.get(place)
+                inner = {} if name is None else {"name": name}
                 holder[parent] = inner
                 self.origins.setdefault(place, COMMAND_LINE)
             holder = inner
@@ -116,8 +127,7 @@ def read_source(path: str | Path) -> Source:
         origins={key: f"{name}:{line}" for key, line in document.lines.items()},
     )
     for fault in document.faults:
-        source.origins[fault.path] = f"{name}:{fault.line}"
-        source.problems.append(Problem(fault.path, fault.message))
+        source.faults.append(Located(f"{name}:{fault.line}", Problem(fault.path, fault.message)))
     return source
 
 
@@ -127,8 +137,8 @@ def _read_text(path: Path, name: str) -> str:
             raise RunFileError([f"{name}: {'a folder, not a file' if path.is_dir() else 'no such file'}"])
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise RunFileError([f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+    except OSError as error:
+        raise RunFileError([f"{name}: cannot be read: {error.strerror or error}"]) from None
     if len(content) > MAX_BYTES:
         raise RunFileError([f"{name}: larger than {MAX_BYTES} bytes; that is not a run file"])
     try:
@@ -139,7 +149,7 @@ def _read_text(path: Path, name: str) -> str:
 
 
 def _is_component(path: str) -> bool:
-    return any(path == key or path.startswith(f"{key}.") for key in _COMPONENT_KEYS)
+    return any(path == key or path.startswith(f"{key}.") for key in _COMPONENT_DEFAULTS)
 
 
 def _replacement(path: str, old: Any, value: Any) -> Any:

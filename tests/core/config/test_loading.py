@@ -1,0 +1,291 @@
+"""Loading of run files by hand-made cases: every problem at once, each with file, line and key."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from dlm.config import RunConfig, RunFileError, load_config, load_mapping
+from dlm.config.source import COMMAND_LINE
+from dlm.errors import ExitCode
+from dlm_plugins import KINDS
+from dlm_plugins.registry import Registry
+
+Complaints = Callable[..., list[str]]
+
+
+def test_a_minimal_file_gets_every_default(minimal: dict[str, Any]) -> None:
+    config = load_mapping(minimal).config
+    assert (config.training.batch_size, config.training.seed, config.dataset.max_length) == (8, 0, 512)
+    assert config.dataset.pack is True
+    assert (config.optim.lr_scheduler, config.optim.warmup_ratio, config.optim.warmup_steps) == ("cosine", 0.0, None)
+    assert config.lora is None
+
+
+def test_every_kind_is_selected_at_its_own_key(minimal: dict[str, Any], registry: Registry) -> None:
+    config = load_mapping(minimal).config
+    for kind in KINDS.values():
+        holder: Any = config
+        for key in kind.key.split("."):
+            holder = getattr(holder, key)
+        component = holder.optimizer if kind.key == "optim" else holder
+        assert registry.entry_of(component).kind == kind.name
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(complaints: Complaints) -> None:
+    text = """\
+model: {name_or_path: gpt2, dtyp: float32}
+training:
+  output_dir: runs/x
+  max_stepz: 10
+  lr: 3e-4
+  batch_size: "8"
+  noise: {schedule: cosin}
+dataset:
+  nam: foo
+optim: {name: adamw, lr: "3", lr_schedular: cosine}
+evaluation:
+  sample_prompts: [a, 3]
+"""
+    found = complaints(text, ["training.seed=-1", "colour=blue"])
+    assert [line.partition(": ")[0] for line in found] == [
+        *(f"run.yaml:{line}" for line in (1, 4, 5, 6, 7, 9, 10, 10, 12)),
+        COMMAND_LINE,
+        COMMAND_LINE,
+    ]
+    for line, words in zip(
+        found,
+        [
+            "model.dtyp: unknown key; did you mean 'dtype'?",
+            "training.max_stepz: unknown key; did you mean 'max_steps'?",
+            "training.lr: unknown key here; did you mean 'optim.lr'?",
+            "training.batch_size: must be an integer, not '8', which is text",
+            "training.noise.schedule: unknown noise_schedule 'cosin'; did you mean 'cosine'?",
+            "dataset.nam: unknown key; did you mean 'name', which is required?",
+            "optim.lr_schedular: unknown key; did you mean 'lr_scheduler'?",
+            "optim.lr: must be a number, not '3', which is text",
+            "evaluation.sample_prompts[1]: must be text, not 3",
+            "colour: unknown key; known here: model, training,",
+            "training.seed: must be >= 0: -1",
+        ],
+        strict=True,
+    ):
+        assert words in line
+
+
+def test_a_missing_key_points_to_its_section_and_a_missing_section_to_the_file(complaints: Complaints) -> None:
+    text = "model: {name_or_path: x}\n\ntraining:\n  max_steps: 3\n"
+    assert complaints(text) == [
+        "run.yaml:1: dataset.name: required, but missing",
+        "run.yaml:3: training.output_dir: required, but missing",
+    ]
+
+
+@pytest.mark.parametrize("value", ["null", "3", "[a]", "text"])
+def test_a_section_that_is_no_mapping_is_refused(complaints: Complaints, minimal_text: str, value: str) -> None:
+    (line,) = complaints(minimal_text + f"logging: {value}\n")
+    assert line.startswith("run.yaml:8: logging: must be a mapping, not")
+
+
+RULES = [
+    ({"training.num_epochs": 2}, "training.num_epochs: give max_steps or num_epochs"),
+    ({"training.max_steps": None}, "training.max_steps: required, unless num_epochs"),
+    (
+        {"training.max_steps": None, "training.num_epochs": 1, "dataset.streaming": True},
+        "training.num_epochs: a stream has no known length",
+    ),
+    ({"optim": {"warmup_ratio": 0.1, "warmup_steps": 3}}, "optim.warmup_steps: give warmup_ratio or warmup_steps"),
+    ({"evaluation": {"split": "test", "fraction": 0.2}}, "evaluation.fraction: has no effect"),
+    ({"model.name_or_path": None}, "model.name_or_path: required, unless `config`"),
+    ({"model.config": {"hidden_size": 8}}, "model.config: describes a model from scratch"),
+    ({"model": {"config": {"hidden_size": 8}}}, "model.tokenizer: required for a model from scratch"),
+    ({"model.tokenizer": {"train": {"vocab_size": 300}}}, "model.tokenizer: a new tokenizer does not fit"),
+    ({"training.mixed_precision": "fp16", "model.dtype": "bfloat16"}, "training.mixed_precision: fp16 needs"),
+    (
+        {"training.block_attention": {"enabled": True, "block_length": 64}, "dataset.max_length": 32},
+        "training.block_attention.block_length: must be at most dataset.max_length (32), not 64",
+    ),
+    ({"sampling": {"gen_length": 16, "block_length": 17}}, "sampling.block_length: must be at most"),
+    ({"dataset.pack": False, "dataset.isolate_documents": True}, "dataset.isolate_documents: has no effect"),
+    (
+        {"training.mode": "sft", "training.sft_noise": {"random_length_prob": 0.5}},
+        "training.sft_noise.random_length_prob: has no effect",
+    ),
+    ({"training.loss_impl": "elbo"}, "training.loss_impl: elbo needs a schedule"),
+    ({"training.loss_impl": "dllm", "training.noise": {"noise_type": "random_replace"}}, "training.loss_impl:"),
+]
+
+
+def changed(value: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    for path, content in changes.items():
+        *parents, key = path.split(".")
+        holder = value
+        for parent in parents:
+            holder = holder.setdefault(parent, {})
+        holder[key] = content
+    return value
+
+
+@pytest.mark.parametrize(("changes", "expected"), RULES)
+def test_contradictions_and_settings_without_effect_are_refused(
+    minimal: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(RunFileError) as raised:
+        load_mapping(changed(minimal, changes), name="run.yaml")
+    assert len(raised.value.lines) == 1, raised.value.lines
+    assert raised.value.lines[0].startswith(f"run.yaml: {expected}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.max_steps": None, "training.num_epochs": 2},
+        {"optim": {"warmup_ratio": 0.0, "warmup_steps": 3}},
+        {"optim": {"warmup_ratio": 0.1, "warmup_steps": None}},
+        {"evaluation": {"split": "test", "fraction": 0.05}},
+        {"model": {"config": {"hidden_size": 8}, "tokenizer": {"train": {}}}},
+        {"model.tokenizer": "another/tokenizer"},
+        {"training.block_attention": {"enabled": False, "block_length": 4096}},
+        {"dataset.pack": False, "dataset.isolate_documents": False},
+        {"sampling.gen_length": 16},
+        {"sampling": {"gen_length": 0, "block_length": 32}},
+        {"sampling": {"gen_length": 16, "block_length": None}},
+        {"training.loss_impl": "elbo", "training.noise": {"schedule": {"name": "uniform", "eps": 0}}},
+        {"training.mode": "sft", "training.loss_impl": "dllm", "training.noise": {"noise_type": "random_replace"}},
+    ],
+)
+def test_settings_that_equal_their_default_or_are_switched_off_are_fine(
+    minimal: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    assert isinstance(load_mapping(changed(minimal, changes)).config, RunConfig)
+
+
+def test_a_short_canvas_is_one_block_unless_said_otherwise(minimal: dict[str, Any]) -> None:
+    assert load_mapping(minimal, ["sampling.gen_length=16"]).config.sampling.block_length == 16
+    assert load_mapping(minimal, ["sampling.gen_length=64"]).config.sampling.block_length == 32
+
+
+def test_rules_are_checked_besides_other_problems_but_not_on_doubtful_keys(complaints: Complaints) -> None:
+    text = """\
+model: {name_or_path: x}
+training: {output_dir: a, max_stepz: 3}
+dataset: {name: b, pak: true}
+optim: {warmup_ratio: 0.1, warmup_steps: 3}
+"""
+    found = complaints(text)
+    assert [line.split(":")[1] for line in found] == ["2", "3", "4"]
+    assert "give warmup_ratio or warmup_steps" in found[2]
+
+
+def test_keys_of_the_other_mode_are_told_in_one_note(minimal: dict[str, Any]) -> None:
+    minimal["dataset"] |= {"text_column": "body", "train_on": "last_answer"}
+    minimal["training"]["noise"] = {"schedule": "cosine", "t_per": "token"}
+    assert load_mapping(minimal).notes == ("training.mode is pretrain; not used: dataset.train_on",)
+    expected = "dataset.text_column, training.noise.schedule, training.noise.t_per"
+    assert load_mapping(minimal, ["training.mode=sft"]).notes == (f"training.mode is sft; not used: {expected}",)
+
+
+def test_modes_can_be_switched_by_an_override(minimal: dict[str, Any], registry: Registry) -> None:
+    minimal["training"]["noise"] = {"schedule": "cosine"}
+    config = load_mapping(minimal, ["training.mode=sft", "dataset.name=./talks.jsonl"]).config
+    assert config.dataset.pack is False
+    assert registry.entry_of(config.training.active_noise.schedule).name == "uniform"
+    assert load_mapping(minimal).config.training.active_noise is not config.training.sft_noise
+
+
+OVERRIDES = [
+    (["optim.lr=1e-3"], lambda c: c.optim.optimizer.lr == 1e-3),
+    (["training.seed=7", "training.seed=8"], lambda c: c.training.seed == 8),
+    (["training.checkpoint.resume=none"], lambda c: c.training.checkpoint.resume == "none"),
+    (["training.checkpoint.resume=latest"], lambda c: c.training.checkpoint.resume == "latest"),
+    (["training.checkpoint.resume="], lambda c: c.training.checkpoint.resume is None),
+    (["training.mixed_precision=no"], lambda c: c.training.mixed_precision == "no"),
+    (["training.output_dir=a=b"], lambda c: c.training.output_dir == "a=b"),
+    (["evaluation.sample_prompts=[a, 'b: c']"], lambda c: c.evaluation.sample_prompts == ("a", "b: c")),
+    (["lora.r=4"], lambda c: c.lora.r == 4),
+    (["lora={r: 4}", "lora.alpha=3"], lambda c: (c.lora.r, c.lora.alpha) == (4, 3.0)),
+    (["model.tokenizer=gpt2"], lambda c: c.model.tokenizer == "gpt2"),
+    (["training.noise.schedule.exponent=3"], lambda c: c.training.noise.schedule.exponent == 3),
+    (["training.noise.schedule=cosine"], lambda c: not attrs.fields(type(c.training.noise.schedule))),
+    (
+        ["training.loss_impl={name: soft_ce, label_smoothing: 0.2}"],
+        lambda c: c.training.loss_impl.label_smoothing == 0.2,
+    ),
+    (
+        ["training.loss_impl=soft_ce", "training.loss_impl.label_smoothing=0"],
+        lambda c: c.training.loss_impl.label_smoothing == 0,
+    ),
+    (["optim=lion8bit"], lambda c: (c.optim.lr_scheduler, c.optim.warmup_steps) == ("linear", 5)),
+]
+
+
+@pytest.mark.parametrize(("overrides", "holds"), OVERRIDES)
+def test_overrides(minimal: dict[str, Any], overrides: list[str], holds: Callable[[Any], bool]) -> None:
+    minimal["training"]["noise"] = {"schedule": "power"}
+    minimal["optim"] = {"name": "adamw", "betas": [0.8, 0.9], "lr_scheduler": "linear", "warmup_steps": 5}
+    minimal["lora"] = None
+    assert holds(load_mapping(minimal, overrides).config)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.seeed=3", "training.seeed: unknown key; did you mean 'seed'?"),
+        ("trainig.seed=3", "trainig: unknown key; did you mean 'training'?"),
+        ("training.seed.x=3", "training.seed: must be an integer, not a mapping"),
+        ("training.seed=[1", "training.seed: '[1': not valid YAML"),
+        ("training.seed=1: 2: 3", "training.seed: '1: 2: 3': not valid YAML"),
+        ("training.seed='3'", "training.seed: must be an integer"),
+        ("training.loss_impl.gama=3", "training.loss_impl.gama: unknown key"),
+        ("training.loss_impl=guidlines", "training.loss_impl: unknown loss 'guidlines'; did you mean 'guidelines'?"),
+        ("training.seed", "'training.seed' is not an override"),
+        ("=3", "'=3' is not an override"),
+        ("a..b=3", "'a..b=3' is not an override"),
+        ("a[0]=3", "'a[0]=3' is not an override"),
+    ],
+)
+def test_bad_overrides_are_blamed_on_the_command_line(
+    complaints: Complaints, minimal_text: str, override: str, expected: str
+) -> None:
+    (line,) = complaints(minimal_text, [override])
+    assert line.startswith(f"{COMMAND_LINE}: {expected}")
+
+
+def test_an_override_mends_the_file(complaints: Complaints, minimal_text: str) -> None:
+    text = minimal_text.replace("max_steps: 10", "max_steps: ten")
+    assert len(complaints(text)) == 1
+    assert complaints(text, ["training.max_steps=10"]) == []
+
+
+def test_a_problem_beside_an_override_keeps_its_line(complaints: Complaints, minimal_text: str) -> None:
+    text = minimal_text + "optim:\n  name: adamw\n  lr: -1\n"
+    assert complaints(text, ["optim.weight_decay=-1"]) == [
+        "run.yaml:10: optim.lr: must be > 0: -1.0",
+        f"{COMMAND_LINE}: optim.weight_decay: must be >= 0: -1.0",
+    ]
+
+
+def test_plugins_are_settled_before_components_are_looked_up(complaints: Complaints, minimal_text: str) -> None:
+    (line,) = complaints(minimal_text + "plugins: {disable: [nobody]}\n")
+    assert line.startswith("run.yaml:8: plugins: cannot disable 'nobody'")
+    (line,) = complaints(minimal_text + "plugins:\n  require: ['dlm-nowhere>=1']\n")
+    assert line.startswith("run.yaml:8: plugins:")
+    assert "dlm-nowhere" in line
+    (line,) = complaints(minimal_text + "plugins: {disable: nobody}\n")
+    assert line.startswith("run.yaml:8: plugins.disable: must be a list")
+
+
+def test_the_same_file_loads_twice_to_equal_configurations(minimal_text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(minimal_text)
+    assert load_config(path).config == load_config(str(path)).config
+
+
+def test_the_refusal_is_a_mistake_of_the_user_with_one_line_for_each_problem(minimal: dict[str, Any]) -> None:
+    with pytest.raises(RunFileError) as raised:
+        load_mapping(minimal, ["training.seed=a", "training.sed=1"])
+    assert raised.value.exit_code == ExitCode.USER_INPUT
+    assert raised.value.lines == tuple(str(raised.value).split("\n"))
+    assert len(raised.value.lines) == 2
