@@ -18,7 +18,7 @@ from dlm.model.scratch import model_from_config
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
 from dlm.training.data import read_training_texts
 from dlm_plugins import RunComponents
-from dlm_plugins.noise_type import IS_ABSORBING
+from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
 
@@ -69,7 +69,9 @@ def build_model(
     model.config.attention_bias_component = unstructure_component(registry, "attention_bias", components.attention_bias)
     model.config.block_length = config.training.block_attention.block_length
     model.config.logit_shift = settings.logit_shift
-    model.config.noise_type_is_absorbing = IS_ABSORBING.of(components.noise_type)
+    noise_type = components.noise_type
+    # Sampling starts from masks: it is enough that training showed some.
+    model.config.noise_type_is_absorbing = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
 
 
