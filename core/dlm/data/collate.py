@@ -23,6 +23,8 @@ class Collator:
     pad_id: int
     isolate_documents: bool = False
     """Hide the documents of one row from each other."""
+    has_answers: bool = False
+    """Fine-tuning: give the batch answer lengths, also where it holds nothing but filler rows."""
     max_length: int | None = None
     """Pad to this length always."""
     trained_padding_id: int | None = None
@@ -42,7 +44,7 @@ class Collator:
         longest = max((len(row.input_ids) for row in rows if row is not None), default=step_length)
         length = self.max_length or longest
         answer_lengths = [None if row is None else row.answer_length for row in rows]
-        has_answers = any(lengths is not None for lengths in answer_lengths)
+        has_answers = self.has_answers or any(lengths is not None for lengths in answer_lengths)
         return Batch(
             input_ids=_padded([None if row is None else row.input_ids for row in rows], length, self.pad_id),
             document_id=_padded([None if row is None else row.document_id for row in rows], length, -1),

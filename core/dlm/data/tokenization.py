@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from dlm.data.progress import with_progress
 from dlm.data.token_store import SPILL_BYTES, TokenStore, TokenWriter
 from dlm.errors import DataError
 
@@ -39,7 +40,7 @@ def store_documents(
     """
     eos = np.array([eos_id_of(tokenizer)], np.int32)
     writer = TokenWriter(spill_bytes=spill_bytes)
-    for ids in encode_texts(texts, tokenizer):
+    for ids in with_progress(encode_texts(texts, tokenizer), "Tokenizing documents"):
         writer.append(np.concatenate([ids, eos]))
     return writer.finish()
 

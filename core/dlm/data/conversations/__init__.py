@@ -1,0 +1,1 @@
+"""Fine-tuning on conversations: formats, rendering, packing, and rows that are wrong."""

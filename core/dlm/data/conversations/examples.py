@@ -1,0 +1,122 @@
+"""Examples: one prompt and one answer each, as ids, no longer than a row may be."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import attrs
+
+from dlm.data.conversations.bad_rows import BadRow
+from dlm.data.conversations.formats import ConversationFormat
+from dlm.data.conversations.rendering import Rendered, Rendering
+from dlm.data.conversations.turns import BadRowError, Conversation
+from dlm.data.records import Record
+
+TrainOn = Literal["each_answer", "last_answer"]
+EosPadding = Literal["first", "all", "none"]
+LongRows = Literal["truncate_answer", "drop", "error"]
+
+_ANSWERS: Mapping[TrainOn, Callable[[Conversation], range]] = {
+    "each_answer": lambda conversation: conversation.answers,
+    "last_answer": lambda conversation: conversation.answers[-1:],
+}
+
+
+@attrs.frozen
+class Example:
+    """A prompt and its answer."""
+
+    ids: list[int]
+    prompt_length: int
+    is_truncated: bool = False
+
+
+@attrs.define
+class ExampleCounts:
+    """What became of the rows and their answers.
+
+    ``num_rows`` = used + bad + dropped rows; ``num_answers`` = used + dropped answers.
+    """
+
+    num_rows: int = 0
+    num_used_rows: int = 0
+    num_bad_rows: int = 0
+    num_dropped_rows: int = 0
+    """Rows of which every answer was too long."""
+    num_answers: int = 0
+    num_used_answers: int = 0
+    num_dropped_answers: int = 0
+    num_truncated_answers: int = 0
+    """Used, but cut at the longest row."""
+    num_unanswered_turns: int = 0
+    """Last turns of ``human`` without an answer; the turns before them were used."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        line = (
+            f"{self.num_rows:,} rows: {self.num_used_rows:,} used, {self.num_bad_rows:,} bad, "
+            f"{self.num_dropped_rows:,} dropped as too long; {self.num_used_answers:,} of {self.num_answers:,} answers"
+        )
+        if self.num_truncated_answers:
+            line += f", {self.num_truncated_answers:,} of them cut short"
+        if self.num_unanswered_turns:
+            line += f"; {self.num_unanswered_turns:,} last turns had no answer"
+        return line
+
+
+@attrs.frozen(kw_only=True)
+class ExampleMaker:
+    """Makes examples of records and keeps count of those it cannot use."""
+
+    format: ConversationFormat
+    rendering: Rendering
+    max_length: int = attrs.field(validator=attrs.validators.ge(2))
+    train_on: TrainOn = "each_answer"
+    eos_padding: EosPadding = "first"
+    long_rows: LongRows = "truncate_answer"
+    counts: ExampleCounts = attrs.field(factory=ExampleCounts)
+    bad_rows: list[BadRow] = attrs.field(factory=list)
+    """Rows that are no conversation."""
+    too_long: list[BadRow] = attrs.field(factory=list)
+    """Rows, or answers of rows, that are too long to be used."""
+
+    def __call__(self, record: Record) -> list[Example]:
+        """The examples of one record; none if it is bad or too long."""
+        self.counts.num_rows += 1
+        try:
+            conversation, rendered = self._rendered(record)
+        except BadRowError as error:
+            self.counts.num_bad_rows += 1
+            self.bad_rows.append(BadRow(record.origin, str(error)))
+            return []
+        examples = list(self._fitting(rendered, record))
+        self.counts.num_answers += len(rendered)
+        self.counts.num_used_answers += len(examples)
+        self.counts.num_dropped_answers += len(rendered) - len(examples)
+        self.counts.num_truncated_answers += sum(example.is_truncated for example in examples)
+        self.counts.num_unanswered_turns += len(conversation.turns) % 2
+        self.counts.num_used_rows += bool(examples)
+        self.counts.num_dropped_rows += not examples
+        return examples
+
+    def _rendered(self, record: Record) -> tuple[Conversation, list[Rendered]]:
+        if record.problem is not None:
+            raise BadRowError(record.problem)
+        conversation = self.format.parse(record.values)
+        answers = _ANSWERS[self.train_on](conversation)
+        return conversation, [self.rendering.answer(conversation, index) for index in answers]
+
+    def _fitting(self, rendered: list[Rendered], record: Record) -> Iterator[Example]:
+        for parts in rendered:
+            # Without a trained end there is none at all: one that stays visible would tell where the answer stops.
+            end = parts.end[:-1] if self.eos_padding == "none" else parts.end
+            ids = [*parts.prompt, *parts.answer, *end]
+            if len(ids) <= self.max_length:
+                yield Example(ids, len(parts.prompt))
+                continue
+            reason = f"{len(ids)} tokens, but dataset.max_length is {self.max_length}"
+            if len(parts.prompt) >= self.max_length:
+                reason = f"a prompt of {len(parts.prompt)} tokens leaves no room for its answer: {reason}"
+            elif self.long_rows == "truncate_answer":
+                yield Example(ids[: self.max_length], len(parts.prompt), is_truncated=True)
+                continue
+            self.too_long.append(BadRow(record.origin, reason))

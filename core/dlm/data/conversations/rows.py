@@ -1,0 +1,225 @@
+"""Fine-tuning rows: an example each, or several that cannot see each other."""
+
+import hashlib
+import logging
+from functools import cached_property
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from dlm.data.conversations.bad_rows import BadRow, refuse
+from dlm.data.conversations.chat_template import ChatTemplateRendering
+from dlm.data.conversations.examples import EosPadding, ExampleCounts, ExampleMaker, LongRows, TrainOn
+from dlm.data.conversations.formats import find_format
+from dlm.data.conversations.packing import best_fit
+from dlm.data.conversations.rendering import PlainRendering, Rendering
+from dlm.data.progress import with_progress
+from dlm.data.records import Source
+from dlm.data.rows import Row
+from dlm.data.token_store import TokenStore, TokenWriter
+from dlm.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.frozen(eq=False)
+class ExampleStore:
+    """E examples of D conversations."""
+
+    tokens: TokenStore
+    """Prompt and answer of each example as one document."""
+    prompt_lengths: NDArray[np.int64]
+    """(E,)"""
+    conversations: NDArray[np.int64]
+    """(E,) number of the conversation, not falling."""
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(E,) tokens of each example."""
+        return np.diff(self.tokens.offsets)
+
+
+@attrs.frozen(eq=False)
+class ConversationRows:
+    """N rows of examples. The examples of one row are its documents: positions start again with each."""
+
+    store: ExampleStore
+    examples: NDArray[np.int64]
+    """Numbers of the examples, row after row."""
+    offsets: NDArray[np.int64]
+    """(N + 1,): row i has the examples ``examples[offsets[i] : offsets[i + 1]]``."""
+    max_length: int
+    pack: bool
+    counts: ExampleCounts
+    unused: tuple[BadRow, ...]
+    """Rows of the source, or answers of them, that were not used, in their order."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) number of tokens in each row."""
+        return np.add.reduceat(self.store.lengths[self.examples], self.offsets[:-1])
+
+    @cached_property
+    def conversations(self) -> NDArray[np.int64]:
+        """(D,) numbers of the conversations the rows are made of, rising."""
+        return np.unique(self.store.conversations[self.examples])
+
+    @property
+    def document_lengths(self) -> NDArray[np.int64]:
+        """(D,) number of tokens of each conversation, over all its examples."""
+        owner = np.searchsorted(self.conversations, self.store.conversations[self.examples])
+        totals = np.zeros(len(self.conversations), np.int64)
+        np.add.at(totals, owner, self.store.lengths[self.examples])
+        return totals
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all rows."""
+        return int(self.store.lengths[self.examples].sum())
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Tokens of all answers."""
+        return self.num_tokens - int(self.store.prompt_lengths[self.examples].sum())
+
+    @property
+    def num_documents(self) -> int:
+        """Conversations the rows are made of."""
+        return len(self.conversations)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of ids, spans, rows and settings."""
+        digest = hashlib.sha256(f"{self.store.tokens.digest} {self.max_length} {self.pack}".encode())
+        for array in (self.store.prompt_lengths, self.store.conversations, self.examples, self.offsets):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Row:
+        numbers = self.examples[self.offsets[index] : self.offsets[index + 1]]
+        starts, ends = self.store.tokens.offsets[numbers], self.store.tokens.offsets[numbers + 1]
+        lengths, prompts = ends - starts, self.store.prompt_lengths[numbers]
+        position = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        answer_start = np.repeat(prompts, lengths).astype(np.int32)
+        return Row(
+            input_ids=np.concatenate(
+                [self.store.tokens.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+            ),
+            document_id=np.repeat(np.arange(len(numbers), dtype=np.int32), lengths),
+            position=position,
+            eligible=position >= answer_start,
+            answer_start=answer_start,
+            answer_length=np.repeat(lengths - prompts, lengths).astype(np.int32),
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> "ConversationRows":
+        """Only these rows, in this order."""
+        chosen = [self.examples[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        return attrs.evolve(self, examples=np.concatenate(chosen), offsets=_offsets_of([len(row) for row in chosen]))
+
+    def select_documents(self, documents: NDArray[np.int64]) -> "ConversationRows":
+        """New rows, made of these conversations alone."""
+        wanted = np.isin(self.store.conversations[self.examples], self.conversations[documents])
+        return _rows_of(self, np.sort(self.examples[wanted]))
+
+    def summary(self) -> str:
+        """One line for people."""
+        how = f"{self.num_trained_tokens:,} of {self.num_tokens:,} tokens are trained"
+        return f"{self.counts.summary()}; {len(self):,} {'packed ' if self.pack else ''}training rows, {how}"
+
+
+def rendering_of(tokenizer: PreTrainedTokenizerBase, *, chat_template: bool) -> Rendering:
+    """The way to render conversations that a run file asks for.
+
+    Raises:
+        DataError: the chat template is asked for, but the tokenizer has none.
+    """
+    return ChatTemplateRendering(tokenizer) if chat_template else PlainRendering(tokenizer)
+
+
+def conversation_rows(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    format_name: str | None = None,
+    chat_template: bool = False,
+    train_on: TrainOn = "each_answer",
+    eos_padding: EosPadding = "first",
+    long_rows: LongRows = "truncate_answer",
+    skip_bad_rows: bool = False,
+    pack: bool = False,
+) -> ConversationRows:
+    """Read conversations and make rows of them.
+
+    Args:
+        source: rows in one of the known formats.
+        tokenizer: with an end-of-text token.
+        max_length: most tokens in a row, at least 2.
+        format_name: a key of ``FORMATS``; None finds the format by the columns.
+        chat_template: render with the tokenizer's chat template instead of plainly.
+        train_on: an example for each answer, with a clean history and the future cut, or for the last one only.
+        eos_padding: ``first``: the end-of-text token behind the answer is learned; ``none``: it is left out;
+            ``all``: as ``first``, and the collator continues the answer with it (``Collator.trained_padding_id``).
+        long_rows: cut the answer at ``max_length``, drop the example, or refuse the data set. A prompt that leaves no
+            room for an answer is dropped in the first two cases.
+        skip_bad_rows: go on without rows that are no conversation, instead of refusing the data set.
+        pack: put several examples into a row (best fit); they must then be isolated from each other.
+
+    Raises:
+        DataError: no format, bad or long rows that are not to be passed over, or nothing to train on.
+    """
+    if pack and eos_padding == "all":
+        raise DataError("dataset.eos_padding: all trains the padding behind each answer, and packed rows have none")
+    maker = ExampleMaker(
+        format=find_format(source, format_name),
+        rendering=rendering_of(tokenizer, chat_template=chat_template),
+        max_length=max_length,
+        train_on=train_on,
+        eos_padding=eos_padding,
+        long_rows=long_rows,
+    )
+    store = _store_examples(source, maker)
+    if not skip_bad_rows:
+        refuse(maker.bad_rows, "Correct them, or pass them over with dataset.on_bad_row: skip.")
+    if long_rows == "error":
+        refuse(maker.too_long, "Raise dataset.max_length, or set dataset.long_rows to truncate_answer or drop.")
+    unused = tuple(sorted([*maker.bad_rows, *maker.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
+    if not len(store.prompt_lengths):
+        first = f" (first: {unused[0]})" if unused else ""
+        raise DataError(f"{source.name}: no trainable token in the whole data set: {maker.counts.summary()}{first}")
+    if unused:
+        logger.warning("%s: %s (first: %s)", source.name, maker.counts.summary(), unused[0])
+    nothing = np.zeros(0, np.int64)
+    empty = ConversationRows(store, nothing, nothing, max_length, pack, maker.counts, unused)
+    return _rows_of(empty, np.arange(len(store.prompt_lengths)))
+
+
+def _store_examples(source: Source, maker: ExampleMaker) -> ExampleStore:
+    writer = TokenWriter()
+    prompt_lengths: list[int] = []
+    conversations: list[int] = []
+    for number, record in enumerate(with_progress(source.open(), "Reading conversations", source.num_records)):
+        for example in maker(record):
+            writer.append(np.asarray(example.ids, np.int32))
+            prompt_lengths.append(example.prompt_length)
+            conversations.append(number)
+    return ExampleStore(writer.finish(), np.asarray(prompt_lengths, np.int64), np.asarray(conversations, np.int64))
+
+
+def _rows_of(rows: ConversationRows, examples: NDArray[np.int64]) -> ConversationRows:
+    """The same rows made anew of these examples."""
+    if not rows.pack:
+        return attrs.evolve(rows, examples=examples, offsets=np.arange(len(examples) + 1))
+    packed = best_fit(rows.store.lengths[examples].tolist(), rows.max_length)
+    order = np.concatenate([np.asarray(row, np.int64) for row in packed])
+    return attrs.evolve(rows, examples=examples[order], offsets=_offsets_of([len(row) for row in packed]))
+
+
+def _offsets_of(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
