@@ -30,6 +30,7 @@ def run_components(config: RunConfig, registry: Registry) -> RunComponents:
         min_masking_rate=noise.min_masking_rate,
         reweight_cap=noise.reweight_cap,
         mask_contiguous_region_prob=noise.mask_contiguous_region_prob,
+        t_per=noise.t_per,
     )
     fields = [field.name for field in attrs.fields(RunComponents) if field.name in KINDS]
     names = {kind: registry.entry_of(getattr(run, kind)).qualified_name for kind in fields}

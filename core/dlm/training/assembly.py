@@ -65,7 +65,8 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
     components = run_components(config, registry)
     process = build_forward_process(config, components, registry, vocabulary)
-    model.train()
+    # 8-bit optimizers try themselves out on the device of the parameters.
+    model.to(accelerator.device).train()
     objective: nn.Module = build_objective(model, config, components, vocabulary)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     num_steps = training.max_steps or (training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
