@@ -7,6 +7,7 @@ import attrs
 import yaml
 
 from dlm_plugins.structuring import make_converter
+from dlm_plugins.testing.instances import variants
 from dlm_plugins.testing.properties import contract_property
 
 
@@ -27,12 +28,15 @@ def check_frozen(component: attrs.AttrsInstance) -> None:
 
 @contract_property
 def check_equality(component: Any) -> None:
-    """Two components with the same options are equal and hash alike."""
+    """Components are equal where their options are, and then hash alike."""
     twin = attrs.evolve(component)
     if twin != component:
         raise AssertionError("differs from a component with the same options")
     if hash(twin) != hash(component):
         raise AssertionError("hashes differently from a component with the same options")
+    for other in variants(type(component)):
+        if (other == component) != (attrs.asdict(other) == attrs.asdict(component)):
+            raise AssertionError(f"equality with {other!r} is not that of their options")
 
 
 @contract_property

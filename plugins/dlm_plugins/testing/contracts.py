@@ -1,8 +1,4 @@
-"""One test class per kind, for pytest: subclass it with one line.
-
->>> class TestMySchedule(NoiseScheduleContract):
-...     component = MySchedule  # doctest: +SKIP
-"""
+"""One test class per kind, for pytest: subclass it, and say in one line what is to be tested."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar

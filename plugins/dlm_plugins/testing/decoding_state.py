@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dlm_plugins.draws import Draws, KeyedDraws
+from dlm_plugins.testing.choices import Choices, sized_cases
 
 MASK_ID = 0
 _NUM_IDS = 6
@@ -78,34 +79,31 @@ class ReferenceState:
         return attrs.evolve(self, **{name: getattr(self, name)[rows] for name in fields})
 
 
-@st.composite
-def decoding_states(draw: st.DrawFn, *, predicts_committed: bool) -> ReferenceState:
+def decoding_states(*, predicts_committed: bool) -> st.SearchStrategy[ReferenceState]:
     """Up to 3 rows of up to 8 positions: given, committed and masked ones, ties, zeros and ones, any quota and step."""
-    num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 8))
-    num_steps = draw(st.integers(1, 4))
-    step = draw(st.integers(0, num_steps - 1))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    # Scale 0 makes all predictions equal, scale 200 makes confidence exactly 1 and log-probabilities underflow.
-    scales = torch.tensor([draw(st.sampled_from(_SCALES)) for _ in range(num_rows)], dtype=torch.float64)
-    logits = torch.randn(num_rows, length, _NUM_IDS, generator=generator, dtype=torch.float64)
-    patterns = [draw(st.integers(0, 2**length - 1)) for _ in range(num_rows)]
-    masked = ~torch.tensor([[bool(pattern >> i & 1) for i in range(length)] for pattern in patterns])
-    # Positions that are not masked were given (-1) or committed at an earlier step of the block.
-    committed_step = (
-        torch.randint(-1, max(step, 0), (num_rows, length), generator=generator)
-        if step
-        else -torch.ones(num_rows, length, dtype=torch.int64)
-    )
-    return ReferenceState(
-        all_logits=logits * scales[:, None, None],
-        masked=masked,
-        committed_ids=torch.where(masked, MASK_ID, torch.randint(1, _NUM_IDS, masked.shape, generator=generator)),
-        committed_confidence=torch.rand(masked.shape, generator=generator).double() * ~masked,
-        committed_step=torch.where(masked, -1, committed_step),
-        quota=torch.tensor([draw(st.integers(0, length)) for _ in range(num_rows)]),
-        step=step,
-        num_steps=num_steps,
-        row_index=torch.randperm(100, generator=generator)[:num_rows],
-        predicts_committed=predicts_committed,
-        seed=draw(st.integers(0, 1000)),
-    )
+
+    def make(choices: Choices, num_rows: int, length: int) -> ReferenceState:
+        num_steps = choices.randint(1, 4)
+        step = choices.randrange(num_steps)
+        generator = choices.generator()
+        # Scale 0 makes all predictions equal, scale 200 makes confidence exactly 1 and log-probabilities underflow.
+        scales = torch.tensor([choices.choice(_SCALES) for _ in range(num_rows)], dtype=torch.float64)
+        logits = torch.randn(num_rows, length, _NUM_IDS, generator=generator, dtype=torch.float64)
+        masked = torch.stack([choices.bits(length, choices.choice((0.7, 0.3, 1.0))) for _ in range(num_rows)])
+        # Positions that are not masked were given (-1) or committed at an earlier step of the block.
+        committed_step = torch.randint(-1, max(step, 1), masked.shape, generator=generator).clamp(max=step - 1)
+        return ReferenceState(
+            all_logits=logits * scales[:, None, None],
+            masked=masked,
+            committed_ids=torch.where(masked, MASK_ID, torch.randint(1, _NUM_IDS, masked.shape, generator=generator)),
+            committed_confidence=torch.rand(masked.shape, generator=generator).double() * ~masked,
+            committed_step=torch.where(masked, -1, committed_step),
+            quota=torch.tensor([choices.randint(0, length) for _ in range(num_rows)]),
+            step=step,
+            num_steps=num_steps,
+            row_index=torch.randperm(100, generator=generator)[:num_rows],
+            predicts_committed=predicts_committed,
+            seed=choices.randrange(1000),
+        )
+
+    return sized_cases(make, max_length=8)

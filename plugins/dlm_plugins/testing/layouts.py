@@ -6,32 +6,36 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dlm_plugins.attention_bias import SequenceLayout
+from dlm_plugins.testing.choices import Choices, sized_cases
 
 TENSORS = ("position", "block", "document", "is_clean")
 
 
-@st.composite
-def layouts(draw: st.DrawFn, *, stage: str, max_rows: int = 2) -> SequenceLayout:
-    """A layout of ``stage``: "training", "training with a clean copy" or "sampling".
+def layouts(*, stage: str) -> st.SearchStrategy[SequenceLayout]:
+    """Layouts of a stage: "training", "training with a clean copy" or "sampling".
 
-    Rows hold one or two documents (one in sampling), each a prompt of 0 to 2 positions and an answer of 1 to 5, in
-    blocks of 1 to 3, and padding. In sampling the prompt and the first few blocks are clean.
+    One or two rows hold one or two documents each (one in sampling), each a prompt of 0 to 2 positions and an answer of
+    1 to 5, in blocks of 1 to 3, and padding. In sampling the prompt and the first few blocks are clean.
     """
-    block_length = draw(st.integers(1, 3))
-    rows = [_row(draw, stage, block_length) for _ in range(draw(st.integers(1, max_rows)))]
-    length = max(len(row) for row in rows)
-    padding = (0, -1, -1, False)
-    table = [row + [padding] * (length - len(row)) for row in rows]
-    columns = [torch.tensor([[entry[i] for entry in row] for row in table]) for i in range(len(TENSORS))]
-    layout = SequenceLayout(**dict(zip(TENSORS, columns, strict=True)))
-    return with_clean_copy(layout) if stage == "training with a clean copy" else layout
+
+    def make(choices: Choices, num_rows: int, longest_answer: int) -> SequenceLayout:
+        block_length = choices.randint(1, 3)
+        rows = [_row(choices, stage, block_length, longest_answer) for _ in range(num_rows)]
+        length = max(len(row) for row in rows) + choices.randint(0, 1)
+        padding = (0, -1, -1, False)
+        table = [row + [padding] * (length - len(row)) for row in rows]
+        columns = [torch.tensor([[entry[i] for entry in row] for row in table]) for i in range(len(TENSORS))]
+        layout = SequenceLayout(**dict(zip(TENSORS, columns, strict=True)))
+        return with_clean_copy(layout) if stage == "training with a clean copy" else layout
+
+    return sized_cases(make, max_rows=2, max_length=5)
 
 
-def _row(draw: st.DrawFn, stage: str, block_length: int) -> list[tuple[int, int, int, bool]]:
+def _row(choices: Choices, stage: str, block_length: int, longest_answer: int) -> list[tuple[int, int, int, bool]]:
     row = []
-    for document in range(1 if stage == "sampling" else draw(st.integers(1, 2))):
-        num_prompt, num_answer = draw(st.integers(0, 2)), draw(st.integers(1, 5))
-        num_committed = draw(st.integers(0, 2)) if stage == "sampling" else 0
+    for document in range(1 if stage == "sampling" else choices.randint(1, 2)):
+        num_prompt, num_answer = choices.randint(0, 2), choices.randint(1, longest_answer)
+        num_committed = choices.randint(0, 2) if stage == "sampling" else 0
         for position in range(num_prompt + num_answer):
             block = (position - num_prompt) // block_length if position >= num_prompt else -1
             row.append((position, block, document, stage == "sampling" and block < num_committed))

@@ -132,7 +132,7 @@ def check_favours_clean_ids(loss: Loss) -> None:
     """Descending the gradient raises the clean ids at corrupted positions."""
 
     def body(rows: LossRows) -> None:
-        rows = attrs.evolve(rows, corrupted=rows.eligible)
+        rows = attrs.evolve(rows, corrupted=rows.eligible, t=torch.full_like(rows.t, 0.5))
         if not rows.eligible.any():
             return
         _, gradient = _score(loss, rows)

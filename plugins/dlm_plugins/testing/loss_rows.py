@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from dlm_plugins.testing.choices import Choices, sized_cases
 from dlm_plugins.testing.reference_view import ReferenceView
 
 NUM_LOGITS = 7
@@ -76,31 +77,35 @@ def mask_rate(t: Tensor) -> Tensor:
     return (1 - (1 - t) ** 2).clamp_min(1e-3)
 
 
-@st.composite
-def loss_rows(draw: st.DrawFn) -> LossRows:
+def loss_rows() -> st.SearchStrategy[LossRows]:
     """Up to 3 rows of up to 6 positions: text or answers, two documents a row, padding, any corrupted set."""
-    num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 6))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    answers = draw(st.booleans())
-    eligible, corrupted, documents, times = [], [], [], []
+
+    def make(choices: Choices, num_rows: int, length: int) -> LossRows:
+        answers = choices.flip()
+        rows = [_row(choices, length, answers) for _ in range(num_rows)]
+        eligible, corrupted, document_id, t = (torch.stack(column) for column in zip(*rows, strict=True))
+        generator = choices.generator()
+        return LossRows(
+            clean_ids=torch.randint(MASK_ID, (num_rows, length), generator=generator),
+            corrupted=corrupted,
+            eligible=eligible,
+            document_id=document_id,
+            t=t,
+            logits=torch.randn(num_rows, length, NUM_LOGITS, generator=generator, dtype=torch.float64),
+            answers=answers,
+        )
+
+    return sized_cases(make, max_length=6)
+
+
+def _row(choices: Choices, length: int, answers: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eligible and corrupted positions, documents and times of one row, (L,) each."""
     positions = torch.arange(length)
-    for _ in range(num_rows):
-        real = positions < draw(st.integers(1, length))
-        document = (positions >= draw(st.integers(1, length))).long()
-        documents.append(torch.where(real, document, -1))
-        eligible.append(real & (positions % 3 != 0) if answers and draw(st.booleans()) else real)
-        pattern = draw(st.integers(0, 2**length - 1))
-        corrupted.append(eligible[-1] & torch.tensor([bool(pattern >> i & 1) for i in range(length)]))
-        times.append(torch.full((length,), draw(st.sampled_from((0.5, 0.01, 0.2, 0.9, 1.0)))))
-    return LossRows(
-        clean_ids=torch.randint(MASK_ID, (num_rows, length), generator=generator),
-        corrupted=torch.stack(corrupted),
-        eligible=torch.stack(eligible),
-        document_id=torch.stack(documents),
-        t=torch.stack(times),
-        logits=torch.randn(num_rows, length, NUM_LOGITS, generator=generator, dtype=torch.float64),
-        answers=answers,
-    )
+    real = positions < choices.choice((length, choices.randint(1, length)))
+    document = torch.where(real, (positions >= choices.randint(1, length)).long(), -1)
+    eligible = real & choices.bits(length, 0.7) if answers else real
+    t = torch.full((length,), choices.choice((0.5, 0.01, 0.2, 0.9, 1.0)))
+    return eligible, eligible & choices.bits(length), document, t
 
 
 def uniform_rows(*, answers: bool, num_rows: int, length: int, seed: int) -> LossRows:

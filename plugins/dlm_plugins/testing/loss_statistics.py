@@ -9,8 +9,8 @@ from dlm_plugins.testing.loss_rows import NUM_LOGITS, uniform_rows
 from dlm_plugins.testing.properties import contract_property, describe
 from dlm_plugins.testing.z_test import threshold, z_of_mean
 
-_NUM_BATCHES = 96
-_NUM_ROWS = 64
+_NUM_BATCHES = 64
+_NUM_ROWS = 512
 _LENGTH = 9
 
 

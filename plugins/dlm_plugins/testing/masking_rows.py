@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dlm_plugins.draws import KeyedDraws
 from dlm_plugins.masking import MaskingRequest
+from dlm_plugins.testing.choices import Choices, sized_cases
 
 _RATES = (0.5, 0.0, 0.001, 0.1, 0.9, 1.0)
 _PADDING = {"eligible": False, "p": 0.0, "spans": -1, "document_id": -1}
@@ -67,10 +68,6 @@ class MaskingRows:
         return attrs.evolve(self, **changes)
 
 
-def _bits(number: int, length: int) -> Tensor:
-    return torch.tensor([number >> i & 1 for i in range(length)], dtype=torch.bool)
-
-
 def _repeat_views(rows: MaskingRows, num_views: int) -> MaskingRows:
     """Every row once for each view, the views of a row next to each other."""
     num_rows = rows.eligible.shape[0]
@@ -78,34 +75,38 @@ def _repeat_views(rows: MaskingRows, num_views: int) -> MaskingRows:
     return attrs.evolve(repeated, view_index=torch.arange(num_views).repeat(num_rows))
 
 
-@st.composite
-def masking_rows(draw: st.DrawFn, num_views: int = 1) -> MaskingRows:
+def masking_rows(num_views: int = 1) -> st.SearchStrategy[MaskingRows]:
     """Up to 3 rows (times views) of up to 9 positions: any eligible set, rates, words, documents and padding."""
-    num_rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
-    patterns = st.integers(0, 2**length - 1)
-    eligible, rates, spans, documents = [], [], [], []
-    for _ in range(num_rows):
-        num_real = draw(st.integers(1, length))
-        real = torch.arange(length) < num_real
-        eligible.append(_bits(draw(patterns), length) & real)
-        first, second = draw(st.sampled_from(_RATES)), draw(st.none() | st.sampled_from(_RATES))
-        rate = torch.full((length,), first)
-        if second is not None:  # a rate of its own for each position
-            rate[::2] = second
-        rates.append(rate)
-        spans.append(torch.where(real, _bits(draw(patterns), length).cumsum(0), -1))
-        documents.append(torch.where(real, (torch.arange(length) >= draw(st.integers(1, length))).long(), -1))
-    rows = MaskingRows(
-        eligible=torch.stack(eligible),
-        p=torch.stack(rates),
-        spans=torch.stack(spans),
-        document_id=torch.stack(documents),
-        row_index=torch.randperm(100, generator=torch.Generator().manual_seed(num_rows))[:num_rows],
-        view_index=torch.zeros(num_rows, dtype=torch.int64),
-        block_length=draw(st.integers(1, 4)),
-        seed=draw(st.integers(0, 1000)),
-    )
-    return _repeat_views(rows, num_views)
+
+    def make(choices: Choices, num_rows: int, length: int) -> MaskingRows:
+        rows = [_row(choices, length) for _ in range(num_rows)]
+        eligible, p, spans, document_id = (torch.stack(column) for column in zip(*rows, strict=True))
+        made = MaskingRows(
+            eligible=eligible,
+            p=p,
+            spans=spans,
+            document_id=document_id,
+            row_index=torch.randperm(100, generator=choices.generator())[:num_rows],
+            view_index=torch.zeros(num_rows, dtype=torch.int64),
+            block_length=choices.randint(1, 4),
+            seed=choices.randrange(1000),
+        )
+        return _repeat_views(made, num_views)
+
+    return sized_cases(make)
+
+
+def _row(choices: Choices, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eligible positions, rates, words and documents of one row, (L,) each."""
+    positions = torch.arange(length)
+    real = positions < choices.choice((length, choices.randint(1, length)))
+    rate = torch.full((length,), choices.choice(_RATES))
+    if choices.flip():  # a rate of its own for each position
+        rate[::2] = choices.choice(_RATES)
+    starts = choices.bits(length)
+    spans = torch.where(real, starts.cumsum(0) - starts[0].long(), -1)
+    documents = torch.where(real, (positions >= choices.randint(1, length)).long(), -1)
+    return choices.bits(length, choices.choice((0.6, 1.0))) & real, rate, spans, documents
 
 
 def many_rows(eligible: Tensor, p: Tensor, *, num_rows: int, num_views: int = 1, seed: int = 0) -> MaskingRows:

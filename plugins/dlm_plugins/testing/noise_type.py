@@ -1,94 +1,11 @@
 """Properties of noise types."""
 
-import attrs
 import torch
-from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn import functional as F
 
-from dlm_plugins.draws import KeyedDraws
-from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, CorruptionRequest, NoiseType
+from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
+from dlm_plugins.testing.corruption_rows import CorruptionRows, corruption_rows, large_rows
 from dlm_plugins.testing.properties import contract_property, describe, for_all, require_equal, require_tensor
 from dlm_plugins.testing.purity import require_device_kept, require_pure
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class CorruptionRows:
-    """B rows of L positions, as a noise type gets them."""
-
-    input_ids: Tensor
-    """(B, L) int64."""
-    corrupted: Tensor
-    """(B, L) bool."""
-    row_index: Tensor
-    """(B,) int64."""
-    vocabulary_size: int
-    mask_id: int
-    special_ids: Tensor
-    """(S,) int64."""
-    seed: int = 0
-
-    def request(self) -> CorruptionRequest:
-        """These rows as a request, with their own draws."""
-        draws = KeyedDraws(seed=self.seed, step=3, rows=self.row_index, length=self.input_ids.shape[1])
-        return CorruptionRequest(
-            input_ids=self.input_ids,
-            corrupted=self.corrupted,
-            mask_id=self.mask_id,
-            vocabulary_size=self.vocabulary_size,
-            special_ids=self.special_ids,
-            draws=draws,
-        )
-
-    def take(self, rows: list[int]) -> "CorruptionRows":
-        """Some of the rows, in this order."""
-        names = ("input_ids", "corrupted", "row_index")
-        return attrs.evolve(self, **{name: getattr(self, name)[rows] for name in names})
-
-    def padded(self, num_positions: int) -> "CorruptionRows":
-        """The rows with more positions on the right, none of them corrupted."""
-        input_ids, corrupted = (F.pad(tensor, (0, num_positions)) for tensor in (self.input_ids, self.corrupted))
-        return attrs.evolve(self, input_ids=input_ids, corrupted=corrupted)
-
-    def to(self, device: str) -> "CorruptionRows":
-        """The rows on another device."""
-        names = ("input_ids", "corrupted", "row_index", "special_ids")
-        return attrs.evolve(self, **{name: getattr(self, name).to(device) for name in names})
-
-
-@st.composite
-def corruption_rows(draw: st.DrawFn, max_rows: int = 3, max_length: int = 9) -> CorruptionRows:
-    """Small rows: any ids, special ones and the mask too, any corrupted set, special ids anywhere."""
-    num_rows, length = draw(st.integers(1, max_rows)), draw(st.integers(1, max_length))
-    vocabulary_size = draw(st.integers(4, 24))
-    ids = st.integers(0, vocabulary_size - 1)
-    mask_id = draw(ids)
-    # At least two ordinary ids are left, so that there always is a replacement other than the original.
-    specials = {mask_id} | draw(st.sets(ids, max_size=vocabulary_size - 3))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    patterns = [draw(st.integers(0, 2**length - 1)) for _ in range(num_rows)]
-    return CorruptionRows(
-        input_ids=torch.randint(vocabulary_size, (num_rows, length), generator=generator),
-        corrupted=torch.tensor([[bool(pattern >> i & 1) for i in range(length)] for pattern in patterns]),
-        row_index=torch.randperm(100, generator=generator)[:num_rows],
-        vocabulary_size=vocabulary_size,
-        mask_id=mask_id,
-        special_ids=torch.tensor(sorted(specials)),
-        seed=draw(st.integers(0, 1000)),
-    )
-
-
-def _large_rows() -> CorruptionRows:
-    num_rows, length, vocabulary_size = 64, 64, 50
-    input_ids = torch.arange(num_rows * length).view(num_rows, length) % vocabulary_size
-    return CorruptionRows(
-        input_ids=input_ids,
-        corrupted=(torch.arange(num_rows * length) % 7 < 4).view(num_rows, length),
-        row_index=torch.arange(num_rows),
-        vocabulary_size=vocabulary_size,
-        mask_id=20,
-        special_ids=torch.tensor([0, 1, 20, 49]),
-    )
 
 
 @contract_property
@@ -130,7 +47,7 @@ def check_replacements_allowed(noise_type: NoiseType) -> None:
             raise AssertionError(f"writes special tokens: {describe(written)}")
 
     for_all(corruption_rows(), body)
-    body(_large_rows())
+    body(large_rows())
 
 
 @contract_property
@@ -145,13 +62,13 @@ def check_absorbing_claim(noise_type: NoiseType) -> None:
             raise AssertionError(f"claims is_absorbing, but writes {describe(written)} with the mask {rows.mask_id}")
 
     for_all(corruption_rows(), body)
-    body(_large_rows())
+    body(large_rows())
 
 
 @contract_property
 def check_changes_text(noise_type: NoiseType) -> None:
     """Most corrupted positions hold another id than before: noise is noise."""
-    rows = _large_rows()
+    rows = large_rows()
     changed = (noise_type.corrupt(rows.request()) != rows.input_ids)[rows.corrupted].double().mean().item()
     if changed < 0.5:
         raise AssertionError(f"of {int(rows.corrupted.sum())} corrupted positions only {changed:.0%} hold another id")
@@ -184,7 +101,7 @@ def check_pure(noise_type: NoiseType) -> None:
 @contract_property
 def check_device_kept(noise_type: NoiseType) -> None:
     """The noisy ids are where the request is."""
-    require_device_kept(lambda: noise_type.corrupt(_large_rows().to("meta").request()))
+    require_device_kept(lambda: noise_type.corrupt(large_rows().to("meta").request()))
 
 
 PROPERTIES = (

@@ -13,7 +13,7 @@ from dlm_plugins.testing.toy_model import ToyModel, toy_model
 
 def _step(optimizer: Optimizer, model: ToyModel) -> None:
     optimizer.zero_grad()
-    model.loss().backward()  # type: ignore[no-untyped-call]
+    model.loss().backward()
     optimizer.step()
 
 

@@ -1,0 +1,25 @@
+"""Refuting a component by one named property."""
+
+from collections.abc import Callable
+
+import pytest
+
+from dlm_plugins.testing import PROPERTIES
+from dlm_plugins.testing.properties import property_name
+
+Refute = Callable[[str, type, str], str]
+
+
+@pytest.fixture(scope="session")
+def refute() -> Refute:
+    """``refute(kind, cls, property)``: the property must fail, under its own name and the component's; its message."""
+
+    def run(kind: str, cls: type, name: str) -> str:
+        (check,) = [check for check in PROPERTIES[kind] if property_name(check) == name]
+        with pytest.raises(AssertionError) as caught:
+            check(cls())
+        message = str(caught.value)
+        assert message.startswith(f"{name}: {cls.__name__}("), message
+        return message
+
+    return run

@@ -1,0 +1,214 @@
+"""Wrong losses are caught by the property they break."""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_plugins import LossOutput, LossView
+from dlm_plugins.testing import check_component
+
+
+def real(view: LossView) -> Tensor:
+    return view.document_id >= 0
+
+
+def share(view: LossView) -> Tensor:
+    """What a position counts: itself, or its part of its answer."""
+    length = view.answer_length
+    return torch.ones_like(view.t) if length is None else 1 / length.clamp_min(1)
+
+
+def output(view: LossView, weight: Tensor) -> LossOutput:
+    where = view.corrupted & view.eligible
+    total = view.weighted_cross_entropy(where, weight * share(view))
+    return LossOutput(total, torch.where(view.eligible, share(view), 0.0).sum())
+
+
+@attrs.frozen(kw_only=True)
+class Weighted:
+    """Cross-entropy by 1 / p: what the wrong ones vary."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return output(view, view.weight)
+
+
+@attrs.frozen(kw_only=True)
+class Bound:
+    """Cross-entropy by p'(t) / p(t): sound."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return output(view, view.rate_derivative / view.rate)
+
+
+@attrs.frozen(kw_only=True)
+class Focal:
+    """(1 - q)^2 by 1 / p, and says that it weighs on purpose: sound."""
+
+    is_likelihood_weighted: ClassVar[bool] = False
+
+    def __call__(self, view: LossView) -> LossOutput:
+        where = view.corrupted & view.eligible
+        log_q = view.log_probabilities(where)
+        terms = (1 - log_q.exp()) ** 2 * -log_q * (view.weight * share(view))[where]
+        return LossOutput(terms.sum(), torch.where(view.eligible, share(view), 0.0).sum())
+
+
+@attrs.frozen(kw_only=True)
+class FocalWithoutSaying(Focal):
+    """Claims to be a likelihood."""
+
+    is_likelihood_weighted: ClassVar[bool] = True
+
+
+@attrs.frozen(kw_only=True)
+class ForgetsRate:
+    """No 1 / p."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return output(view, torch.ones_like(view.weight))
+
+
+@attrs.frozen(kw_only=True)
+class TimeForRate:
+    """1 / t, right for p = t only."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return output(view, 1 / view.t.clamp_min(1e-3))
+
+
+@attrs.frozen(kw_only=True)
+class CountsCorrupted:
+    """Divides by the number of corrupted positions, and weighs by 1 / p as well."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return attrs.evolve(Weighted()(view), normaliser=(view.corrupted & view.eligible).sum())
+
+
+@attrs.frozen(kw_only=True)
+class LinearRamp:
+    """Later positions weigh more, the mean being 1."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        length = view.t.shape[1]
+        ramp = 1 + 0.2 * (torch.arange(length) - (length - 1) / 2) / length
+        return output(view, view.weight * ramp)
+
+
+@attrs.frozen(kw_only=True)
+class CountsPadding:
+    """Divides by the rectangle of the batch."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return attrs.evolve(Weighted()(view), normaliser=torch.tensor(view.t.numel()))
+
+
+@attrs.frozen(kw_only=True)
+class MeanOfBatch:
+    """Divides by itself and calls the batch one."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        summed = Weighted()(view)
+        return LossOutput(summed.total / summed.normaliser.clamp_min(1), torch.tensor(1))
+
+
+@attrs.frozen(kw_only=True)
+class Unconnected:
+    """A constant where nothing is corrupted."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        if not view.corrupted.any():
+            return LossOutput(torch.tensor(0.0), torch.tensor(0))
+        return Weighted()(view)
+
+
+@attrs.frozen(kw_only=True)
+class NotANumberWhenEmpty:
+    """A mean of nothing."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        log_q = view.log_probabilities(view.corrupted)
+        return LossOutput(-log_q.mean() * len(log_q), view.eligible.sum())
+
+
+@attrs.frozen(kw_only=True)
+class ScoresPrompt:
+    """Scores clean positions of the prompt too."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return LossOutput(view.weighted_cross_entropy(real(view), torch.ones_like(view.t)), real(view).sum())
+
+
+@attrs.frozen(kw_only=True)
+class Ascends:
+    """The sign is wrong."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        summed = Weighted()(view)
+        return attrs.evolve(summed, total=-summed.total)
+
+
+@attrs.frozen(kw_only=True)
+class FirstRowMatters:
+    """Weighs all rows by the rate of the first one."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return output(view, view.weight[:1].expand_as(view.weight))
+
+
+@attrs.frozen(kw_only=True)
+class Overflows:
+    """Divides by the probability itself."""
+
+    is_likelihood_weighted: ClassVar[bool] = False
+
+    def __call__(self, view: LossView) -> LossOutput:
+        where = view.corrupted & view.eligible
+        return LossOutput((1 / view.log_probabilities(where).exp()).sum(), view.eligible.sum())
+
+
+@attrs.frozen(kw_only=True)
+class HalfPrecision:
+    """float16 total."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        summed = Weighted()(view)
+        return attrs.evolve(summed, total=summed.total.half())
+
+
+WRONG = [
+    (ForgetsRate, "mean_over_masks"),
+    (TimeForRate, "mean_over_masks"),
+    (CountsCorrupted, "mean_over_masks"),
+    (FocalWithoutSaying, "mean_over_masks"),
+    (LinearRamp, "positions_weigh_alike"),
+    (CountsPadding, "padding"),
+    (MeanOfBatch, "adds_up"),
+    (FirstRowMatters, "row_order"),
+    (FirstRowMatters, "adds_up"),
+    (Unconnected, "nothing_scored"),
+    (NotANumberWhenEmpty, "scalars"),
+    (ScoresPrompt, "scores_eligible_only"),
+    (Ascends, "favours_clean_ids"),
+    (Overflows, "finite_at_extremes"),
+    (HalfPrecision, "scalars"),
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), WRONG, ids=lambda value: getattr(value, "__name__", value))
+def test_wrong_loss_is_caught(refute: Callable[[str, type, str], str], cls: type, name: str) -> None:
+    refute("loss", cls, name)
+
+
+@pytest.mark.parametrize("cls", [Weighted, Bound, Focal])
+def test_sound_loss_passes(cls: type) -> None:
+    assert check_component("loss", cls) == []
+
+
+def test_wrong_loss_fails_by_its_property_only() -> None:
+    (message,) = check_component("loss", ForgetsRate)
+    assert f"instead of ln 7 = {math.log(7):.4f}" in message

@@ -1,0 +1,168 @@
+"""Wrong noise schedules are caught by the property they break."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_plugins.testing import check_component
+
+
+@attrs.frozen(kw_only=True)
+class Linear:
+    """p = t: what the wrong ones vary."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t.clone()
+
+    def mask_rate_derivative(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+@attrs.frozen(kw_only=True)
+class Dip(Linear):
+    """Not monotone: it dips in the middle."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t - 0.1 * torch.exp(-(((t - 0.5) / 0.01) ** 2)) * t * (1 - t)
+
+
+@attrs.frozen(kw_only=True)
+class StartsNoisy(Linear):
+    """p(0) = 0.05."""
+
+    covers_unit_interval: ClassVar[bool] = False
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return 0.05 + 0.95 * t
+
+
+@attrs.frozen(kw_only=True)
+class Overshoots(Linear):
+    """A quarter of a percent above 1 at the end."""
+
+    covers_unit_interval: ClassVar[bool] = False
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t * 1.0025
+
+
+@attrs.frozen(kw_only=True)
+class ClippedWithoutSaying(Linear):
+    """p in [0.001, 0.999], but covers_unit_interval is not denied."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return 0.001 + 0.998 * t
+
+
+@attrs.frozen(kw_only=True)
+class HalfDerivative(Linear):
+    """p = t^2 with the derivative t."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t**2
+
+    def mask_rate_derivative(self, t: Tensor) -> Tensor:
+        return t.clone()
+
+
+@attrs.frozen(kw_only=True)
+class FallingDerivative(Linear):
+    """The derivative of the reversed time: negative."""
+
+    def mask_rate_derivative(self, t: Tensor) -> Tensor:
+        return -torch.ones_like(t)
+
+
+@attrs.frozen(kw_only=True)
+class RelativeToBatch(Linear):
+    """Stretches the batch to its own maximum."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t / t.max().clamp_min(0.5) if t.numel() else t.clone()
+
+
+@attrs.frozen(kw_only=True)
+class AlwaysFloat64(Linear):
+    """Widens float32."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t.double()
+
+
+@attrs.frozen(kw_only=True)
+class AddsAxis(Linear):
+    """Scalars come back as vectors."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return torch.atleast_1d(t).clone()
+
+
+@attrs.frozen(kw_only=True)
+class Cancels(Linear):
+    """p = t^2 through a difference of large numbers: nothing is left of it in float32."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return ((1e5 + t**2) - 1e5).clamp(0, 1)
+
+    def mask_rate_derivative(self, t: Tensor) -> Tensor:
+        return 2 * t
+
+
+@attrs.frozen(kw_only=True)
+class Jitters(Linear):
+    """Draws noise of its own."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t + 1e-9 * torch.rand_like(t)
+
+
+@attrs.frozen(kw_only=True)
+class InPlace(Linear):
+    """Squares the caller's tensor."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t.mul_(t)
+
+
+@attrs.frozen(kw_only=True)
+class TableOnCpu(Linear):
+    """Looks rates up in a table that stays on the CPU."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return t * torch.ones(t.shape[-1] if t.ndim else 1, dtype=t.dtype, device="cpu").reshape(t.shape[-1:])
+
+
+WRONG = [
+    (Dip, "monotone"),
+    (StartsNoisy, "starts_clean"),
+    (Overshoots, "rate_in_unit_interval"),
+    (ClippedWithoutSaying, "covers_unit_interval_claim"),
+    (HalfDerivative, "derivative_matches_rate"),
+    (FallingDerivative, "derivative_not_negative"),
+    (RelativeToBatch, "elementwise"),
+    (AlwaysFloat64, "elementwise"),
+    (AddsAxis, "elementwise"),
+    (Cancels, "float32_is_accurate"),
+    (Jitters, "pure"),
+    (InPlace, "pure"),
+    (TableOnCpu, "device_kept"),
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), WRONG, ids=lambda value: getattr(value, "__name__", value))
+def test_wrong_schedule_is_caught(refute: Callable[[str, type, str], str], cls: type, name: str) -> None:
+    refute("noise_schedule", cls, name)
+
+
+def test_message_holds_the_first_pair_that_falls(refute: Callable[[str, type, str], str]) -> None:
+    assert "p(0.485" in refute("noise_schedule", Dip, "monotone")
+
+
+def test_sound_schedule_passes_and_a_wrong_one_fails_by_its_property_only() -> None:
+    assert check_component("noise_schedule", Linear) == []
+    (message,) = check_component("noise_schedule", StartsNoisy)[:1]
+    assert message.startswith("starts_clean: StartsNoisy(): p(0) = 0.05")
