@@ -5,6 +5,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM, Qwen3LLadaModel
 
+__all__ = ["Qwen3LLadaConfig", "Qwen3LLadaForMaskedLM", "Qwen3LLadaModel", "register_auto_classes"]
+
 
 def register_auto_classes() -> None:
     """Make ``qwen3llada`` known to transformers' Auto classes. Calling it again changes nothing."""

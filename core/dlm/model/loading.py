@@ -11,8 +11,8 @@ from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.proof import prove_bidirectional
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
 
-_BOTH_WAYS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""Types of layers that can look in both directions."""
+_BOTH_WAYS = frozenset({"full_attention", "sliding_attention"})
+"""Types of layers that can look in both directions, and as far as a mask says."""
 
 
 def load_model(
@@ -113,14 +113,26 @@ def check_decoder(config: PreTrainedConfig, origin: str) -> None:
     """Refuse families that cannot be bidirectional decoders; ``origin`` says in errors where the config came from.
 
     Raises:
-        ModelError: An encoder-decoder, or layers that read in one direction only.
+        ModelError: An encoder-decoder, layers that read in one direction only, or layers that look at a window. (Who
+            sees whom is decided by masks here, and a mask replaces the window of a layer: the same model would attend
+            differently in rows with and without padding.)
     """
     if config.is_encoder_decoder:
         raise ModelError(f"{origin}: {config.model_type} is an encoder-decoder; dlm needs a decoder")
     one_way = sorted(set(getattr(config, "layer_types", None) or ()) - _BOTH_WAYS)
     if one_way:
         raise ModelError(
-            f"{origin}: {config.model_type} has layers of type {', '.join(one_way)}, which read in one direction only"
+            f"{origin}: {config.model_type} has layers of type {', '.join(one_way)}, which do not see all of a row"
+        )
+    text_config = config.get_text_config()
+    window = getattr(text_config, "sliding_window", None)
+    layer_types = getattr(text_config, "layer_types", None) or ("sliding_attention",)
+    longest = getattr(text_config, "max_position_embeddings", None)
+    if window is not None and "sliding_attention" in layer_types and (longest is None or window < longest):
+        raise ModelError(
+            f"{origin}: layers of this {config.model_type} look at a window of {window} tokens only; set "
+            "sliding_window to null in its configuration (and every entry of layer_types to full_attention) to let "
+            "them see whole rows"
         )
 
 

@@ -55,7 +55,7 @@ def ensure_mask_token(tokenizer: PreTrainedTokenizerBase, token: str | None) -> 
     if token is None:
         if tokenizer.mask_token is None:
             raise ModelError("the tokenizer declares no mask token; name one, for example mask_token: <|mask|>")
-        return int(tokenizer.mask_token_id)
+        return _mask_id(tokenizer)
     if not token.strip():
         raise ModelError("mask_token is empty; name a text that never occurs in the data, for example <|mask|>")
     if tokenizer.mask_token != token:
@@ -63,10 +63,14 @@ def ensure_mask_token(tokenizer: PreTrainedTokenizerBase, token: str | None) -> 
             if getattr(tokenizer, role, None) == token:
                 raise ModelError(f"mask_token {token!r} is the {role} of this tokenizer already; choose another")
         tokenizer.add_special_tokens({"mask_token": token})
-    mask_id = int(tokenizer.mask_token_id)
+    mask_id = _mask_id(tokenizer)
     if tokenizer.encode(token, add_special_tokens=False) != [mask_id]:
         raise ModelError(f"the tokenizer does not read {token!r} as one token; choose another mask_token")
     return mask_id
+
+
+def _mask_id(tokenizer: Any) -> int:
+    return int(tokenizer.mask_token_id)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

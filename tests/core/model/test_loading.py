@@ -15,6 +15,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
@@ -134,7 +136,9 @@ def test_a_model_with_weights_that_are_not_finite_fails_the_proof(tiny: Any) -> 
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=30.0)),
+        lambda: Gemma2ForCausalLM(
+            Gemma2Config(**SMALL, head_dim=8, max_position_embeddings=64, final_logit_softcapping=30.0)
+        ),
         lambda: GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=2.0)),
     ],
     ids=["capped", "scaled"],
@@ -143,6 +147,17 @@ def test_families_that_cap_or_scale_their_logits_are_refused(build: Callable[[],
     build().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="scales, caps or transforms"):
         load_model(tmp_path, attn_implementation="eager")
+
+
+@pytest.mark.parametrize(("window", "accepted"), [(16, False), (None, True), (64, True)])
+def test_layers_that_look_at_a_window_are_refused(tmp_path: Path, window: int | None, accepted: bool) -> None:
+    config = MistralConfig(**SMALL, sliding_window=window, max_position_embeddings=64)
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    if accepted:
+        assert load_model(tmp_path).config.is_causal is False
+    else:
+        with pytest.raises(ModelError, match="window of 16 tokens"):
+            load_model(tmp_path)
 
 
 def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
@@ -160,7 +175,7 @@ def test_an_encoder_with_a_transforming_head_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_family_without_sdpa_names_the_way_out(tmp_path: Path) -> None:
-    Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8)).save_pretrained(tmp_path)
+    Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, max_position_embeddings=64)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="set attn_implementation to eager"):
         load_model(tmp_path, attn_implementation="sdpa")
 
