@@ -7,7 +7,7 @@ from transformers import Qwen3Config
 
 
 @strict
-class Qwen3LLadaConfig(Qwen3Config):  # transformers is untyped here
+class Qwen3LLadaConfig(Qwen3Config):
     """All fields of ``Qwen3Config``, and what a masked diffusion language model needs besides.
 
     The architecture is Qwen3's. Attention is bidirectional because ``is_causal`` is False, which transformers' mask
@@ -40,7 +40,7 @@ class Qwen3LLadaConfig(Qwen3Config):  # transformers is untyped here
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.use_cache = False
-        super().__post_init__(**kwargs)  # transformers is untyped here
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         if self.is_causal:
             raise ValueError("is_causal: a qwen3llada model is bidirectional; leave is_causal at false")
         if self.mask_token_id is not None and not 0 <= self.mask_token_id < self.vocab_size:

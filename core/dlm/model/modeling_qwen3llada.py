@@ -14,14 +14,14 @@ from dlm.model.positions import at_positions
 # B rows, L positions, Q queries, K keys, H hidden size, V vocabulary, N selected positions.
 
 
-class Qwen3LLadaPreTrainedModel(Qwen3PreTrainedModel):  # transformers is untyped here
+class Qwen3LLadaPreTrainedModel(Qwen3PreTrainedModel):
     """Ties the classes below to their configuration."""
 
     config_class = Qwen3LLadaConfig
     config: Qwen3LLadaConfig
 
 
-class Qwen3LLadaModel(Qwen3LLadaPreTrainedModel, Qwen3Model):  # transformers is untyped here
+class Qwen3LLadaModel(Qwen3LLadaPreTrainedModel, Qwen3Model):
     """The decoder body: token ids (B, L) to hidden states (B, L, H), every position seeing every other."""
 
     def forward(
@@ -61,7 +61,7 @@ class Qwen3LLadaModel(Qwen3LLadaPreTrainedModel, Qwen3Model):  # transformers is
         return output
 
 
-class Qwen3LLadaForMaskedLM(Qwen3LLadaPreTrainedModel):  # transformers is untyped here
+class Qwen3LLadaForMaskedLM(Qwen3LLadaPreTrainedModel):
     """The decoder body and a linear head over the vocabulary."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - transformers' own interface
@@ -70,7 +70,7 @@ class Qwen3LLadaForMaskedLM(Qwen3LLadaPreTrainedModel):  # transformers is untyp
         super().__init__(config)
         self.model = Qwen3LLadaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # transformers is untyped here
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,

@@ -73,7 +73,7 @@ def model_from_config(
             config = config_class(**options)
             check_decoder(config, "model config")
             make_bidirectional(config, mask_token_id=mask_token_id)
-            model = auto_class.from_config(  # type: ignore[no-untyped-call]  # transformers is untyped here
+            model = auto_class.from_config(  # type: ignore[no-untyped-call]
                 config, dtype=dtype, attn_implementation=attn_implementation
             )
     except ModelError:

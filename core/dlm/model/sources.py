@@ -41,14 +41,14 @@ def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bars and warnings; what they would say about weights is checked by the caller."""
     verbosity = logging.get_verbosity()
     had_progress_bar = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # transformers is untyped here
-    logging.disable_progress_bar()  # transformers is untyped here
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if had_progress_bar:
-            logging.enable_progress_bar()  # transformers is untyped here
+            logging.enable_progress_bar()
 
 
 def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
