@@ -1,5 +1,6 @@
 """``dlm.run``: a run file from start to end."""
 
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def run(
                 (job.folder.path / CONFIG).write_text(job.objects.config_text, encoding="utf-8")
             console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
             report = Report(job, console)
-            report.opening([*loaded.notes, *notes])
+            if job.is_main:
+                for note in loaded.notes:
+                    print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
+            report.opening(notes)
             Engine(job=job, state=state, console=console).run()
             report.closing()
     return RunResult(final_step=state.global_step, output_dir=job.folder.path)
