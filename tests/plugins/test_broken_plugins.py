@@ -1,14 +1,17 @@
 """A matrix of broken plugins: each is reported in one line, dropped whole, and hurts nobody else."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from dlm_cli.commands.plugins import plugins as plugins_command
+from dlm_cli.main import cli
 from dlm_plugins import loading
 from dlm_plugins.errors import ComponentLookupError
 from dlm_plugins.registry import Registry
@@ -159,6 +162,41 @@ MATRIX = {
     ),
 }
 
+RUN_FILE = """
+model:
+  name_or_path: null
+  config:
+    hidden_size: 32
+    intermediate_size: 32
+    num_hidden_layers: 1
+    num_attention_heads: 2
+    num_key_value_heads: 2
+    head_dim: 16
+    max_position_embeddings: 64
+  tokenizer: {train: {vocab_size: 280}}
+training: {output_dir: FOLDER/out, max_steps: 2, batch_size: 2}
+dataset: {name: FOLDER/text.txt, max_length: 16}
+evaluation: {do_eval_loss: false, sample_prompts: []}
+"""
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 200)
+    (folder / "run.yaml").write_text(RUN_FILE.replace("FOLDER", str(folder)))
+    return CliRunner().invoke(cli, ["run", str(folder / "run.yaml"), *arguments])
+
+
+def weights_of(folder: Path) -> str:
+    return hashlib.sha256((folder / "out" / "final" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def untroubled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Digest of the weights that come out without any other plugin."""
+    folder = tmp_path_factory.mktemp("untroubled")
+    assert run(folder).exit_code == 0
+    return weights_of(folder)
+
 
 @pytest.fixture(params=MATRIX, name="broken")
 def _broken(request: pytest.FixtureRequest, site_packages: Any, schedule_plugin: Callable[..., str]) -> Broken:
@@ -210,6 +248,37 @@ def test_check_names_the_phase_in_json(broken: Broken) -> None:
     assert checked.exit_code == 1
     assert document["ok"] is False
     assert [(each["status"], each["phase"]) for each in document["plugins"]] == [(broken.status, broken.phase)]
+
+
+def test_a_run_that_does_not_need_it_is_bit_identical_and_says_one_line(
+    untroubled: str, broken: Broken, tmp_path: Path
+) -> None:
+    result = run(tmp_path)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if "dlm-broken" in line]
+    assert broken.error in line
+    assert weights_of(tmp_path) == untroubled
+
+
+def test_a_run_that_needs_it_is_refused_before_anything_is_written(broken: Broken, tmp_path: Path) -> None:
+    result = run(tmp_path, "training.noise.schedule=theirs")
+    assert getattr(result.exception, "exit_code", None) == 2
+    (line,) = str(result.exception).splitlines()
+    assert "training.noise.schedule: unknown noise_schedule 'theirs'" in line
+    assert f"(dlm-broken 2.0) is {broken.status}" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_can_be_strict_or_leave_the_plugin_out(broken: Broken, tmp_path: Path) -> None:
+    name = next(iter(broken.plugins))
+    strict = run(tmp_path, "--strict-plugins", "--dry-run")
+    assert getattr(strict.exception, "exit_code", None) == 2
+    assert broken.error in str(strict.exception)
+    if name in ("acme", "builtin"):  # switching these off would take a working plugin away as well
+        return
+    left_out = run(tmp_path, "--strict-plugins", "--no-plugin", name, "--dry-run")
+    assert left_out.exit_code == 0, left_out.exception
+    assert "dlm-broken" not in left_out.stderr
 
 
 @pytest.mark.parametrize("where", ["import", "hook dlm_noise_schedules"])
