@@ -70,5 +70,6 @@ def main() -> None:
             print("dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs.", file=sys.stderr)
             code = 70
         else:
-            print(f"dlm: {error}", file=sys.stderr)
+            # Lines of a run file's problems stay as they are: editors and terminals link `file:line:`.
+            print(error if hasattr(error, "lines") else f"dlm: {error}", file=sys.stderr)
         sys.exit(int(code))

@@ -6,6 +6,7 @@ import accelerate
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
@@ -34,6 +35,8 @@ from dlm.training.step import TrainingStep
 def build_accelerator(config: RunConfig) -> Accelerator:
     """accelerate, as the run file and ``accelerate launch`` say; it averages nothing over micro-steps itself."""
     training = config.training
+    # accelerate keeps the precision of the first Accelerator of a process for ever; a run brings its own.
+    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=training.mixed_precision,
         log_with=list(config.logging.trackers) or None,

@@ -12,7 +12,7 @@ from dlm.diffusion.objective import DiffusionObjective, Visibility
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
-from dlm.model.loading import load_model
+from dlm.model.loading import load_model, make_bidirectional
 from dlm.model.parts import split
 from dlm.model.scratch import model_from_config
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
@@ -63,6 +63,7 @@ def build_model(
             trust_remote_code=trust_remote_code,
         )
     fit_vocabulary(model, tokenizer, mask_id)
+    make_bidirectional(model.config, mask_token_id=mask_id)
     _check_context(model, config)
     components = run_components(config, registry)
     model.config.mask_token = settings.mask_token
@@ -102,7 +103,9 @@ def build_objective(
     training = config.training
     text_config = model.config.get_text_config()
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        # transformers 5 calls it activation checkpointing; its first releases still had the old name only.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
     if training.compile:
         parts.body.compile()  # in place: the names of the parameters stay
     return DiffusionObjective(

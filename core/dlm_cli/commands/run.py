@@ -2,6 +2,8 @@
 
 import click
 
+from dlm_cli.run_file import plugin_options
+
 EXAMPLES = """\b
 Examples:
   dlm run configs/pretrain.yaml
@@ -21,8 +23,7 @@ Examples:
     metavar="KEY",
     help="Resume although KEY differs from the checkpoint. Repeatable.",
 )
-@click.option("--no-plugin", multiple=True, metavar="NAME", help="Do not load this plugin. Repeatable.")
-@click.option("--strict-plugins", is_flag=True, help="Stop when any installed plugin cannot be loaded.")
+@plugin_options
 @click.option("--trust-remote-code", is_flag=True, help="Let code that comes with the model run. Only if you read it.")
 def run(
     config: str,
