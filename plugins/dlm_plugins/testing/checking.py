@@ -15,6 +15,7 @@ from dlm_plugins.testing import (
     remasking,
 )
 from dlm_plugins.testing.instances import variants
+from dlm_plugins.testing.scratch import scratch_storage
 
 Check: TypeAlias = Callable[[Any], None]
 
@@ -46,7 +47,8 @@ def check_component(kind: str, cls: type) -> list[str]:
         instances = variants(cls)
     except Exception as error:
         return [f"default_options: {cls.__qualname__}() raised {type(error).__name__}: {error}"]
-    messages = (_first_failure(check, instances) for check in PROPERTIES[kind])
+    with scratch_storage():
+        messages = [_first_failure(check, instances) for check in PROPERTIES[kind]]
     return [message for message in messages if message is not None]
 
 

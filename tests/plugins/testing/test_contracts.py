@@ -1,7 +1,9 @@
 """The test classes that authors subclass, and the kit outside pytest."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import attrs
 import pytest
@@ -77,7 +79,20 @@ def test_a_contract_class_without_component_says_what_to_add() -> None:
         contract().test_monotone()
 
 
-def test_the_kit_needs_no_pytest() -> None:
-    program = "import sys; sys.modules['pytest'] = None; import dlm_plugins.testing as kit; print(len(kit.PROPERTIES))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert result.stdout.strip() == "7"
+PROGRAM = """
+import sys
+sys.modules["pytest"] = None
+from dlm_builtin_plugins.maskings.bernoulli import BernoulliMasking
+from dlm_plugins.testing import check_component
+print(check_component("masking", BernoulliMasking))
+"""
+
+
+def test_the_kit_needs_no_pytest_and_leaves_no_folder_behind(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HYPOTHESIS_STORAGE_DIRECTORY"}
+    command = [sys.executable, "-c", PROGRAM]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert result.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
