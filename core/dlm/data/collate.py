@@ -25,6 +25,8 @@ class Collator:
     """Hide the documents of one row from each other."""
     has_answers: bool = False
     """Fine-tuning: give the batch answer lengths, also where it holds nothing but filler rows."""
+    column_names: tuple[str, ...] = ()
+    """Numeric columns of the rows that go into the batch; 0 in filler rows."""
     max_length: int | None = None
     """Pad to this length always."""
     trained_padding_id: int | None = None
@@ -54,6 +56,10 @@ class Collator:
             answer_length=_padded(answer_lengths, length, 0) if has_answers else None,
             row_index=torch.tensor(row_index, dtype=torch.int64),
             isolate_documents=self.isolate_documents,
+            columns={
+                name: torch.tensor([0.0 if row is None else row.columns[name] for row in rows], dtype=torch.float32)
+                for name in self.column_names
+            },
         )
 
 
@@ -78,6 +84,7 @@ def _extended(row: Row, length: int, fill: int) -> Row:
         document_id=np.pad(row.document_id, (0, missing), mode="edge"),
         position=np.concatenate([row.position, row.position[-1] + np.arange(1, missing + 1, dtype=np.int32)]),
         eligible=np.pad(row.eligible, (0, missing), constant_values=True),
+        columns=row.columns,
         answer_start=np.pad(row.answer_start, (0, missing), mode="edge"),
         answer_length=None if answer_length is None else np.pad(answer_length, (0, missing), mode="edge"),
     )

@@ -16,6 +16,9 @@ from dlm.data.rows import Row, Rows
 from dlm.data.step_batch import FILLER, StepBatch, StepShape
 from dlm.errors import DataError
 
+_PLACES_AT_ONCE = 4096
+"""Places of the order that are worked out together: it costs hardly more than one."""
+
 Collate = Callable[[Sequence[Row | None], Sequence[int], int], Batch]
 """Takes rows (None: filler), their indices in the global step batch, and the length of the longest row of that."""
 
@@ -100,30 +103,34 @@ class StepLoader:
 
     def plans(self, epoch: int = 0, epoch_batch: int = 0) -> Iterator[StepPlan]:
         """The rows of the same steps, without reading any."""
+        steps_at_once = -(-_PLACES_AT_ONCE // self.shape.rows_per_step)
         while True:
-            for number in range(epoch_batch, self.steps_per_epoch):
-                yield self._plan(epoch, number)
+            for number in range(epoch_batch, self.steps_per_epoch, steps_at_once):
+                yield from self._plans_at_once(epoch, number, min(number + steps_at_once, self.steps_per_epoch))
             epoch, epoch_batch = epoch + 1, 0
 
-    def _plan(self, epoch: int, epoch_batch: int) -> StepPlan:
-        num_rows = len(self.rows)
-        start = epoch_batch * self.shape.rows_per_step
-        row_ids = np.arange(start, min(start + self.shape.rows_per_step, num_rows))
+    def _plans_at_once(self, epoch: int, first: int, last: int) -> Iterator[StepPlan]:
+        num_rows, rows_per_step = len(self.rows), self.shape.rows_per_step
+        places = np.arange(first * rows_per_step, min(last * rows_per_step, num_rows))
         if self.shuffle:
-            row_ids = shuffled(row_ids, num_rows=num_rows, seed=self.seed, epoch=epoch)
-        return StepPlan(
-            epoch=epoch,
-            epoch_batch=epoch_batch,
-            row_ids=tuple(row_ids.tolist()),
-            step_length=int(self.rows.lengths[row_ids].max()),
-            micro_steps=self.shape.micro_steps(len(row_ids)),
-        )
+            places = shuffled(places, num_rows=num_rows, seed=self.seed, epoch=epoch)
+        lengths = self.rows.lengths[places]
+        for number in range(first, last):
+            step = slice((number - first) * rows_per_step, (number - first + 1) * rows_per_step)
+            row_ids = tuple(places[step].tolist())
+            yield StepPlan(
+                epoch=epoch,
+                epoch_batch=number,
+                row_ids=row_ids,
+                step_length=int(lengths[step].max()),
+                micro_steps=self.shape.micro_steps(len(row_ids)),
+            )
 
     def _steps(self, epoch: int, epoch_batch: int) -> Iterator[StepBatch]:
-        # The plans are pure functions of the position, so making them twice is cheaper than passing them around.
-        micro_plans = (micro for plan in self.plans(epoch, epoch_batch) for micro in plan.micro_plans())
-        batches = self._read(micro_plans)
-        for plan in self.plans(epoch, epoch_batch):
+        # Workers run ahead of the steps by a few plans, which tee keeps for them.
+        plans, plans_ahead = itertools.tee(self.plans(epoch, epoch_batch))
+        batches = self._read(micro for plan in plans_ahead for micro in plan.micro_plans())
+        for plan in plans:
             yield StepBatch(
                 epoch=plan.epoch,
                 epoch_batch=plan.epoch_batch,

@@ -43,10 +43,22 @@ class TextRows:
         """(D,) number of tokens in each document, its end-of-text token included."""
         return np.diff(self.store.offsets)[self.documents]
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(N,) number of tokens in each row."""
         return self.ends - self.starts
+
+    @cached_property
+    def _constants(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
+        """(max_length,) each: zeros, 0 1 2 ..., and True. Rows share views of them."""
+        constants = (
+            np.zeros(self.max_length, np.int32),
+            np.arange(self.max_length, dtype=np.int32),
+            np.ones(self.max_length, np.bool_),
+        )
+        for array in constants:
+            array.flags.writeable = False
+        return constants
 
     @property
     def num_tokens(self) -> int:
@@ -71,16 +83,21 @@ class TextRows:
 
     def __getitem__(self, index: int) -> Row:
         start, end = int(self.starts[index]), int(self.ends[index])
-        first, last = np.searchsorted(self.offsets, (start, end - 1), side="right") - 1
-        pieces = [self._piece(number, start, end) for number in range(first, last + 1)]
+        zeros, count, true = self._constants
+        first = int(self.offsets.searchsorted(start, side="right")) - 1
+        pieces = [self._piece(first, start, end)]
+        num_tokens = len(pieces[0])
+        while num_tokens < end - start:
+            pieces.append(self._piece(first + len(pieces), start, end))
+            num_tokens += len(pieces[-1])
+        is_alone = len(pieces) == 1
         lengths = [len(piece) for piece in pieces]
-        zeros = np.zeros(end - start, np.int32)
         return Row(
-            input_ids=np.concatenate(pieces),
-            document_id=np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
-            position=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-            eligible=np.ones(end - start, np.bool_),
-            answer_start=zeros,
+            input_ids=pieces[0] if is_alone else np.concatenate(pieces),
+            document_id=zeros[:num_tokens] if is_alone else np.repeat(count[: len(pieces)], lengths),
+            position=count[:num_tokens] if is_alone else np.concatenate([count[:length] for length in lengths]),
+            eligible=true[:num_tokens],
+            answer_start=zeros[:num_tokens],
         )
 
     def _piece(self, number: int, start: int, end: int) -> NDArray[np.int32]:

@@ -1,5 +1,6 @@
 """Rows of a data set that is ready for training, addressed by number."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -23,6 +24,8 @@ class Row:
     """Position at which the answer of the document starts; 0 in pre-training."""
     answer_length: NDArray[np.int32] | None = None
     """Eligible positions of the document; None in pre-training."""
+    columns: Mapping[str, float] = attrs.field(factory=dict)
+    """Further numeric columns of the data set, by name; not in packed rows."""
 
 
 class Rows(Protocol):

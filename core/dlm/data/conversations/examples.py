@@ -1,5 +1,7 @@
 """Examples: one prompt and one answer each, as ids, no longer than a row may be."""
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
@@ -28,6 +30,8 @@ class Example:
     ids: list[int]
     prompt_length: int
     is_truncated: bool = False
+    columns: Mapping[str, float] = attrs.field(factory=dict)
+    """Numeric columns of the row it was made of."""
 
 
 @attrs.define
@@ -63,6 +67,16 @@ class ExampleCounts:
         return line
 
 
+def numeric_columns(record: Record) -> dict[str, float]:
+    """The columns of a row that hold one finite number each."""
+    found = {}
+    for name, value in record.values.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            with contextlib.suppress(OverflowError):  # JSON has integers of any size
+                found[name] = float(value)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
 @attrs.frozen(kw_only=True)
 class ExampleMaker:
     """Makes examples of records and keeps count of those it cannot use."""
@@ -88,7 +102,8 @@ class ExampleMaker:
             self.counts.num_bad_rows += 1
             self.bad_rows.append(BadRow(record.origin, str(error)))
             return []
-        examples = list(self._fitting(rendered, record))
+        columns = numeric_columns(record)
+        examples = [attrs.evolve(example, columns=columns) for example in self._fitting(rendered, record)]
         self.counts.num_answers += len(rendered)
         self.counts.num_used_answers += len(examples)
         self.counts.num_dropped_answers += len(rendered) - len(examples)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 
 import attrs
@@ -34,6 +35,8 @@ class ExampleStore:
     """(E,)"""
     conversations: NDArray[np.int64]
     """(E,) number of the conversation, not falling."""
+    columns: Mapping[str, NDArray[np.float32]] = attrs.field(factory=dict)
+    """(E,) each: columns of the data set that hold a number in every row that is used."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -56,7 +59,7 @@ class ConversationRows:
     unused: tuple[BadRow, ...]
     """Rows of the source, or answers of them, that were not used, in their order."""
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(N,) number of tokens in each row."""
         return np.add.reduceat(self.store.lengths[self.examples], self.offsets[:-1])
@@ -73,6 +76,11 @@ class ConversationRows:
         totals = np.zeros(len(self.conversations), np.int64)
         np.add.at(totals, owner, self.store.lengths[self.examples])
         return totals
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Numeric columns each row has; none in packed rows, which are made of several."""
+        return () if self.pack else tuple(self.store.columns)
 
     @property
     def num_tokens(self) -> int:
@@ -95,6 +103,8 @@ class ConversationRows:
         digest = hashlib.sha256(f"{self.store.tokens.digest} {self.max_length} {self.pack}".encode())
         for array in (self.store.prompt_lengths, self.store.conversations, self.examples, self.offsets):
             digest.update(array.tobytes())
+        for name in self.column_names:
+            digest.update(name.encode() + self.store.columns[name].tobytes())
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -115,6 +125,7 @@ class ConversationRows:
             eligible=position >= answer_start,
             answer_start=answer_start,
             answer_length=np.repeat(lengths - prompts, lengths).astype(np.int32),
+            columns={name: float(self.store.columns[name][numbers[0]]) for name in self.column_names},
         )
 
     def select(self, rows: NDArray[np.int64]) -> "ConversationRows":
@@ -204,12 +215,20 @@ def _store_examples(source: Source, maker: ExampleMaker) -> ExampleStore:
     writer = TokenWriter()
     prompt_lengths: list[int] = []
     conversations: list[int] = []
+    columns: list[Mapping[str, float]] = []
     for number, record in enumerate(with_progress(source.open(), "Reading conversations", source.num_records)):
         for example in maker(record):
             writer.append(np.asarray(example.ids, np.int32))
             prompt_lengths.append(example.prompt_length)
             conversations.append(number)
-    return ExampleStore(writer.finish(), np.asarray(prompt_lengths, np.int64), np.asarray(conversations, np.int64))
+            columns.append(example.columns)
+    in_all = sorted(set.intersection(*map(set, columns))) if columns else []
+    return ExampleStore(
+        writer.finish(),
+        np.asarray(prompt_lengths, np.int64),
+        np.asarray(conversations, np.int64),
+        {name: np.asarray([values[name] for values in columns], np.float32) for name in in_all},
+    )
 
 
 def _rows_of(rows: ConversationRows, examples: NDArray[np.int64]) -> ConversationRows:

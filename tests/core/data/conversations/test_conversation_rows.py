@@ -237,3 +237,21 @@ def test_step_of_packed_rows_hides_documents_from_each_other(tokenizer, source_o
     (step,) = itertools.islice(loader.steps(), 1)
     assert step.micro_batches[0].isolate_documents
     assert step.micro_batches[0].document_id.max() > 1
+
+
+def test_numeric_columns_of_all_rows_reach_the_batch(tokenizer, source_of, chat):
+    extra = [
+        {"score": 1.5, "number": 3, "flag": True, "name": "x", "rare": 1, "huge": 10**400},
+        {"score": -2, "number": 4, "flag": False, "name": "y", "huge": 1},
+    ]
+    source = source_of(*({**chat("q", "a"), **columns} for columns in extra))
+    rows = conversation_rows(source, tokenizer, max_length=32)
+    assert rows.column_names == ("number", "score")
+    collate = Collator(pad_id=0, column_names=rows.column_names)
+    loader = StepLoader(rows=rows, collate=collate, shape=StepShape(batch_size=3), shuffle=False)
+    (batch,) = next(loader.steps()).micro_batches
+    assert {name: column.tolist() for name, column in batch.columns.items()} == {
+        "number": [3.0, 4.0, 0.0],
+        "score": [1.5, -2.0, 0.0],
+    }
+    assert conversation_rows(source, tokenizer, max_length=32, pack=True).column_names == ()
