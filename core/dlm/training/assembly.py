@@ -92,7 +92,10 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
             scheduler=scheduler,
             max_grad_norm=training.max_grad_norm,
             seed=training.seed,
-            typical_normaliser=float(shape.rows_per_step * config.dataset.max_length),
+            # Tokens in pre-training, answers in fine-tuning.
+            typical_normaliser=float(
+                shape.rows_per_step * (config.dataset.max_length if training.mode == "pretrain" else 1)
+            ),
         ),
         evaluation=None
         if data.evaluation is None
@@ -123,6 +126,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         folder=OutputFolder(Path(training.output_dir)),
         store=build_store(config),
         data_summary=data.summary,
+        unused_rows=data.unused,
         num_steps=num_steps,
         logging_every=config.logging.every_steps,
         evaluate_every=config.evaluation.eval_every_steps,

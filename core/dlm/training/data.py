@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from dlm.config import DatasetConfig, RunConfig
 from dlm.data.batch import Batch
 from dlm.data.collate import Collator
+from dlm.data.conversations.bad_rows import BadRow
+from dlm.data.conversations.rows import conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.packing import text_rows
 from dlm.data.records import Source
@@ -19,7 +21,7 @@ from dlm.data.split import split_rows
 from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
 from dlm.data.text import find_text_column, read_texts
-from dlm.data.tokenization import store_documents
+from dlm.data.tokenization import eos_id_of, store_documents
 from dlm.errors import UserInputError
 
 
@@ -47,6 +49,8 @@ class PreparedData:
     fingerprint: str
     """Changes whenever a row does."""
     summary: str
+    unused: tuple[BadRow, ...] = ()
+    """Rows of the source that were passed over, with the reasons."""
 
 
 def read_training_texts(dataset: DatasetConfig) -> Iterator[str]:
@@ -81,6 +85,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         evaluation=None if held_out is None else _evaluation_batches(held_out, collate, shape),
         fingerprint=fingerprint,
         summary=summary,
+        unused=getattr(rows, "unused", ()),
     )
 
 
@@ -96,13 +101,33 @@ def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
 
 def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Collator:
     """How rows become batches."""
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Collator(pad_id=int(pad_id), isolate_documents=config.dataset.isolate_documents)
+    dataset, is_sft = config.dataset, config.training.mode == "sft"
+    eos_id = eos_id_of(tokenizer)
+    return Collator(
+        pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
+        isolate_documents=dataset.pack if is_sft else dataset.isolate_documents,
+        trained_padding_id=eos_id if is_sft and dataset.eos_padding == "all" else None,
+    )
 
 
 def _text_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
     texts = read_texts(source, find_text_column(source, dataset.text_column))
     return text_rows(store_documents(texts, tokenizer), max_length=dataset.max_length, pack=dataset.pack)
+
+
+def _conversation_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    return conversation_rows(
+        source,
+        tokenizer,
+        max_length=dataset.max_length,
+        format_name=dataset.format,
+        chat_template=dataset.chat_template,
+        train_on=dataset.train_on,
+        eos_padding=dataset.eos_padding,
+        long_rows=dataset.long_rows,
+        skip_bad_rows=dataset.on_bad_row == "skip",
+        pack=dataset.pack,
+    )
 
 
 def _evaluation_batches(rows: Rows, collate: Collator, shape: StepShape) -> EvaluationBatches:
@@ -136,4 +161,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
     return PreparedData(loader=loader, evaluation=held_out, fingerprint=f"stream {source.name}", summary=source.name)
 
 
-_ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase], Rows]] = {"pretrain": _text_rows}
+_ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase], Rows]] = {
+    "pretrain": _text_rows,
+    "sft": _conversation_rows,
+}

@@ -7,6 +7,7 @@ import attrs
 import torch
 from accelerate import Accelerator
 
+from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.loader import StepLoader
 from dlm.data.step_batch import StepBatch
 from dlm.data.streaming import StreamLoader
@@ -35,6 +36,7 @@ class Job:
     folder: OutputFolder
     store: CheckpointStore
     data_summary: str
+    unused_rows: tuple[BadRow, ...]
     num_steps: int
     logging_every: int
     evaluate_every: int

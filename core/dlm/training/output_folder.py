@@ -17,6 +17,7 @@ SAMPLES = "samples.jsonl"
 BAD_BATCHES = "bad_batches.jsonl"
 TIMINGS = "timings.jsonl"
 CONFIG = "config.yaml"
+BAD_ROWS = "bad_rows.jsonl"
 PROMISED = (METRICS, SAMPLES, BAD_BATCHES)
 """Logs that are byte for byte the same whether or not the run was interrupted."""
 _LOCK = ".lock"
@@ -84,7 +85,7 @@ class OutputFolder:
 
     def contents(self) -> list[Path]:
         """Everything a run leaves in its folder, as far as it is there."""
-        names = (*PROMISED, TIMINGS, CONFIG, self.checkpoints.name, self.final.name)
+        names = (*PROMISED, TIMINGS, CONFIG, BAD_ROWS, self.checkpoints.name, self.final.name)
         return [self.path / name for name in names if (self.path / name).exists()]
 
     def set_aside(self, paths: Iterable[Path]) -> Path:

@@ -7,12 +7,13 @@ from pathlib import Path
 import attrs
 
 from dlm.config import LoadedConfig, load_config
+from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.errors import UserInputError
 from dlm.training.assembly import assemble, build_accelerator, build_store
 from dlm.training.console import TrainingConsole
 from dlm.training.engine import Engine
 from dlm.training.failures import explained
-from dlm.training.output_folder import CONFIG
+from dlm.training.output_folder import BAD_ROWS, CONFIG
 from dlm.training.report import Report
 from dlm.training.resuming import restore, starting_point
 
@@ -58,6 +59,7 @@ def run(
             state, notes = restore(job, start, allow_change)
             if job.is_main:
                 (job.folder.path / CONFIG).write_text(job.objects.config_text, encoding="utf-8")
+                write_bad_rows(job.unused_rows, job.folder.path / BAD_ROWS)
             console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
             report = Report(job, console)
             if job.is_main:
