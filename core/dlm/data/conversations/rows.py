@@ -196,19 +196,25 @@ def conversation_rows(
         long_rows=long_rows,
     )
     store = _store_examples(source, maker)
-    if not skip_bad_rows:
-        refuse(maker.bad_rows, "Correct them, or pass them over with dataset.on_bad_row: skip.")
-    if long_rows == "error":
-        refuse(maker.too_long, "Raise dataset.max_length, or set dataset.long_rows to truncate_answer or drop.")
-    unused = tuple(sorted([*maker.bad_rows, *maker.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
-    if not len(store.prompt_lengths):
-        first = f" (first: {unused[0]})" if unused else ""
-        raise DataError(f"{source.name}: no trainable token in the whole data set: {maker.counts.summary()}{first}")
-    if unused:
-        logger.warning("%s: %s (first: %s)", source.name, maker.counts.summary(), unused[0])
+    unused = _checked_unused(source.name, maker, skip_bad_rows=skip_bad_rows)
     nothing = np.zeros(0, np.int64)
     empty = ConversationRows(store, nothing, nothing, max_length, pack, maker.counts, unused)
     return _rows_of(empty, np.arange(len(store.prompt_lengths)))
+
+
+def _checked_unused(name: str, maker: ExampleMaker, *, skip_bad_rows: bool) -> tuple[BadRow, ...]:
+    """What was not used, reported by a log line; an error where it is too much."""
+    if not skip_bad_rows:
+        refuse(maker.bad_rows, "Correct them, or pass them over with dataset.on_bad_row: skip.")
+    if maker.long_rows == "error":
+        refuse(maker.too_long, "Raise dataset.max_length, or set dataset.long_rows to truncate_answer or drop.")
+    unused = tuple(sorted([*maker.bad_rows, *maker.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
+    if maker.counts.num_used_answers == 0:
+        first = f" (first: {unused[0]})" if unused else ""
+        raise DataError(f"{name}: no trainable token in the whole data set: {maker.counts.summary()}{first}")
+    if unused:
+        logger.warning("%s: %s (first: %s)", name, maker.counts.summary(), unused[0])
+    return unused
 
 
 def _store_examples(source: Source, maker: ExampleMaker) -> ExampleStore:
