@@ -14,7 +14,6 @@ SHORT = (
     "training.max_steps=4",
     "training.batch_size=4",
     "training.checkpoint.every_steps=2",
-    "training.checkpoint.keep_last=null",
     "evaluation.do_eval_loss=false",
     "evaluation.sample_prompts=[]",
     "model.config.hidden_size=32",
