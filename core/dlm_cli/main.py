@@ -1,5 +1,6 @@
 """Entry point of the ``dlm`` command: a table of commands, each imported when it is called."""
 
+import difflib
 import importlib
 import sys
 import traceback
@@ -10,6 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("dlm_cli.commands.run:run", "Train as a run file says: pre-training or fine-tuning."),
     "validate": ("dlm_cli.commands.validate:validate", "Check run files without running them."),
     "config": ("dlm_cli.commands.config:config", "Show a resolved run file, or its JSON Schema."),
+    "data": ("dlm_cli.commands.data:data", "Look at rows as the model will see them."),
     "generate": ("dlm_cli.commands.generate:generate", "Generate text from a trained folder."),
     "convert": ("dlm_cli.commands.convert:convert", "Turn an autoregressive checkpoint into a diffusion one."),
     "analyze": ("dlm_cli.commands.analyze:analyze", "Compare two checkpoints tensor by tensor."),
@@ -28,7 +30,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of one command."""
         if cmd_name not in COMMANDS:
-            return None
+            close = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"no such command {cmd_name!r}{hint}")
         module, attribute = COMMANDS[cmd_name][0].split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
@@ -55,13 +59,11 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        _show_refusal(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         # Known errors carry their exit code; importing dlm.errors here would cost `--help` the import of torch.
         code = getattr(error, "exit_code", None)
@@ -73,3 +75,14 @@ def main() -> None:
             # Lines of a run file's problems stay as they are: editors and terminals link `file:line:`.
             print(error if hasattr(error, "lines") else f"dlm: {error}", file=sys.stderr)
         sys.exit(int(code))
+
+
+def _show_refusal(error: click.ClickException) -> None:
+    """Print what is wrong with the arguments in one line; a group without any prints its help."""
+    message = error.format_message()
+    if "\n" in message:
+        error.show()
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = "dlm" if context is None else context.command_path
+    click.echo(f"{command}: {message.rstrip('.')} (see {command} --help)", err=True)
