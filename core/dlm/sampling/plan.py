@@ -85,8 +85,13 @@ def plan(canvas: Canvas, steps: int, *, side_by_side: bool) -> list[list[Stage]]
     """Waves of stages. Stages of one wave go through the model together; waves follow each other.
 
     One after another, wave j holds the j-th block with masks of every row. Side by side, one wave holds everything.
+
+    Raises:
+        UserInputError: no masks at all, or more blocks in a row than steps.
     """
     tasks = _tasks(canvas, steps)
+    if not tasks:
+        raise UserInputError("nothing to generate: gen_length is 0 and no id is the mask; raise gen_length")
     waves: dict[int, dict[int, list[_Task]]] = {}
     for task in tasks:
         wave = waves.setdefault(0 if side_by_side else task.ordinal, {})
@@ -109,7 +114,7 @@ def _tasks(canvas: Canvas, steps: int) -> list[_Task]:
             masks[number] = masks.get(number, 0) + is_mask
             end = column + 1 if is_real else end
         numbers = [number for number in sorted(masks) if masks[number]]
-        shares = steps_per_block([masks[number] for number in numbers], steps)
+        shares = steps_per_block([masks[number] for number in numbers], steps) if numbers else []
         tasks += [
             _Task(
                 row=row,

@@ -8,9 +8,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from dlm.config.components import FULL_ATTENTION
 from dlm.errors import ModelError, UserInputError
 from dlm.sampling.request import Request
-from dlm_plugins import AttentionBias, Remasker, SequenceLayout
+from dlm_plugins import AttentionBias, Remasker
 from dlm_plugins.errors import ComponentLookupError, ConfigurationError
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import structure_component
@@ -43,7 +44,7 @@ def complete(model: Any, input_ids: Tensor, request: Request) -> Settings:
     if input_ids.ndim != 2:
         raise UserInputError(f"input_ids must be (rows, positions), not {tuple(input_ids.shape)}")
     config, device = model.config, input_ids.device
-    mask_id = _mask_id(config, request.mask_id)
+    mask_id = mask_id_of(config, request.mask_id)
     _check_length(config, input_ids.shape[1], request.gen_length)
     vocabulary_size = config.get_text_config().vocab_size
     eos_ids = _ids("eos_id", _eos_ids(config, request.eos_id), vocabulary_size, device)
@@ -86,7 +87,13 @@ def _registry() -> Registry:
     return Registry.discover()
 
 
-def _mask_id(config: Any, mask_id: int | None) -> int:
+def mask_id_of(config: Any, mask_id: int | None) -> int:
+    """The id of the mask; None: the model's own.
+
+    Raises:
+        ModelError: a model without a mask, or one that has never seen it.
+        UserInputError: an id outside the vocabulary.
+    """
     if getattr(config, "noise_type_is_absorbing", True) is False:
         raise ModelError(
             "this model was trained with noise that never shows the mask token, so that it cannot generate from masks; "
@@ -144,17 +151,9 @@ def _bias(config: Any, attention_bias: str | Mapping[str, Any] | AttentionBias |
     if attention_bias is None:
         attention_bias = getattr(config, "attention_bias_component", None)
     if attention_bias is None:
-        return SeeEverything()
+        attention_bias = FULL_ATTENTION
     bias: AttentionBias = component("attention_bias", attention_bias)
     return bias
-
-
-@attrs.frozen
-class SeeEverything:
-    """The attention bias of a model that says nothing about one."""
-
-    def mask_function(self, layout: SequenceLayout) -> None:
-        """Everybody sees everybody."""
 
 
 def _row_keys(num_rows: int, keys: Tensor | None, device: torch.device) -> Tensor:

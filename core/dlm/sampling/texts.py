@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm.config import SamplingConfig
+from dlm.model.tokenizer import num_ids
 from dlm.sampling.api import generate
 
 
@@ -17,7 +18,7 @@ class Completion:
 
     prompt: str
     text: str
-    """Up to the first end-of-text token, without special tokens."""
+    """Up to the first end of text, without special tokens."""
     ids: tuple[int, ...]
     """All generated ids."""
     num_forwards: int
@@ -35,6 +36,9 @@ def complete_texts(
         sampling: the section of a run file, or keyword arguments of :func:`dlm.sampling.generate`. Unless they say
             otherwise, decoding stops at the end of the text.
         seed: of the randomness.
+
+    Raises:
+        UserInputError: a prompt that does not fit, or a setting that does not.
     """
     if not prompts:
         return []
@@ -42,11 +46,17 @@ def complete_texts(
     rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     input_ids, attention_mask = pad_left(rows, pad_id_of(tokenizer), device)
     settings = dict(sampling) if isinstance(sampling, Mapping) else attrs.asdict(sampling, recurse=False)
-    settings.setdefault("stop_at_eos", getattr(model.config, "eos_token_id", None) is not None)
+    ends = end_ids(model, tokenizer)
+    settings = {
+        "eos_id": ends,
+        "stop_at_eos": bool(ends),
+        "suppress_tokens": unused_ids(model, num_ids(tokenizer)),
+        **settings,
+    }
     output = generate(model, input_ids, attention_mask=attention_mask, seed=seed, **settings)
     generated = output.sequences[:, input_ids.shape[1] :].tolist()
     return [
-        Completion(prompt=prompt, text=text_of(tokenizer, ids), ids=tuple(ids), num_forwards=output.num_forwards)
+        Completion(prompt=prompt, text=text_of(tokenizer, ids, ends), ids=tuple(ids), num_forwards=output.num_forwards)
         for prompt, ids in zip(prompts, generated, strict=True)
     ]
 
@@ -64,7 +74,12 @@ def fill_passage(
     passage = torch.where(masked, mask_id, ids.to(device))
     if not bool(masked.any()):
         return passage
-    settings = {"steps": int(masked.sum()), "block_length": len(passage), **(sampling or {}), "gen_length": 0}
+    settings = {
+        "steps": int(masked.sum()),
+        "suppress_tokens": unused_ids(model, num_ids(tokenizer)),
+        **(sampling or {}),
+        "gen_length": 0,
+    }
     return generate(model, passage[None], seed=seed, **settings).sequences[0]
 
 
@@ -77,18 +92,28 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -
 
 
 def pad_id_of(tokenizer: Any) -> int:
-    """An id to pad with; the attention mask hides it, so any will do."""
+    """An id to pad with; the attention mask hides it, so that any will do."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)
     return 0
 
 
-def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of generated ids up to the first end-of-text token."""
-    end = tokenizer.eos_token_id
-    ids = list(ids)
-    if end in ids:
-        ids = ids[: ids.index(end)]
-    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end a text: the tokenizer's and the model's."""
+    own = getattr(model.config, "eos_token_id", None)
+    found = [tokenizer.eos_token_id, *(own if isinstance(own, Sequence) else [own])]
+    num_rows = model.config.get_text_config().vocab_size
+    return tuple(dict.fromkeys(int(each) for each in found if each is not None and each < num_rows))
+
+
+def unused_ids(model: Any, num_used: int) -> tuple[int, ...]:
+    """Rows of the embedding beyond the tokenizer: they stand for no text."""
+    return tuple(range(num_used, model.config.get_text_config().vocab_size))
+
+
+def text_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int]) -> str:
+    """The text of ids up to the first that ends it, without special tokens."""
+    cut = next((index for index, each in enumerate(ids) if each in ends), len(ids))
+    text: str = tokenizer.decode(list(ids[:cut]), skip_special_tokens=True)
     return text

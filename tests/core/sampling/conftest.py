@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM
 
@@ -59,3 +62,30 @@ def frozen_model() -> MakeModel:
 def model() -> Any:
     """One tiny float64 model, not to be changed."""
     return shared_model()
+
+
+def letter_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character: ids 0 to 44 are printable characters, 45 is unknown, 46 end of text, 47 the mask."""
+    letters = "abcdefghijklmnopqrstuvwxyz .,?!'\n0123456789-:"
+    vocabulary = {letter: index for index, letter in enumerate(letters)} | {"<unk>": 45}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<|end|>", mask_token="<|mask|>"
+    )
+
+
+def write_folder(folder: Path, **config: Any) -> Path:
+    """A trained folder: a tiny model of 50 rows with a tokenizer of 48 ids, 47 the mask."""
+    tokenizer = letter_tokenizer()
+    model = tiny_model(mask_token_id=tokenizer.mask_token_id, eos_token_id=tokenizer.eos_token_id, **config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained folder, not to be changed."""
+    return write_folder(tmp_path_factory.mktemp("model"))

@@ -1,0 +1,70 @@
+"""``dlm generate``: text from a trained folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dlm_cli.dotted_options import DottedCommand
+from dlm_cli.sampling_options import DOTTED_OPTIONS, open_session, sampling_options
+
+if TYPE_CHECKING:
+    from dlm.sampling.session import Result
+
+EXAMPLES = """\b
+Examples:
+  dlm generate --model runs/pretrain/final --prompt "What is diffusion LM?"
+  dlm generate --model runs/pretrain/final --infill "The <|mask:3|> of Python is <|mask|>."
+  dlm generate --model out/sft --prompt-file prompts.txt --out results.jsonl
+  dlm generate --model out/sft --prompt Hi --steps 64 --gen_length 128 --block_length 32 \\
+      --remasking random_topk --remasking.temperature 0.5 --temperature 0.7 --seed 1
+"""
+
+
+@click.command(cls=DottedCommand, dotted=DOTTED_OPTIONS, epilog=EXAMPLES)
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="Text to continue. Repeatable.")
+@click.option("--infill", "infills", multiple=True, metavar="TEXT", help="Text with gaps: <|mask|>, <|mask:3|>.")
+@click.option("--prompt-file", metavar="FILE", help='Prompts, one a line, or .jsonl with {"prompt": ...}.')
+@click.option("--num-samples", type=click.IntRange(min=1), default=1, metavar="N", help="Texts for each prompt.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, metavar="N", help="Texts at once.  [default: 8]")
+@click.option("--out", metavar="FILE", help="Write one JSON object a text to FILE instead of the terminal.")
+@sampling_options
+def generate(
+    prompts: tuple[str, ...],
+    infills: tuple[str, ...],
+    prompt_file: str | None,
+    num_samples: int,
+    batch_size: int,
+    out: str | None,
+    **options: Any,
+) -> None:
+    """Generate text from a trained folder by iterative unmasking.
+
+    Options of a component follow its name after a dot: --remasking.temperature 0.5, --cache.refresh_every 8.
+    Tokens per forward, tokens per second and the number of forwards are printed at the end.
+    """
+    if not (prompts or infills or prompt_file):
+        raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill")
+    if out is not None and not Path(out).resolve().parent.is_dir():
+        raise click.UsageError(f"--out {out}: the folder does not exist")
+    from dlm.sampling.prompts import read_prompts
+    from dlm_cli.generation import run_jobs
+
+    texts = [*prompts, *(read_prompts(prompt_file) if prompt_file else ())]
+    session = open_session(click.get_current_context(), options)
+    jobs = session.jobs(texts, infills, num_samples)
+    if out is None:
+        statistics = run_jobs(session, jobs, batch_size, lambda result: print_result(result, len(jobs) == 1))
+    else:
+        from dlm_cli.result_file import ResultFile
+
+        with ResultFile(Path(out), len(jobs)) as file:
+            statistics = run_jobs(session, jobs, batch_size, file.write)
+    click.echo(str(statistics), err=True)
+
+
+def print_result(result: "Result", is_only: bool) -> None:
+    """Print a text; where there are several, with the prompt it belongs to."""
+    if not is_only:
+        click.echo(f"--- {result.prompt} [{result.sample}]")
+    click.echo(result.text)
