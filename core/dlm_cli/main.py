@@ -56,9 +56,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; a user's mistake ends in one message, never in a traceback."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        # What `ctx.exit(code)` ends with comes back as the result; a command itself returns nothing.
+        sys.exit(cli.main(standalone_mode=False))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except click.ClickException as error:

@@ -9,6 +9,7 @@ from dlm.data.tokenizer_training import train_tokenizer
 from dlm.data.words import word_start_table
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective, Visibility
+from dlm.diffusion.random_length import RandomLength
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
@@ -144,6 +145,16 @@ def build_forward_process(
         block_length=config.training.block_attention.block_length,
         vocabulary=vocabulary,
         seed=config.training.seed,
+    )
+
+
+def build_random_length(config: RunConfig) -> RandomLength:
+    """The truncation of a step's rows: in pre-training only."""
+    training = config.training
+    return RandomLength(
+        probability=training.noise.random_length_prob if training.mode == "pretrain" else 0.0,
+        max_length=config.dataset.max_length,
+        seed=training.seed,
     )
 
 
