@@ -1,0 +1,131 @@
+"""Diffusion times: stratified over the step, independent of how its rows are split, uniform each."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dlm.diffusion.times import (
+    TIME_SAMPLERS,
+    TIME_UNITS,
+    TimeRequest,
+    grid_times,
+    independent_times,
+    stratified_times,
+    times_of,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+STEPS = st.integers(0, 10**6)
+
+
+def request_of(seed: int, step: int, num_rows: int, num_units: int = 1) -> TimeRequest:
+    return TimeRequest(seed=seed, step=step, num_rows=num_rows, num_units=num_units, device=torch.device("cpu"))
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=SEEDS, step=STEPS, num_rows=st.integers(1, 60), num_units=st.integers(1, 5))
+def test_stratified_times_put_one_row_into_each_interval(seed: int, step: int, num_rows: int, num_units: int) -> None:
+    t = stratified_times(request_of(seed, step, num_rows, num_units))
+    assert t.shape == (num_rows, num_units)
+    assert t.dtype == torch.float32
+    assert bool(((t >= 0) & (t < 1)).all())
+    # Sorted, neighbours are 1/n apart, around the circle too: with one offset, each interval of 1/n holds one.
+    ordered = t.double().sort(dim=0).values
+    gaps = torch.cat((ordered.diff(dim=0), ordered[:1] + 1 - ordered[-1:]))
+    assert float((gaps - 1 / num_rows).abs().max()) < 1e-6
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=SEEDS, step=STEPS, num_rows=st.integers(1, 60))
+def test_grid_times_are_the_middles_of_the_intervals(seed: int, step: int, num_rows: int) -> None:
+    t = grid_times(request_of(seed, step, num_rows))[:, 0]
+    expected = (torch.arange(num_rows) + 0.5) / num_rows
+    torch.testing.assert_close(t.sort().values, expected, rtol=0, atol=1e-6)
+
+
+def many(sampler: str, num_steps: int, num_rows: int) -> Tensor:
+    """(steps, rows)"""
+    sample = TIME_SAMPLERS[sampler]
+    return torch.stack([sample(request_of(3, step, num_rows))[:, 0] for step in range(num_steps)]).double()
+
+
+@pytest.mark.parametrize("sampler", list(TIME_SAMPLERS))
+def test_each_time_is_uniform_in_every_row(sampler: str) -> None:
+    """Kolmogorov and Smirnov's test, by row: none has a favourite stratum."""
+    num_steps = 1500
+    t = many(sampler, num_steps, 5)
+    for row in t.T:
+        cumulative = torch.arange(1, num_steps + 1) / num_steps
+        distance = float((row.sort().values - cumulative).abs().max())
+        assert distance * math.sqrt(num_steps) < 2.2  # exceeded once in 8,000 draws
+
+
+def test_stratification_lowers_the_variance_of_the_mean_and_independence_does_not() -> None:
+    num_steps, num_rows = 400, 16
+    variance = {name: float(many(name, num_steps, num_rows).mean(dim=1).var()) for name in TIME_SAMPLERS}
+    assert variance["independent"] == pytest.approx(1 / 12 / num_rows, rel=0.4)
+    # The mean of an evenly spaced set only depends on the offset within an interval.
+    assert variance["stratified"] == pytest.approx(1 / 12 / num_rows**2, rel=0.4)
+
+
+def test_independent_rows_do_not_know_each_other() -> None:
+    few, more = (independent_times(request_of(3, 8, num_rows)) for num_rows in (4, 9))
+    assert torch.equal(few, more[:4])
+
+
+def test_offset_and_order_change_with_step_and_seed() -> None:
+    base = stratified_times(request_of(1, 1, 8))
+    others = (stratified_times(request_of(1, 2, 8)), stratified_times(request_of(2, 1, 8)))
+    for other in others:
+        assert not torch.allclose(base.sort(dim=0).values, other.sort(dim=0).values)
+        assert not torch.equal(base.argsort(dim=0), other.argsort(dim=0))
+
+
+DOCUMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, -1], [0, 0, 0, 0, 0, 0, 0, 0, 0]])
+BLOCKS = torch.tensor([[-1, -1, 0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1, 2, 2, 2]])
+SHARED = {
+    "sequence": [[0] * 9, [0] * 9],
+    # A new block of the same document, or the same block number in a new document, is a new unit.
+    "block": [[0, 0, 1, 1, 2, 3, 3, 4, 5], [0, 0, 0, 1, 1, 1, 2, 2, 2]],
+    "token": [list(range(9)), list(range(9))],
+}
+
+
+def times(unit: str, rows: Tensor, columns: slice = slice(None), num_rows: int = 6) -> Tensor:
+    return times_of(
+        stratified_times,
+        TIME_UNITS[unit],
+        BLOCKS[rows % 2, columns],
+        DOCUMENTS[rows % 2, columns],
+        rows,
+        seed=9,
+        step=2,
+        num_rows=num_rows,
+    )
+
+
+@pytest.mark.parametrize("unit", list(TIME_UNITS))
+def test_units_share_one_time_and_differ_from_each_other(unit: str) -> None:
+    for t, numbers in zip(times(unit, torch.tensor([0, 1])), SHARED[unit], strict=True):
+        by_unit = {number: {float(t[place]) for place, n in enumerate(numbers) if n == number} for number in numbers}
+        assert all(len(values) == 1 for values in by_unit.values())
+        assert len({value for values in by_unit.values() for value in values}) == len(by_unit)
+
+
+@pytest.mark.parametrize("unit", list(TIME_UNITS))
+def test_each_unit_is_stratified_over_the_rows_of_the_step(unit: str) -> None:
+    t = times(unit, torch.arange(0, 6))
+    first = t[:, 0].double().sort().values
+    torch.testing.assert_close(first.diff(), torch.full((5,), 1 / 6, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", list(TIME_UNITS))
+def test_a_row_has_its_times_in_any_micro_batch_and_under_any_padding(unit: str) -> None:
+    together = times(unit, torch.arange(6))
+    for row in range(6):
+        assert torch.equal(times(unit, torch.tensor([row])), together[row : row + 1])
+        assert torch.equal(times(unit, torch.tensor([row]), slice(6)), together[row : row + 1, :6])
