@@ -70,7 +70,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         return _streamed(config, tokenizer, accelerator)
     make_rows = _ROWS[config.training.mode]
     rows = make_rows(load_source(dataset.name, split=dataset.split), dataset, tokenizer)
-    summary, fingerprint = rows.summary(), rows.fingerprint
+    summary = rows.summary()
     held_out: Rows | None = None
     if evaluation.do_eval_loss and evaluation.split is not None:
         held_out = make_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
@@ -83,7 +83,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
     return PreparedData(
         loader=loader,
         evaluation=None if held_out is None else _evaluation_batches(held_out, collate, shape),
-        fingerprint=fingerprint,
+        fingerprint=rows.fingerprint,
         summary=summary,
         unused=getattr(rows, "unused", ()),
     )

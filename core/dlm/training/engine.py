@@ -1,12 +1,13 @@
 """The training loop, from the restored step to the last one."""
 
+import math
 import time
-from collections.abc import Iterator
+from typing import NoReturn
 
 import attrs
 
 from dlm.data.step_batch import StepBatch
-from dlm.errors import DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
+from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
 from dlm.training.console import TrainingConsole
 from dlm.training.job import Job
 from dlm.training.metrics import Sums, Window
@@ -41,36 +42,59 @@ class Engine:
     num_failed_saves: int = 0
 
     def run(self) -> None:
-        """Train to the last step, and write the final model."""
+        """Train to the last step, and write the final model.
+
+        Raises:
+            StoppedBySignalError: A signal asked for it; the state is saved.
+            NonFiniteError: Loss or gradient was not finite too often in a row.
+            FinalStateNotSavedError: The disk did not take what it had to.
+        """
         job, state = self.job, self.state
-        with Signals() as signals, self.console:
-            if state.global_step == 0:
-                self.evaluate()
-            for step_batch in self.remaining_batches():
-                result = job.step(step_batch, state.global_step)
-                self.take_in(step_batch, result)
-                is_last = state.global_step == job.num_steps
-                if state.global_step % job.logging_every == 0 or is_last:
+        with Signals(speaks=job.is_main) as signals, self.console:
+            batches = job.batches_from(state)
+            while True:
+                self.evaluate_and_save()
+                if self.is_done:
+                    break
+                try:
+                    step_batch = next(batches)
+                except DataError:
+                    # What ends this process may have reached the data workers first.
+                    if signals.ending is None:
+                        raise
+                    self.stop(signals.ending)
+                self.take_in(step_batch, job.step(step_batch, state.global_step))
+                if state.global_step % job.logging_every == 0 or self.is_done:
                     self.log()
-                is_evaluated = state.global_step % job.evaluate_every == 0 or is_last
-                sums = self.evaluate() if is_evaluated else None
-                ending = job.agree(signals.ending)
-                wanted = signals.take_save_request() or ending is not None or is_last
-                if wanted or state.global_step % job.save_every == 0:
-                    self.save(sums)
-                if ending is not None and not is_last:
-                    raise StoppedBySignalError(
-                        f"stopped after step {state.global_step}, which is saved; "
-                        "run the same command again to continue",
-                        ending,
-                    )
+                ending, save_is_wanted = job.agree(signals)
+                if ending is not None:
+                    self.stop(ending)
+                if save_is_wanted:
+                    self.save()
             job.save_final()
 
-    def remaining_batches(self) -> Iterator[StepBatch]:
-        """Global step batches from the position of the state on."""
-        batches = self.job.batches_from(self.state)
-        while self.state.global_step < self.job.num_steps:
-            yield next(batches)
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step was taken."""
+        return self.state.global_step >= self.job.num_steps
+
+    def evaluate_and_save(self) -> None:
+        """What is due between two steps. Where a run was ended, it is made up for when it goes on."""
+        state, job, sums = self.state, self.job, None
+        step = state.global_step
+        if (step % job.evaluate_every == 0 or self.is_done) and state.evaluated_step != step:
+            sums = self.evaluate()
+        if step > 0 and (step % job.save_every == 0 or self.is_done):
+            self.save(sums)
+
+    def stop(self, ending: ExitCode) -> NoReturn:
+        """Save and end."""
+        self.num_failed_saves = MAX_FAILED_SAVES - 1  # there is no next time
+        self.save()
+        raise StoppedBySignalError(
+            f"stopped after step {self.state.global_step}, which is saved; run the same command again to continue",
+            ending,
+        )
 
     def take_in(self, step_batch: StepBatch, result: StepResult) -> None:
         """Advance the state by one step, taken or skipped."""
@@ -124,49 +148,73 @@ class Engine:
 
     def evaluate(self) -> Sums | None:
         """Measure the evaluation loss and generate samples; None where evaluation is off."""
-        started, sums = time.monotonic(), None
-        if self.job.evaluation is not None:
-            sums = self.job.evaluation()
+        started, job, step = time.monotonic(), self.job, self.state.global_step
+        sums = None if job.evaluation is None else job.evaluation()
+        completions = job.sampler()  # on every process: a sharded model needs all of them
+        if sums is not None:
             metrics = {**self._position(), "split": "eval", "loss": sums.loss, **sums.quality()}
             self.append(METRICS, metrics)
-            self.job.track({f"eval_{name}": value for name, value in metrics.items()}, self.state.global_step)
-            self.console.say(f"step {self.state.global_step}: eval loss {sums.loss:.4f}")
-            if self.state.first_eval_loss is None:
-                self.state.first_eval_loss = sums.loss
-        for completion in self.job.sample():
-            self.append(SAMPLES, {"step": self.state.global_step, "prompt": completion.prompt, "text": completion.text})
+            job.track({f"eval_{name}": value for name, value in metrics.items()}, step)
+            self.console.say(f"step {step}: eval loss {sums.loss:.4f}")
+        for completion in completions:
+            self.append(SAMPLES, {"step": step, "prompt": completion.prompt, "text": completion.text})
             self.console.say(f"  {completion.prompt!r} -> {completion.text!r}")
+        self.state.evaluated_step = step
         self.stopwatch.exclude(time.monotonic() - started)
         return sums
 
-    def save(self, sums: Sums | None) -> None:
-        """Publish a checkpoint. A full disk is survived: training goes on and the next save tries again."""
+    def save(self, sums: Sums | None = None) -> None:
+        """Publish a checkpoint, which is the best one if its evaluation ``sums`` say so.
+
+        A full disk is survived: training goes on and the next save tries again.
+        """
         started, state, job = time.monotonic(), self.state, self.job
         previous_best = (state.best_step, state.best_loss)
-        if sums is not None and (state.best_loss is None or sums.loss < state.best_loss):
-            state.best_step, state.best_loss = state.global_step, sums.loss
+        if sums is not None and (loss := sums.loss) < (math.inf if state.best_loss is None else state.best_loss):
+            state.best_step, state.best_loss = state.global_step, loss
         try:
             job.save(state)
-            self.num_failed_saves = 0
         except OSError as error:
             state.best_step, state.best_loss = previous_best
             self.survive(error)
+        else:
+            self.num_failed_saves = 0
+            self.tidy()
         self.stopwatch.exclude(time.monotonic() - started)
+
+    def tidy(self) -> None:
+        """Rotate the checkpoints; what cannot be deleted is in nobody's way."""
+        try:
+            self.job.tidy(self.state)
+        except OSError as error:
+            self.console.say(f"step {self.state.global_step}: could not tidy up the checkpoints ({error})")
 
     def survive(self, error: OSError) -> None:
         """Go on without a checkpoint, up to a point."""
+        step = self.state.global_step
         self.num_failed_saves += 1
-        self.console.say(f"step {self.state.global_step}: could not save a checkpoint ({error}); older ones are intact")
-        if self.num_failed_saves >= MAX_FAILED_SAVES or self.state.global_step == self.job.num_steps:
+        self.console.say(f"step {step}: could not save a checkpoint ({error}); older ones are intact")
+        if self.num_failed_saves >= MAX_FAILED_SAVES or self.is_done:
             raise FinalStateNotSavedError(
-                f"step {self.state.global_step} could not be saved ({error}); free some space and run the same "
-                "command again: it continues from the newest checkpoint"
+                f"step {step} could not be saved ({error}); free some space and run the same command again: it "
+                "continues from the newest checkpoint"
             )
 
     def append(self, name: str, record: dict[str, object]) -> None:
-        """Add a line to a log, on the main process."""
-        if self.job.is_main:
+        """Add a line to a log, on the main process.
+
+        Raises:
+            FinalStateNotSavedError: It cannot be written. The logs are part of what is promised, so the run ends.
+        """
+        if not self.job.is_main:
+            return
+        try:
             self.job.folder.append(name, record)
+        except OSError as error:
+            raise FinalStateNotSavedError(
+                f"cannot write {name} ({error}); free some space and run the same command again: it continues from the "
+                "newest checkpoint"
+            ) from None
 
     def _position(self) -> dict[str, object]:
         return {"step": self.state.global_step, "epoch": self.job.epoch_of(self.state)}

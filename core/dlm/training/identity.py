@@ -18,7 +18,8 @@ _FREE = (
 """Sections of the run file that do not bear on the weights. The number of steps is compared apart from these, because
 most learning-rate schedules depend on it."""
 
-ONLY_WARNS = ("num_threads", "device", "plugin_versions")
+ONLY_WARNS = ("num_threads", "device", "plugin_versions", "versions")
+"""Facts that may change the last digits of a number, but not what is computed."""
 
 
 def flatten(value: object, path: str = "") -> Iterator[tuple[str, object]]:

@@ -1,7 +1,7 @@
 """Everything a run consists of, put together."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 import torch
@@ -12,13 +12,14 @@ from dlm.data.loader import StepLoader
 from dlm.data.step_batch import StepBatch
 from dlm.data.streaming import StreamLoader
 from dlm.errors import ExitCode, FinalStateNotSavedError
-from dlm.sampling.texts import Completion
 from dlm.training.checkpoints.publishing import publish
 from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.evaluation import Evaluation
 from dlm.training.output_folder import OutputFolder
+from dlm.training.processes import on_main
 from dlm.training.samples import Sampler
 from dlm.training.saving import TrainingObjects
+from dlm.training.signals import Signals
 from dlm.training.state import TrainerState
 from dlm.training.step import TrainingStep
 
@@ -63,15 +64,12 @@ class Job:
         return state.epoch + (round(state.epoch_batch / num_steps, 4) if num_steps else 0)
 
     @contextmanager
-    def holding_the_folder(self) -> Iterator[None]:
-        """Hold the output folder on the main process, and the trackers on all."""
-        with self.folder if self.is_main else nullcontext():
-            if self.is_main:
-                self.store.sweep()
-            if self.accelerator.log_with:
-                self.accelerator.init_trackers("dlm", config={"run": self.objects.config_text})
-            yield
-            self.accelerator.end_training()
+    def tracked(self) -> Iterator[None]:
+        """Hold the trackers that the run file names."""
+        if self.accelerator.log_with:
+            self.accelerator.init_trackers("dlm", config={"run": self.objects.config_text})
+        yield
+        self.accelerator.end_training()
 
     def batches_from(self, state: TrainerState) -> Iterator[StepBatch]:
         """Global step batches from the position of ``state`` on; no row before it is read."""
@@ -85,27 +83,32 @@ class Job:
             return step_batch.epoch + 1, 0
         return step_batch.epoch, step_batch.epoch_batch + 1
 
-    def sample(self) -> Sequence[Completion]:
-        """Continue the prompts of the run file, on the main process."""
-        return self.sampler() if self.is_main else ()
-
     def save(self, state: TrainerState) -> None:
-        """Publish a checkpoint and delete old ones; the main process writes, the others wait.
+        """Publish the checkpoint of this step; the main process writes, the others wait.
 
         Raises:
             OSError: On every process, when the main one could not write.
         """
-        failure: OSError | None = None
-        if self.is_main:
-            try:
-                state.file_sizes = self.folder.flush()
-                self.store.save(state.global_step, lambda folder: self.objects.write_checkpoint(folder, state))
-                self.store.point_at_best(state.best_step, state.best_loss)
-                self.store.rotate()
-            except OSError as error:
-                failure = error
-        if self.any(failure is not None):
-            raise failure or OSError("the main process could not write")
+        on_main(self.accelerator, lambda: self._publish(state))
+
+    def _publish(self, state: TrainerState) -> None:
+        state.file_sizes = self.folder.flush()
+        self.store.save(
+            state.global_step, lambda folder: self.objects.write_checkpoint(folder, state), self.objects.num_bytes()
+        )
+
+    def tidy(self, state: TrainerState) -> None:
+        """Point at the best checkpoint, and delete old ones.
+
+        Raises:
+            OSError: On every process, when the main one could not.
+        """
+
+        def point_and_rotate() -> None:
+            self.store.point_at_best(state.best_step, state.best_loss)
+            self.store.rotate()
+
+        on_main(self.accelerator, point_and_rotate)
 
     def save_final(self) -> None:
         """Write the final model in a folder of its own.
@@ -113,28 +116,20 @@ class Job:
         Raises:
             FinalStateNotSavedError: It could not be written.
         """
-        if self.is_main:
-            try:
-                publish(self.folder.final, self.objects.write_model, replace=True)
-            except OSError as error:
-                raise FinalStateNotSavedError(
-                    f"cannot write {self.folder.final} ({error}); the last checkpoint holds the same model"
-                ) from None
-        self.accelerator.wait_for_everyone()
+        try:
+            on_main(self.accelerator, lambda: publish(self.folder.final, self.objects.write_model, replace=True))
+        except OSError as error:
+            raise FinalStateNotSavedError(
+                f"cannot write {self.folder.final} ({error}); the last checkpoint holds the same model"
+            ) from None
 
-    def agree(self, ending: ExitCode | None) -> ExitCode | None:
-        """The way to end that any process was told."""
-        if self.accelerator.num_processes == 1:
-            return ending
-        code = torch.tensor([int(ending or 0)], device=self.device)
-        highest = int(self.accelerator.gather(code).max())
-        return ExitCode(highest) if highest else None
-
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` holds on any process. Waits for all of them."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.gather(torch.tensor([flag], device=self.device)).any())
+    def agree(self, signals: Signals) -> tuple[ExitCode | None, bool]:
+        """How to end, and whether to save, as any process was told. Waits for all of them."""
+        wishes = [int(signals.ending or 0), int(signals.take_save_request())]
+        if self.accelerator.num_processes > 1:
+            gathered = self.accelerator.gather(torch.tensor([wishes], device=self.device))
+            wishes = gathered.amax(dim=0).tolist()
+        return ExitCode(wishes[0]) if wishes[0] else None, bool(wishes[1])
 
     def track(self, metrics: Mapping[str, object], step: int) -> None:
         """Hand numbers to the trackers that the run file names."""

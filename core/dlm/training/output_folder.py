@@ -1,16 +1,15 @@
 """The output folder of a run: its logs, its lock, its checkpoints."""
 
 import json
+import math
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from dlm.errors import DataError, UserInputError
-from dlm.training.checkpoints.publishing import flush, reached
+from dlm.training.checkpoints.publishing import flush, reached, sweep
+from dlm.training.folder_lock import FolderLock
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -20,7 +19,6 @@ CONFIG = "config.yaml"
 BAD_ROWS = "bad_rows.jsonl"
 PROMISED = (METRICS, SAMPLES, BAD_BATCHES)
 """Logs that are byte for byte the same whether or not the run was interrupted."""
-_LOCK = ".lock"
 
 
 class OutputFolder:
@@ -30,29 +28,36 @@ class OutputFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
+        self._lock = FolderLock(path)
 
     def __enter__(self) -> "OutputFolder":
-        """Create the folder and lock it.
+        """Create the folder, lock it, and remove what an interrupted run left half written.
 
         Raises:
-            UserInputError: Another live process holds the folder, or it cannot be written.
+            UserInputError: Another process holds the folder, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._lock.take()
+            sweep(self.path)
+            sweep(self.checkpoints)
         except OSError as error:
-            raise UserInputError(f"training.output_dir: cannot write to {self.path} ({error.strerror})") from None
+            raise UserInputError(f"training.output_dir: cannot use {self.path} ({error.strerror})") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Unlock the folder."""
-        (self.path / _LOCK).unlink(missing_ok=True)
+        self._lock.release()
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
-        """Add one line to a log. It reaches the disk with the next checkpoint."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        """Add one line to a log; numbers that are not finite become null. It reaches the disk with the next checkpoint.
+
+        Raises:
+            OSError: The disk is full or not writable.
+        """
+        line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False) + "\n"
         with (self.path / name).open("ab") as file:
             file.write(line.encode())
         reached("line appended")
@@ -84,8 +89,8 @@ class OutputFolder:
         reached("logs cut back")
 
     def contents(self) -> list[Path]:
-        """Everything a run leaves in its folder, as far as it is there."""
-        names = (*PROMISED, TIMINGS, CONFIG, BAD_ROWS, self.checkpoints.name, self.final.name)
+        """Everything a run leaves in its folder, as far as it is there; the checkpoints first."""
+        names = (self.checkpoints.name, self.final.name, *PROMISED, TIMINGS, CONFIG, BAD_ROWS)
         return [self.path / name for name in names if (self.path / name).exists()]
 
     def set_aside(self, paths: Iterable[Path]) -> Path:
@@ -97,41 +102,14 @@ class OutputFolder:
             target = aside / path.relative_to(self.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
+            reached("set aside")
         return aside
 
-    def _lock(self) -> None:
-        lock, pid = self.path / _LOCK, os.getpid()
-        me = {"pid": pid, "host": socket.gethostname(), "started": _started(pid)}
-        try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if holder := _live_holder(lock):
-                raise UserInputError(
-                    f"training.output_dir: {self.path} is in use by process {holder['pid']} on {holder['host']}; wait "
-                    f"for it, choose another folder, or delete {lock} if that process no longer runs"
-                ) from None
-            lock.unlink(missing_ok=True)
-            self._lock()
-            return
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(me, file)
 
-
-def _live_holder(lock: Path) -> dict[str, object] | None:
-    """Who holds the lock, unless that process is known to be dead."""
-    try:
-        holder = dict(json.loads(lock.read_text(encoding="utf-8")))
-        pid, host = int(holder["pid"]), holder["host"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # torn: its writer died while it took the lock
-    if host == socket.gethostname() and (pid == os.getpid() or _started(pid) != holder.get("started")):
-        return None
-    return holder
-
-
-def _started(pid: int) -> float | None:
-    """When a process started, which tells it from a later one with its number; None if there is none."""
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return None
+def _strict(value: object) -> object:
+    """The same with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

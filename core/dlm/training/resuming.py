@@ -5,11 +5,13 @@ from pathlib import Path
 
 import attrs
 
-from dlm.errors import UserInputError
+from dlm.errors import CheckpointError, UserInputError
 from dlm.training.checkpoints.manifest import verify
 from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.identity import compare
 from dlm.training.job import Job
+from dlm.training.output_folder import OutputFolder
+from dlm.training.processes import on_main
 from dlm.training.state import TrainerState
 
 LATEST = "latest"
@@ -21,68 +23,84 @@ class StartingPoint:
     """The checkpoint to restore, or none."""
 
     checkpoint: Path | None
-    starts_anew: bool
-    """Whether what the folder holds of an earlier run is to be set aside."""
-    is_explicit: bool = False
-    """Whether the user named the checkpoint."""
+    is_own: bool
+    """Whether the run goes on with the logs that its output folder holds; otherwise they are set aside."""
     notes: tuple[str, ...] = ()
 
 
-def starting_point(store: CheckpointStore, resume: str | None) -> StartingPoint:
+def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | None) -> StartingPoint:
     """Decide where to start, before anything heavy is loaded.
 
     Args:
-        store: checkpoints of the output folder.
+        folder: the output folder, held by this process.
+        store: its checkpoints.
         resume: ``latest``, ``none``, the path of a checkpoint, or None: not said.
 
     Raises:
-        UserInputError: Not said although there are checkpoints, or the path does not exist.
+        UserInputError: Not said although there is an earlier run, or the path does not exist.
         CheckpointError: The checkpoint at the path does not verify, or none of the folder's does.
     """
-    steps = store.steps()
-    if resume is None:
-        if steps:
-            raise UserInputError(
-                f"training.output_dir: {store.folder.parent} already holds checkpoints, up to step {steps[-1]}. "
-                "Continue with training.checkpoint.resume=latest, start anew with resume=none (the old run "
-                "is kept in a folder previous-N), or choose another training.output_dir"
-            )
-        return StartingPoint(checkpoint=None, starts_anew=False)
     if resume == ANEW:
-        return StartingPoint(checkpoint=None, starts_anew=bool(steps))
-    if resume == LATEST:
-        checkpoint, rejected = store.latest()
-        return StartingPoint(
-            checkpoint=checkpoint, starts_anew=False, notes=tuple(f"not used: {line}" for line in rejected)
+        return StartingPoint(checkpoint=None, is_own=False)
+    if resume not in (None, LATEST):
+        path = Path(str(resume))
+        if not path.is_dir():
+            raise UserInputError(f"training.checkpoint.resume: no folder {path}; give a checkpoint, latest or none")
+        verify(path)
+        return StartingPoint(checkpoint=path, is_own=path.resolve().parent == store.folder.resolve())
+    steps = store.steps()
+    if steps and resume is None:
+        raise UserInputError(
+            f"training.output_dir: {folder.path} already holds checkpoints, up to step {steps[-1]}. "
+            "Continue with training.checkpoint.resume=latest, start anew with resume=none (the old run "
+            "is kept in a folder previous-N), or choose another training.output_dir"
         )
-    path = Path(resume)
-    if not path.is_dir():
-        raise UserInputError(f"training.checkpoint.resume: no folder {path}; give a checkpoint, latest or none")
-    verify(path)
-    return StartingPoint(checkpoint=path, starts_anew=False, is_explicit=True)
+    if not steps and folder.final.exists():
+        raise UserInputError(
+            f"training.output_dir: {folder.path} holds a finished model, and no checkpoints to continue from. Start "
+            "anew with training.checkpoint.resume=none (the old run is kept in a folder previous-N), or choose another "
+            "training.output_dir"
+        )
+    checkpoint, rejected = store.latest()
+    if steps and checkpoint is None:
+        listing = "\n  ".join(rejected)
+        raise CheckpointError(
+            f"{folder.path}: none of its checkpoints is whole:\n  {listing}\n"
+            "start anew with training.checkpoint.resume=none (the old run is kept in a folder previous-N)"
+        )
+    return StartingPoint(checkpoint=checkpoint, is_own=True, notes=tuple(f"not used: {line}" for line in rejected))
 
 
 def restore(job: Job, start: StartingPoint, allowed: Collection[str]) -> tuple[TrainerState, list[str]]:
-    """Bring the job to its starting point; return the state, and what to tell the user."""
-    notes = list(start.notes)
-    if start.checkpoint is None:
-        if job.is_main:
-            if start.starts_anew:
-                notes.append(f"starting anew; the earlier run is kept in {job.folder.set_aside(job.folder.contents())}")
-            job.folder.cut_back({})
-        return TrainerState(), notes
-    state, saved_identity = TrainerState.read(start.checkpoint)
-    notes += compare(saved_identity, job.objects.identity, allowed)
-    job.objects.read_checkpoint(start.checkpoint)
-    if job.is_main:
-        is_own = start.checkpoint.resolve().parent == job.store.folder.resolve()
-        job.folder.cut_back(state.file_sizes if is_own else {})
-        later = [job.store.path(step) for step in job.store.steps() if step > state.global_step]
-        if start.is_explicit and later:
-            notes.append(f"later checkpoints are kept in {job.folder.set_aside(later)}")
-        job.store.point_at_best(state.best_step if is_own else None, state.best_loss)
-    notes.append(
-        f"continuing from {start.checkpoint}: step {state.global_step}, epoch {state.epoch}, "
-        f"batch {state.epoch_batch}, lr {job.learning_rate():.3g}; no row is read to get there"
-    )
+    """Bring the job to its starting point; return the state, and what to tell the user.
+
+    Raises:
+        UserInputError: The run is not the one that wrote the checkpoint.
+        CheckpointError: The checkpoint does not fit.
+    """
+    state, notes = TrainerState(), list(start.notes)
+    if start.checkpoint is not None:
+        state, saved_identity = TrainerState.read(start.checkpoint)
+        notes += compare(saved_identity, job.objects.identity, allowed)
+        job.objects.read_checkpoint(start.checkpoint)
+    notes += on_main(job.accelerator, lambda: _prepare_folder(job, start, state))
+    if start.checkpoint is not None:
+        notes.append(
+            f"continuing from {start.checkpoint}: step {state.global_step}, epoch {state.epoch}, "
+            f"batch {state.epoch_batch}, lr {job.learning_rate():.3g}; no row is read to get there"
+        )
     return state, notes
+
+
+def _prepare_folder(job: Job, start: StartingPoint, state: TrainerState) -> list[str]:
+    """Bring the output folder to what it was at the starting point."""
+    folder, store = job.folder, job.store
+    later = [store.path(step) for step in store.steps() if step > state.global_step]
+    aside = later if start.is_own else folder.contents()
+    notes = []
+    if aside:
+        what = "later checkpoints are" if start.is_own else "the earlier run is"
+        notes.append(f"{what} kept in {folder.set_aside(aside)}")
+    folder.cut_back(state.file_sizes if start.is_own else {})
+    store.point_at_best(state.best_step if start.is_own else None, state.best_loss)
+    return notes

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -10,12 +11,14 @@ from dlm.config import LoadedConfig, load_config
 from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.errors import UserInputError
 from dlm.training.assembly import assemble, build_accelerator, build_store
+from dlm.training.checkpoints.publishing import write_file
 from dlm.training.console import TrainingConsole
 from dlm.training.engine import Engine
 from dlm.training.failures import explained
-from dlm.training.output_folder import BAD_ROWS, CONFIG
+from dlm.training.output_folder import BAD_ROWS, CONFIG, OutputFolder
+from dlm.training.processes import on_main
 from dlm.training.report import Report
-from dlm.training.resuming import restore, starting_point
+from dlm.training.resuming import StartingPoint, restore, starting_point
 
 
 @attrs.frozen(kw_only=True)
@@ -51,21 +54,32 @@ def run(
         loaded = config
     else:
         loaded = load_config(config, overrides)
-    settings = loaded.config.training
     with explained(loaded.config):
-        start = starting_point(build_store(loaded.config), settings.checkpoint.resume)
-        job = assemble(loaded, build_accelerator(loaded.config), trust_remote_code=trust_remote_code)
-        with job.holding_the_folder():
-            state, notes = restore(job, start, allow_change)
-            if job.is_main:
-                (job.folder.path / CONFIG).write_text(job.objects.config_text, encoding="utf-8")
-                write_bad_rows(job.unused_rows, job.folder.path / BAD_ROWS)
-            console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
-            report = Report(job, console)
-            if job.is_main:
-                for note in loaded.notes:
-                    print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
-            report.opening(notes)
+        return _run(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
+
+
+def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_code: bool) -> RunResult:
+    config = loaded.config
+    accelerator, store = build_accelerator(config), build_store(config)
+    with ExitStack() as stack:
+        folder = OutputFolder(Path(config.training.output_dir))
+
+        def enter_and_choose() -> StartingPoint:
+            stack.enter_context(folder)
+            return starting_point(folder, store, config.training.checkpoint.resume)
+
+        start = on_main(accelerator, enter_and_choose)
+        job = assemble(loaded, accelerator, trust_remote_code=trust_remote_code)
+        state, notes = restore(job, start, allow_change)
+        if job.is_main:
+            write_file(folder.path / CONFIG, job.objects.config_text)
+            write_bad_rows(job.unused_rows, folder.path / BAD_ROWS)
+            for note in loaded.notes:
+                print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
+        console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
+        report = Report(job, console)
+        report.opening(notes)
+        with job.tracked():
             Engine(job=job, state=state, console=console).run()
             report.closing()
-    return RunResult(final_step=state.global_step, output_dir=job.folder.path)
+    return RunResult(final_step=state.global_step, output_dir=folder.path)

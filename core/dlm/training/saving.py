@@ -1,12 +1,14 @@
 """What a checkpoint consists of, written and read."""
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.errors import CheckpointError, NonFiniteError
 from dlm.model.sources import quiet_transformers
+from dlm.training.checkpoints.publishing import reached
 from dlm.training.randomness import generator_states, restore_generators
 from dlm.training.state import TrainerState
 
@@ -48,20 +51,26 @@ class TrainingObjects:
             raise NonFiniteError(f"{poisoned[0]} holds numbers that are not finite; the checkpoint was not published")
         with quiet_transformers():
             self.model.save_pretrained(folder, max_shard_size="1TB")
+        reached("model written")
         self.tokenizer.save_pretrained(folder)
+        reached("tokenizer written")
         (folder / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
 
     def write_checkpoint(self, folder: Path, state: TrainerState) -> None:
         """Write everything the run needs to go on."""
         self.write_model(folder)
         scaler = self.accelerator.scaler
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
-        torch.save(
-            {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()},
-            folder / SCHEDULER_FILE,
-        )
-        torch.save(generator_states(), folder / RANDOM_FILE)
+        course = {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()}
+        _save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
+        reached("optimizer written")
+        _save(course, folder / SCHEDULER_FILE)
+        _save(generator_states(), folder / RANDOM_FILE)
         state.write(folder, self.identity)
+
+    def num_bytes(self) -> int:
+        """About what a checkpoint takes on the disk."""
+        tensors = [*self.model.state_dict().values(), *_tensors(self.optimizer.state_dict())]
+        return sum(each.numel() * each.element_size() for each in tensors)
 
     def read_checkpoint(self, folder: Path) -> None:
         """Restore weights, optimizer, learning rate and generators. Nothing is unpickled.
@@ -77,7 +86,7 @@ class TrainingObjects:
             if self.accelerator.scaler is not None and course["scaler"]:
                 self.accelerator.scaler.load_state_dict(course["scaler"])
             restore_generators(_load(folder / RANDOM_FILE))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
 
     def _read_weights(self, folder: Path) -> None:
@@ -86,6 +95,20 @@ class TrainingObjects:
         tied = set(self.model.all_tied_weights_keys)
         if unexpected or set(missing) - tied:
             raise CheckpointError(f"{folder}: {WEIGHTS_FILE} has other tensors than the model of this run")
+
+
+def _save(content: Mapping[str, object], path: Path) -> None:
+    # Through a file of Python's: torch's own does not say why it cannot write.
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
+def _tensors(tree: object) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, (Mapping, list, tuple)):
+        for value in tree.values() if isinstance(tree, Mapping) else tree:
+            yield from _tensors(value)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,26 +1,31 @@
-"""Signals: the first SIGTERM or Ctrl-C ends the run after the current step, SIGUSR1 saves, a second one kills."""
+"""Signals: the first SIGTERM or Ctrl-C ends the run after the current step, a second one at once, SIGUSR1 saves."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
 from dlm.errors import ExitCode
 
 _ENDINGS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+_PROMISE = b"\ndlm: the run ends after this step, and saves; the same signal again ends it at once\n"
 
 
 class Signals:
     """Notes signals while it is entered; the engine asks between steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, speaks: bool) -> None:
         self.ending: ExitCode | None = None
         """How to end after this step; None: go on."""
+        self._speaks = speaks
+        self._owner = os.getpid()
         self._save_requested = False
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Signals":
         """Install the handlers (only the main thread may)."""
-        wanted = [*_ENDINGS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
-        for number in wanted:
+        if hasattr(signal, "SIGCHLD"):
+            self._previous[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
+        for number in [*_ENDINGS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]:
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -38,9 +43,22 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         received = signal.Signals(number)
+        if os.getpid() != self._owner:
+            return  # a data worker, which a terminal tells as well: it ends with its parent
         if received not in _ENDINGS:
             self._save_requested = True
         elif self.ending is None:
             self.ending = _ENDINGS[received]
-        else:
+            if hasattr(signal, "SIGCHLD"):
+                # Whoever ends a whole group ends the data workers too: torch must not raise in the middle of the step.
+                signal.signal(signal.SIGCHLD, _take_no_notice)
+            if self._speaks:
+                os.write(2, _PROMISE)
+        elif received == signal.SIGINT:
             raise KeyboardInterrupt
+        else:
+            raise SystemExit(int(_ENDINGS[received]))
+
+
+def _take_no_notice(number: int, frame: FrameType | None) -> None:
+    """A handler that does nothing."""

@@ -25,7 +25,8 @@ class TrainerState:
     tokens_seen: int = 0
     num_bad_in_a_row: int = 0
     window: Window = attrs.field(factory=Window)
-    first_eval_loss: float | None = None
+    evaluated_step: int | None = None
+    """The last step whose evaluation is in the logs: a run that is told to end saves before it evaluates."""
     best_loss: float | None = None
     """Lowest evaluation loss of a step that was saved."""
     best_step: int | None = None

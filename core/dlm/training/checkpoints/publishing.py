@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
+from dlm.errors import DlmError
+from dlm.training.checkpoints.disk import disk_error
 from dlm.training.checkpoints.manifest import write_manifest
 
 _HIDDEN = ".dlm-"
@@ -27,11 +27,12 @@ def publish(target: Path, write: Callable[[Path], None], *, replace: bool = Fals
     Raises:
         OSError: The disk is full or not writable. Nothing is left behind, and ``target`` is as it was.
     """
-    hidden = hidden_sibling(target, "write")
+    hidden, replaced = hidden_sibling(target, "write"), hidden_sibling(target, "replaced")
     try:
+        remove(hidden)
         hidden.mkdir(parents=True)
         reached("folder created")
-        write(hidden)
+        _write(write, hidden)
         reached("files written")
         write_manifest(hidden)
         reached("manifest written")
@@ -39,37 +40,86 @@ def publish(target: Path, write: Callable[[Path], None], *, replace: bool = Fals
             flush(path)
         reached("flushed")
         if replace and target.exists():
-            discard(target)
+            remove(replaced)
+            target.rename(replaced)
+            reached("old one renamed")
         hidden.rename(target)
         reached("renamed")
         flush(target.parent)
         reached("published")
     except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
+        remove(hidden)
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        raise
+    remove(replaced)
+
+
+def _write(write: Callable[[Path], None], folder: Path) -> None:
+    try:
+        write(folder)
+    except DlmError:
+        raise
+    except Exception as error:
+        if (cause := disk_error(error)) is None:
+            raise
+        raise cause from error
+
+
+def write_file(path: Path, text: str) -> None:
+    """Create or replace a small file: whole, or not at all.
+
+    Raises:
+        OSError: The disk is full or not writable; an older version is as it was.
+    """
+    hidden = hidden_sibling(path, "write")
+    try:
+        hidden.write_text(text, encoding="utf-8")
+        flush(hidden)
+        reached(f"{path.name} written")
+        hidden.replace(path)
+        flush(path.parent)
+        reached(f"{path.name} published")
+    except BaseException:
+        remove(hidden)
         raise
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder. It loses its name first, so that a half-deleted one is never taken for whole."""
+    """Delete a folder. It loses its name first, so that a half-deleted one is never taken for whole.
+
+    Raises:
+        OSError: It cannot be renamed, and is as it was.
+    """
     hidden = hidden_sibling(folder, "delete")
+    remove(hidden)
     folder.rename(hidden)
     reached("renamed for deletion")
-    shutil.rmtree(hidden, ignore_errors=True)
+    remove(hidden)
     reached("deleted")
 
 
-def hidden_sibling(folder: Path, purpose: str) -> Path:
-    """A name beside ``folder`` that no reader looks at, and that tells which process it belongs to."""
-    return folder.with_name(f"{_HIDDEN}{purpose}-{os.getpid()}-{folder.name}")
+def hidden_sibling(path: Path, purpose: str) -> Path:
+    """A name beside ``path`` that no reader looks at."""
+    return path.with_name(f"{_HIDDEN}{purpose}-{path.name}")
 
 
 def sweep(parent: Path) -> None:
-    """Delete what processes that are no longer alive left hidden in ``parent``."""
-    for path in parent.glob(f"{_HIDDEN}*-*-*"):
-        pid = path.name.removeprefix(_HIDDEN).split("-")[1]
-        if pid.isdigit() and not (int(pid) != os.getpid() and psutil.pid_exists(int(pid))):
-            shutil.rmtree(path, ignore_errors=True)
-            reached("swept")
+    """Delete what an interrupted process left hidden in ``parent``. The caller holds the output folder."""
+    for path in sorted(parent.glob(f"{_HIDDEN}*-*")):
+        remove(path)
+        reached("swept")
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder as far as possible; what cannot be deleted stays, and is hidden."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
 
 
 def flush(path: Path) -> None:

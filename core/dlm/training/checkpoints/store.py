@@ -1,15 +1,15 @@
 """The checkpoints of a run: one folder a step, the newest few and the best are kept."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 
 from dlm.errors import CheckpointError
+from dlm.training.checkpoints.disk import check_room
 from dlm.training.checkpoints.manifest import verify
-from dlm.training.checkpoints.publishing import discard, flush, publish, reached, sweep
+from dlm.training.checkpoints.publishing import discard, publish, reached, sweep, write_file
 
 _PREFIX = "step-"
 BEST = "best"
@@ -21,6 +21,8 @@ class CheckpointStore:
 
     folder: Path
     keep_last: int
+    pinned: Path | None = None
+    """A checkpoint that rotation leaves alone, because the run file names it as the one to start from."""
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of ``step``."""
@@ -43,30 +45,33 @@ class CheckpointStore:
                 return self.path(step), rejected
         return None, rejected
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Publish the checkpoint of ``step``, in place of one that is there already (it did not verify, or is old).
+    def save(self, step: int, write: Callable[[Path], None], num_bytes: int) -> None:
+        """Publish the checkpoint of ``step``, unless it is there already: a step is saved once.
+
+        Args:
+            step: number of the step.
+            write: writes the files into an empty folder.
+            num_bytes: about how much that is.
 
         Raises:
             OSError: The disk is full or not writable; everything is as it was.
         """
+        if self.path(step).is_dir():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        publish(self.path(step), write, replace=True)
+        check_room(self.folder, num_bytes)
+        publish(self.path(step), write)
 
     def point_at_best(self, step: int | None, loss: float | None) -> None:
-        """Let ``best`` name the checkpoint with the lowest evaluation loss so far; None: there is none yet."""
-        pointer = self.folder / BEST
-        if step == self.best_step():
-            return
-        if step is None:
-            pointer.unlink()
-            return
-        hidden = pointer.with_name(f".{BEST}.new")
-        hidden.write_text(json.dumps({"step": step, "loss": loss}) + "\n", encoding="utf-8")
-        flush(hidden)
-        reached("best written")
-        hidden.replace(pointer)
-        flush(self.folder)
-        reached("best published")
+        """Let ``best`` name the checkpoint with the lowest evaluation loss so far.
+
+        Raises:
+            OSError: The pointer cannot be written; it is as it was.
+        """
+        if step is None or not self.path(step).is_dir():
+            (self.folder / BEST).unlink(missing_ok=True)
+        elif step != self.best_step():
+            write_file(self.folder / BEST, json.dumps({"step": step, "loss": loss}) + "\n")
 
     def best_step(self) -> int | None:
         """The step ``best`` points at."""
@@ -76,19 +81,20 @@ class CheckpointStore:
             return None
 
     def rotate(self) -> None:
-        """Delete all but the newest ``keep_last`` checkpoints and the best one."""
-        kept = {*self.steps()[-self.keep_last :], self.best_step()}
-        for step in self.steps():
-            if step not in kept:
+        """Delete all but the newest ``keep_last`` checkpoints, the best and the pinned one.
+
+        Raises:
+            OSError: A folder cannot be renamed.
+        """
+        kept = {self.path(step) for step in self.steps()[-self.keep_last :]}
+        kept |= {self.path(step) for step in (self.best_step(),) if step is not None}
+        if self.pinned is not None:
+            kept |= {path for path in map(self.path, self.steps()) if path.resolve() == self.pinned.resolve()}
+        for path in map(self.path, self.steps()):
+            if path not in kept:
                 reached("rotating")
-                discard(self.path(step))
+                discard(path)
 
     def sweep(self) -> None:
-        """Remove what an interrupted save or rotation left behind."""
-        if self.folder.is_dir():
-            sweep(self.folder)
-
-
-def has_room_for(folder: Path, num_bytes: int) -> bool:
-    """Whether the disk of ``folder`` has room for ``num_bytes`` and a fifth more."""
-    return shutil.disk_usage(folder).free >= 1.2 * num_bytes
+        """Remove what an interrupted save or rotation left behind. The caller holds the output folder."""
+        sweep(self.folder)
