@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
+import yaml
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +37,11 @@ def options_of(cls: type[attrs.AttrsInstance]) -> tuple[Option, ...]:
         for field in attrs.fields(cls)
         if field.init
     )
+
+
+def as_yaml(value: object) -> str:
+    """A value as one writes it in a run file, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 def _type_name(annotation: object) -> str:

@@ -26,7 +26,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
       dlm plugins show noise_schedule acme:clipped
     """
     from dlm_plugins.kinds import KINDS
-    from dlm_plugins.options import options_of
+    from dlm_plugins.options import as_yaml, options_of
     from dlm_plugins.registry import Registry
 
     if kind not in KINDS:
@@ -45,7 +45,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
     click.echo(f"{title}\n\n{inspect.cleandoc(entry.cls.__doc__ or '')}\n")
     click.echo(_option_table(options))
     if claims:
-        rows = [(claim.name, _flow(claims[claim.name]), claim.help) for claim in KINDS[kind].claims]
+        rows = [(claim.name, as_yaml(claims[claim.name]), claim.help) for claim in KINDS[kind].claims]
         click.echo("\n" + format_table(("CLAIM", "VALUE", "MEANING"), rows, _width()))
     click.echo(f"\nYAML\n{_indented(snippet(entry, options))}\nSource\n  {_source(entry)}")
 
@@ -68,15 +68,10 @@ def snippet(entry: "Entry", options: "tuple[Option, ...]") -> str:
 def _option_table(options: "tuple[Option, ...]") -> str:
     if not options:
         return "No options."
-    rows = [(each.name, each.type, _flow(each.default), each.check, each.help) for each in options]
+    from dlm_plugins.options import as_yaml
+
+    rows = [(each.name, each.type, as_yaml(each.default), each.check, each.help) for each in options]
     return format_table(("OPTION", "TYPE", "DEFAULT", "CHECK", "HELP"), rows, _width())
-
-
-def _flow(value: object) -> str:
-    """A value as one writes it in YAML, on one line."""
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 def _width() -> int:

@@ -1,0 +1,94 @@
+"""The reference of all built-in components, in Markdown: ``python -m dlm_plugins.reference > docs/reference.md``."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from dlm_plugins.kinds import KINDS, Kind
+from dlm_plugins.options import as_yaml, options_of
+from dlm_plugins.plugin_settings import ALL
+from dlm_plugins.records import Entry
+from dlm_plugins.registry import Registry
+from dlm_plugins.testing import PROPERTIES, component
+from dlm_plugins.testing.properties import property_name
+
+_HEAD = """\
+# Reference of the built-in components
+
+Written by `python -m dlm_plugins.reference > docs/reference.md`; a test keeps it equal to the code. What the kinds ask
+of a component, and how to add one, is in [plugins.md](plugins.md). `dlm plugins show KIND NAME` prints the same for
+everything that is installed.
+"""
+
+_COMMON = """\
+Components of every kind have these properties, which `dlm_plugins.testing` and `dlm plugins check` try with the default
+options and with others; those of each kind follow below.
+"""
+
+
+def reference(registry: Registry) -> str:
+    """A page with every component of ``registry`` and its options."""
+    sections = [_section(kind, registry.entries(kind.name)) for kind in KINDS.values()]
+    common = map(_property, component.PROPERTIES)
+    return "\n".join([_HEAD, *_overview(registry), "", _COMMON, *common, "", *sections])
+
+
+def _overview(registry: Registry) -> Iterator[str]:
+    rows = (
+        (
+            f"[`{kind.name}`](#{kind.name})",
+            f"`{kind.key}`",
+            ", ".join(f"`{each.name}`" for each in registry.entries(kind.name)),
+        )
+        for kind in KINDS.values()
+    )
+    return _table(("Kind", "Key in the run file", "Components"), rows)
+
+
+def _section(kind: Kind, entries: Sequence[Entry]) -> str:
+    lines = [f"## {kind.name}", "", f"Decides {kind.decides}. Key `{kind.key}`, hook `{kind.hook}`.", ""]
+    if kind.claims:
+        claims = ((f"`{claim.name}`", as_yaml(claim.default), claim.help) for claim in kind.claims)
+        lines += [*_table(("Claim", "Silence means", "Meaning"), claims), ""]
+    own = [check for check in PROPERTIES[kind.name] if check not in component.PROPERTIES]
+    lines += ["Properties that the contract kit tries:", "", *map(_property, own), ""]
+    for entry in entries:
+        lines += _component(kind, entry)
+    return "\n".join(lines)
+
+
+def _property(check: Callable[..., None]) -> str:
+    statement = " ".join(inspect.cleandoc(check.__doc__ or "").split("\n\n")[0].split())
+    return f"- `{property_name(check)}`: {_markdown(statement)}"
+
+
+def _component(kind: Kind, entry: Entry) -> Iterator[str]:
+    yield from (f"### {entry.name}", "", _markdown(inspect.cleandoc(entry.cls.__doc__ or "")), "")
+    built = entry.cls()
+    claims = [
+        f"`{claim.name}: {as_yaml(claim.of(built))}`" for claim in kind.claims if claim.of(built) != claim.default
+    ]
+    if claims:
+        yield from (f"Claims {', '.join(claims)}.", "")
+    options = options_of(entry.cls)
+    if options:
+        rows = ((f"`{each.name}`", each.type, as_yaml(each.default), each.check, each.help) for each in options)
+        yield from (*_table(("Option", "Type", "Default", "Check", "Help"), rows), "")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(_cell(text) for text in row)} |"
+
+
+def _cell(text: str) -> str:
+    return _markdown(text).replace("|", "\\|")
+
+
+def _markdown(text: str) -> str:
+    return text.replace("``", "`")
+
+
+if __name__ == "__main__":
+    print(reference(Registry.discover(disable=[ALL])).rstrip())
