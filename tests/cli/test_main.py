@@ -1,0 +1,205 @@
+"""The ``dlm`` command as a process sees it: exit codes, one message each, and a traceback for bugs only."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import attrs
+import click
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dlm import errors
+from dlm.config import RunFileError
+from dlm_cli import main as main_module
+from dlm_cli.main import COMMANDS, main
+from dlm_plugins.errors import ComponentLookupError, ConfigurationError, Problem
+
+
+@attrs.frozen
+class Ending:
+    """How a command ended."""
+
+    code: object
+    out: str
+    err: str
+
+
+Dlm = Callable[..., Ending]
+
+
+@pytest.fixture
+def dlm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Dlm:
+    """Run the command line in this process; ``doing`` becomes the body of a command named ``try``."""
+
+    def run(*arguments: str, doing: Callable[[], object] | None = None) -> Ending:
+        if doing is not None:
+            module = ModuleType("a_command_of_a_test")
+            module.command = click.command("try")(lambda: doing())  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            monkeypatch.setitem(COMMANDS, "try", (f"{module.__name__}:command", "Try something."))
+            arguments = ("try",)
+        monkeypatch.setattr(sys, "argv", ["dlm", *arguments])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        return Ending(code, *capsys.readouterr())
+
+    return run
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+KNOWN = [
+    (errors.UserInputError("it is wrong"), 2),
+    (errors.ModelError("it is wrong"), 2),
+    (errors.DataError("it is wrong"), 2),
+    (ConfigurationError([Problem("a.b", "it is wrong")]), 2),
+    (ComponentLookupError("it is wrong"), 2),
+    (errors.CheckpointError("it is wrong"), 3),
+    (errors.NonFiniteError("it is wrong"), 4),
+    (errors.OutOfMemoryError("it is wrong"), 5),
+    (errors.FinalStateNotSavedError("it is wrong"), 6),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), KNOWN, ids=[type(error).__name__ for error, _ in KNOWN])
+def test_a_known_error_is_one_line_with_its_exit_code(dlm: Dlm, error: Exception, code: int) -> None:
+    ending = dlm(doing=raising(error))
+    assert (ending.code, ending.out) == (code, "")
+    assert ending.err.splitlines() == [f"dlm: {error}"]
+    assert "it is wrong" in ending.err
+
+
+def test_every_known_error_has_a_case_above() -> None:
+    kinds = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.DlmError)}
+    assert kinds - {errors.DlmError} <= {type(error) for error, _ in KNOWN}
+
+
+def test_the_problems_of_a_run_file_start_with_file_and_line(dlm: Dlm) -> None:
+    lines = ["run.yaml:3: optim.lrr: unknown key", "run.yaml:4: logging.every_steps: must be > 0: 0"]
+    ending = dlm(doing=raising(RunFileError(lines)))
+    assert ending.code == 2
+    assert ending.err.splitlines() == lines
+
+
+def test_anything_else_is_a_bug_with_its_traceback(dlm: Dlm) -> None:
+    ending = dlm(doing=raising(ZeroDivisionError("division of a test by zero")))
+    assert (ending.code, ending.out) == (70, "")
+    lines = ending.err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2] == "ZeroDivisionError: division of a test by zero"
+    assert lines[-1] == "dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs."
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()], ids=["Ctrl-C", "an aborted question"])
+def test_ctrl_c_ends_without_a_word_of_complaint(dlm: Dlm, error: BaseException) -> None:
+    ending = dlm(doing=raising(error))
+    assert (ending.code, ending.out, ending.err.strip()) == (130, "", "")
+
+
+@pytest.mark.parametrize("code", [1, 143])
+def test_a_command_chooses_its_own_exit_code(dlm: Dlm, code: int) -> None:
+    assert dlm(doing=lambda: click.get_current_context().exit(code)) == Ending(code, "", "")
+    assert dlm(doing=raising(SystemExit(code))) == Ending(code, "", "")
+
+
+def test_analyze_answers_with_its_exit_code(dlm: Dlm, tmp_path: Path) -> None:
+    files = [str(tmp_path / name) for name in ("zeros.safetensors", "ones.safetensors")]
+    save_file({"weight": torch.zeros(2, 3)}, files[0])
+    save_file({"weight": torch.ones(2, 3)}, files[1])
+    assert dlm("analyze", files[0], files[0]).code == 0
+    different = dlm("analyze", *files)
+    assert different.code == 1
+    assert "0 of 1 tensors are the same: the checkpoints differ" in different.out
+
+
+def test_a_command_that_returns_is_done(dlm: Dlm) -> None:
+    assert dlm(doing=lambda: click.echo("here")) == Ending(0, "here\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["runn", "x.yaml"], "dlm: no such command 'runn'; did you mean 'run'? (see dlm --help)"),
+        (["zzz"], "dlm: no such command 'zzz' (see dlm --help)"),
+        (["run"], "dlm run: Missing argument 'CONFIG' (see dlm run --help)"),
+        (["config", "show"], "dlm config show: Missing argument 'CONFIG [KEY=VALUE]...' (see dlm config show --help)"),
+        (["convert"], "dlm convert: Missing option '--src' (see dlm convert --help)"),
+    ],
+)
+def test_wrong_arguments_are_one_line(dlm: Dlm, arguments: list[str], line: str) -> None:
+    ending = dlm(*arguments)
+    assert (ending.code, ending.out) == (2, "")
+    assert ending.err.splitlines() == [line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "what"),
+    [(["--hepl"], "dlm", "--hepl"), (["run", "x.yaml", "--dryrun"], "dlm run", "--dryrun")],
+)
+def test_a_wrong_option_is_one_line_that_names_it(dlm: Dlm, arguments: list[str], where: str, what: str) -> None:
+    ending = dlm(*arguments)
+    assert ending.code == 2
+    (line,) = ending.err.splitlines()
+    assert line.startswith(f"{where}: ")
+    assert what in line
+    assert line.endswith(f"(see {where} --help)")
+
+
+def test_without_arguments_the_help_is_shown(dlm: Dlm) -> None:
+    ending = dlm()
+    shown = ending.out + ending.err
+    assert ending.code in (0, 2)  # click before 8.2 and after
+    assert shown.startswith("Usage: dlm")
+    for name, (_, summary) in COMMANDS.items():
+        assert name in shown
+        assert summary in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_has_help(dlm: Dlm, name: str) -> None:
+    ending = dlm(name, "--help")
+    assert (ending.code, ending.err) == (0, "")
+    assert ending.out.startswith(f"Usage: dlm {name}")
+    assert max(map(len, ending.out.splitlines())) <= 100
+
+
+def test_the_version_is_the_distributions(dlm: Dlm) -> None:
+    from importlib.metadata import version
+
+    ending = dlm("--version")
+    assert (ending.code, ending.out.split()[-1]) == (0, version("dlm"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["plugins", "list", "--help"]])
+def test_help_needs_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from dlm_cli.main import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    heavy = sorted({'torch', 'transformers', 'dlm', 'dlm_plugins'} & set(sys.modules))\n"
+        "    print('heavy:', heavy, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "heavy: []"
+
+
+def test_the_entry_point_is_this_function() -> None:
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="console_scripts", name="dlm")
+    assert entry.load() is main_module.main
