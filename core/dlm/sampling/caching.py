@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
+import torch
 
 from dlm.errors import UserInputError
 from dlm.sampling.approximate import StaleForward
@@ -155,11 +156,22 @@ def _reason_against_prompt(runner: Runner) -> str | None:
     bias: AttentionBias = runner.decoder.bias
     if not PREFIX_IS_STATIC.of(bias):
         return f"under {type(bias).__name__} the prompt sees the answer, so that its keys and values change"
-    writable = runner.canvas.writable
-    first = writable.long().argmax(dim=1)[writable.any(dim=1)]
-    if len(first) and bool((first != first[0]).any()):
-        return "the rows have their first mask at different columns; fill them in one by one"
+    if not _have_gaps_alike(runner.canvas):
+        return "the rows have their masks in different blocks; fill them in one by one"
     return None
+
+
+def _have_gaps_alike(canvas: Canvas) -> bool:
+    """Whether all rows begin at the same column and have masks in the same blocks: they take the same path."""
+    rows = canvas.writable.any(dim=1)
+    writable, block = canvas.writable[rows], canvas.block[rows]
+    if not len(writable):
+        return True
+    first = writable.long().argmax(dim=1)
+    num_blocks = int(block.max()) + 1
+    has_masks = torch.zeros(len(block), num_blocks, dtype=torch.long, device=block.device)
+    has_masks.scatter_add_(1, block.clamp(min=0), writable.long())
+    return bool((first == first[0]).all()) and bool(((has_masks > 0) == (has_masks[:1] > 0)).all())
 
 
 def _reason_against_side_by_side(runner: Runner) -> str | None:

@@ -1,5 +1,6 @@
 """What holds whatever the settings are."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_no_setting_overwrites_a_prompt_leaves_a_mask_or_commits_more_than_the_c
     assert (states[-1].log_probabilities <= 1e-12).all()
     assert not torch.isin(sequences[:, width:], torch.tensor(call["suppress_tokens"], dtype=torch.long)).any()
     if RESPECTS_QUOTA.of(component("remasking", call["remasking"])):
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in itertools.pairwise(states):
             kept = ~before.masked
             assert after.sequences[kept].equal(before.sequences[kept])
 

@@ -1,5 +1,6 @@
 """The parts of the sampler by themselves: plans, canvases, predictions, randomness."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dlm.errors import ModelError, UserInputError
-from dlm.sampling import generate, predict
+from dlm.sampling import generate, iter_generate, predict
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.draws import BlockDraws, add_gumbel_
 from dlm.sampling.plan import quotas, steps_per_block
@@ -45,7 +46,7 @@ def test_as_many_steps_as_masks_is_one_token_a_step(counts: list[int]) -> None:
 
 
 def test_fewer_steps_than_blocks_are_refused() -> None:
-    with pytest.raises(UserInputError, match="steps is 2.*3 blocks.*at least 3"):
+    with pytest.raises(UserInputError, match=r"steps is 2.*3 blocks.*at least 3"):
         steps_per_block([4, 4, 4], 2)
 
 
@@ -182,8 +183,6 @@ def test_a_rule_that_breaks_its_contract_is_stopped(model: Any, rule: Any) -> No
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 100))
 def test_what_is_taken_back_is_written_again(frozen_model: Any, seed: int) -> None:
-    from dlm.sampling import iter_generate
-
     states = list(
         iter_generate(
             frozen_model(),
@@ -195,7 +194,7 @@ def test_what_is_taken_back_is_written_again(frozen_model: Any, seed: int) -> No
             seed=seed,
         )
     )
-    taken_back = [(~a.masked & b.masked)[:, 3:].any() for a, b in zip(states, states[1:], strict=False)]
+    taken_back = [(~a.masked & b.masked)[:, 3:].any() for a, b in itertools.pairwise(states)]
     assert any(taken_back)
     assert not states[-1].masked.any()
     for state in states:
