@@ -131,7 +131,8 @@ class Loop:
             masked=masked,
             committed_ids=ids,
             committed_confidence=torch.where(masked, 0.0, canvas.log_probability[at].exp()),
-            committed_step=canvas.block_step[at],
+            # Beyond the end of a row a column of another position stands in: nothing was written there.
+            committed_step=torch.where(stage.valid, canvas.block_step[at], -1),
             quota=stage.quota[:, step],
             step=step,
             num_steps=stage.num_steps,
