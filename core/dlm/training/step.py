@@ -1,6 +1,7 @@
 """One training step: noise, objective, gradient, clipping, update."""
 
 import math
+import warnings
 from contextlib import nullcontext
 
 import attrs
@@ -83,5 +84,8 @@ class TrainingStep:
         is_bad = not (math.isfinite(sums.loss) and math.isfinite(grad_norm)) and not overflow_is_normal
         if not is_bad:
             self.optimizer.step()
-        self.scheduler.step()
+        with warnings.catch_warnings():
+            # torch takes a first step that is skipped, here or by a loss scaler, for calls in the wrong order.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.scheduler.step()
         return StepResult(sums=sums, grad_norm=grad_norm, is_bad=is_bad)
