@@ -1,0 +1,148 @@
+"""A model trained with a bias and one that is sampled from see the same masks, asserted on what reaches the body."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import dlm
+from dlm.model.parts import split
+from dlm.training.job import Job
+
+BLOCK_LENGTH = 4
+
+
+def recorded_masks(body: Any, call: Any) -> list[tuple[Tensor, Tensor]]:
+    """(ids, attention mask) of every forward of ``body`` in ``call()``."""
+    seen = []
+
+    def record(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append((kwargs["input_ids"].clone(), kwargs["attention_mask"]))
+
+    handle = body.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        call()
+    finally:
+        handle.remove()
+    return seen
+
+
+def sampled_masks(model: Any, ids: Tensor, num_prompt: int, **settings: Any) -> list[Tensor]:
+    """Masks of every forward that writes the answer of a row (L,). Nothing is said about attention or blocks."""
+    num_answer = len(ids) - num_prompt
+    settings = {"gen_length": num_answer, "steps": num_answer, "cache": "off", **settings}
+    seen = recorded_masks(split(model).body, lambda: dlm.generate(model, ids[None, :num_prompt], **settings))
+    return [mask for _, mask in seen]
+
+
+def attention(bias: str) -> dict[str, Any]:
+    return {"training.block_attention": {"enabled": True, "block_length": BLOCK_LENGTH, "bias": bias}}
+
+
+def trained(bench: Any, changes: dict[str, Any]) -> Job:
+    """The job of a run that went to its end; the model is in its folder ``final``."""
+    job = bench.job({"training.batch_size": 8, **changes})
+    job.folder.path.parent.mkdir(exist_ok=True)
+    dlm.run(bench.folder / "run.yaml")
+    return job
+
+
+def training_rows(job: Job) -> list[tuple[Tensor, Tensor, int]]:
+    """Ids, attention mask (D, Q, K) and prompt length of every row of the first step, without their padding."""
+    (batch,) = next(iter(job.loader.steps())).micro_batches
+    noised = job.step.forward_process(batch, step=0, num_rows=8)
+    ((ids, mask),) = recorded_masks(job.step.objective.body, lambda: job.step.objective(noised))
+    rows = []
+    for row in (batch.row_index >= 0).nonzero()[:, 0].tolist():
+        real = (batch.document_id[row] >= 0).repeat(ids.shape[1] // batch.input_ids.shape[1])
+        rows.append(
+            (
+                batch.input_ids[row][batch.document_id[row] >= 0],
+                mask[row][:, real][..., real],
+                int(batch.answer_start[row, 0]),
+            )
+        )
+    return rows
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("bias", ["block", "alternating"])
+def test_sampling_uses_the_masks_of_training(bench, bias: str, implementation: str) -> None:
+    job = trained(bench, {**attention(bias), "model.attn_implementation": implementation})
+    model = dlm.load(job.folder.final, attn_implementation=implementation)
+    rows = training_rows(job)
+    assert len({len(ids) for ids, _, _ in rows}) > 1
+    hidden = False if implementation == "sdpa" else torch.finfo(torch.float64).min
+    num_with_blocks = 0
+    for ids, mask, num_prompt in rows:
+        seen = sampled_masks(model, ids, num_prompt)
+        assert len(seen) == len(ids) - num_prompt
+        assert all(torch.equal(sampled[0], mask) for sampled in seen)
+        assert mask[0, 0, num_prompt] == hidden  # the answer from the prompt
+        if len(ids) - num_prompt > BLOCK_LENGTH:
+            assert mask[0, num_prompt, -1] == hidden  # the last block from the first
+            num_with_blocks += 1
+    assert num_with_blocks > 0
+
+
+def test_prompts_of_several_lengths_sampled_together(bench) -> None:
+    """Padding is on the right in training and on the left in sampling; what is between is the same."""
+    job = trained(bench, attention("block"))
+    model = dlm.load(job.folder.final)
+    rows = [(ids, mask, start) for ids, mask, start in training_rows(job) if len(ids) - start > 8][:3]
+    width = max(start for _, _, start in rows)
+    prompts = torch.stack(
+        [torch.cat((torch.zeros(width - start, dtype=torch.long), ids[:start])) for ids, _, start in rows]
+    )
+    real = torch.stack([torch.arange(width) >= width - start for _, _, start in rows]).long()
+    assert not real.all()
+    seen = recorded_masks(
+        split(model).body,
+        lambda: dlm.generate(model, prompts, attention_mask=real, gen_length=8, steps=8, cache="off"),
+    )
+    for _, sampled in seen:
+        for row, (_, mask, start) in enumerate(rows):
+            assert torch.equal(sampled[row, :, width - start :, width - start :], mask[:, : start + 8, : start + 8])
+
+
+@pytest.mark.parametrize("cache", ["prompt", "side_by_side"])
+def test_caches_ask_for_rows_of_the_same_masks(bench, cache: str) -> None:
+    """What goes through the model with a cache is a part of the whole mask."""
+    job = trained(bench, attention("block"))
+    model = dlm.load(job.folder.final)
+    ids, mask, num_prompt = max(training_rows(job), key=lambda row: len(row[0]))
+    num_answer = len(ids) - num_prompt
+    seen = [each for each in sampled_masks(model, ids, num_prompt, cache=cache) if each is not None]
+    shapes = {tuple(sampled.shape[-2:]) for sampled in seen}
+    assert any(queries < len(ids) for queries, _ in shapes)
+    for sampled in seen:
+        if tuple(sampled.shape[-2:]) == (num_answer, len(ids)):
+            assert torch.equal(sampled[0], mask[:, num_prompt:])
+
+
+def test_block_diffusion_sees_the_same_texts(bench) -> None:
+    """``block_causal`` trains on [noisy | clean]: a block sees the same positions in both, and as noisy or clean."""
+    job = trained(bench, attention("block_causal"))
+    model = dlm.load(job.folder.final)
+    for ids, mask, num_prompt in training_rows(job):
+        length = len(ids)
+        noisy_half, clean_half = mask[0, :length, :length], mask[0, :length, length:]
+        for step, sampled in enumerate(sampled_masks(model, ids, num_prompt)):
+            block = step // BLOCK_LENGTH
+            active = slice(num_prompt + block * BLOCK_LENGTH, num_prompt + (block + 1) * BLOCK_LENGTH)
+            trained_rows = noisy_half[active] | clean_half[active]
+            assert torch.equal(sampled[0, 0, active], trained_rows)
+            assert torch.equal(noisy_half[active].any(dim=0).nonzero()[:, 0], torch.arange(length)[active])
+
+
+def test_full_attention_needs_no_mask_in_either(bench) -> None:
+    job = trained(bench, {"training.batch_size": 1})
+    model = dlm.load(Path(job.folder.final))
+    (batch,) = next(iter(job.loader.steps())).micro_batches
+    noised = job.step.forward_process(batch, step=0, num_rows=1)
+    training = recorded_masks(job.step.objective.body, lambda: job.step.objective(noised))
+    prompt = batch.input_ids[:, : int(batch.answer_start[0, 0])]
+    sampling = recorded_masks(split(model).body, lambda: dlm.generate(model, prompt, gen_length=4, steps=4))
+    assert [mask for _, mask in training + sampling] == [None] * 5
