@@ -11,7 +11,7 @@ from dlm.config import DatasetConfig, RunConfig
 from dlm.data.batch import Batch
 from dlm.data.collate import Collator
 from dlm.data.conversations.bad_rows import BadRow
-from dlm.data.conversations.rows import conversation_rows
+from dlm.data.conversations.rows import ConversationRows, conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.packing import text_rows
 from dlm.data.records import Source
@@ -76,7 +76,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         held_out = make_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
     elif evaluation.do_eval_loss:
         rows, held_out = split_rows(rows, evaluation.fraction, config.training.seed)
-    collate, shape = collator(config, tokenizer), step_shape(config, accelerator)
+    collate, shape = collator(config, tokenizer, rows), step_shape(config, accelerator)
     loader = StepLoader(
         rows=rows, collate=collate, shape=shape, seed=config.training.seed, num_workers=dataset.num_workers
     )
@@ -85,7 +85,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         evaluation=None if held_out is None else _evaluation_batches(held_out, collate, shape),
         fingerprint=rows.fingerprint,
         summary=summary,
-        unused=getattr(rows, "unused", ()),
+        unused=rows.unused if isinstance(rows, ConversationRows) else (),
     )
 
 
@@ -99,12 +99,14 @@ def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
     )
 
 
-def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Collator:
+def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows | None = None) -> Collator:
     """How rows become batches."""
     dataset, is_sft = config.dataset, config.training.mode == "sft"
     eos_id = eos_id_of(tokenizer)
     return Collator(
         pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
+        has_answers=is_sft,
+        column_names=rows.column_names if isinstance(rows, ConversationRows) else (),
         isolate_documents=dataset.pack if is_sft else dataset.isolate_documents,
         trained_padding_id=eos_id if is_sft and dataset.eos_padding == "all" else None,
     )
