@@ -107,19 +107,27 @@ def test_prompts_of_several_lengths_sampled_together(bench) -> None:
             assert torch.equal(sampled[row, :, width - start :, width - start :], mask[:, : start + 8, : start + 8])
 
 
-@pytest.mark.parametrize("cache", ["prompt", "side_by_side"])
-def test_caches_ask_for_rows_of_the_same_masks(bench, cache: str) -> None:
-    """What goes through the model with a cache is a part of the whole mask."""
+def test_a_cache_of_the_prompt_leaves_out_only_what_is_hidden(bench) -> None:
     job = trained(bench, attention("block"))
     model = dlm.load(job.folder.final)
     ids, mask, num_prompt = max(training_rows(job), key=lambda row: len(row[0]))
-    num_answer = len(ids) - num_prompt
-    seen = [each for each in sampled_masks(model, ids, num_prompt, cache=cache) if each is not None]
-    shapes = {tuple(sampled.shape[-2:]) for sampled in seen}
-    assert any(queries < len(ids) for queries, _ in shapes)
-    for sampled in seen:
-        if tuple(sampled.shape[-2:]) == (num_answer, len(ids)):
-            assert torch.equal(sampled[0], mask[:, num_prompt:])
+    prefill, *steps = sampled_masks(model, ids, num_prompt, cache="prompt")
+    assert torch.equal(prefill[0], mask[:, :num_prompt, :num_prompt])
+    for step, sampled in enumerate(steps):
+        start = num_prompt + step // BLOCK_LENGTH * BLOCK_LENGTH
+        block = torch.arange(start, min(start + BLOCK_LENGTH, len(ids)))
+        given = torch.cat((torch.arange(num_prompt), block))
+        assert torch.equal(sampled[0], mask[:, block][..., given])
+        assert torch.equal(sampled[0].sum(dim=-1), mask[:, block].sum(dim=-1))
+
+
+def test_blocks_side_by_side_see_what_they_saw_in_training(bench) -> None:
+    job = trained(bench, attention("block"))
+    model = dlm.load(job.folder.final)
+    ids, mask, num_prompt = max(training_rows(job), key=lambda row: len(row[0]))
+    _, *steps = sampled_masks(model, ids, num_prompt, cache="side_by_side")
+    assert len(steps) == BLOCK_LENGTH
+    assert all(torch.equal(sampled[0], mask[:, num_prompt:]) for sampled in steps)
 
 
 def test_block_diffusion_sees_the_same_texts(bench) -> None:
