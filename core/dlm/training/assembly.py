@@ -10,11 +10,11 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
-from dlm.diffusion.random_length import RandomLength
 from dlm.training.building import (
     build_forward_process,
     build_model,
     build_objective,
+    build_random_length,
     build_tokenizer,
     build_vocabulary,
     for_evaluation,
@@ -24,9 +24,10 @@ from dlm.training.data import PreparedData, prepare_data
 from dlm.training.evaluation import Evaluation
 from dlm.training.identity import identity_of
 from dlm.training.job import Job
-from dlm.training.optimisation import build_scheduler, parameter_groups
+from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
 from dlm.training.randomness import make_deterministic, seed_everything
+from dlm.training.resuming import ANEW, LATEST
 from dlm.training.samples import Sampler
 from dlm.training.saving import TrainingObjects
 from dlm.training.step import TrainingStep
@@ -48,7 +49,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
 def build_store(config: RunConfig) -> CheckpointStore:
     """The checkpoints of the output folder."""
     checkpoint = config.training.checkpoint
-    return CheckpointStore(Path(config.training.output_dir) / "checkpoints", checkpoint.keep_last)
+    pinned = None if checkpoint.resume in (None, LATEST, ANEW) else Path(checkpoint.resume)
+    return CheckpointStore(Path(config.training.output_dir) / "checkpoints", checkpoint.keep_last, pinned)
 
 
 def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_code: bool = False) -> Job:
@@ -83,11 +85,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
             accelerator=accelerator,
             objective=objective,
             forward_process=process,
-            random_length=RandomLength(
-                probability=training.noise.random_length_prob if training.mode == "pretrain" else 0.0,
-                max_length=config.dataset.max_length,
-                seed=training.seed,
-            ),
+            random_length=build_random_length(config),
             optimizer=optimizer,
             scheduler=scheduler,
             max_grad_norm=training.max_grad_norm,
@@ -147,6 +145,6 @@ def _identity(
         "plugin_versions": {plugin.name: plugin.version for plugin in loaded.registry.plugins},
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
     }
-    if config.optim.lr_scheduler != "constant":
+    if depends_on_num_steps(config.optim):
         facts["num_steps"] = num_steps
     return identity_of(config_to_mapping(config, loaded.registry), facts)

@@ -30,10 +30,19 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+_WITH_WARMUP = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+"""Names in transformers: its ``constant`` passes over the warm-up in silence."""
+
+
 def build_scheduler(optim: OptimConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
     """The learning-rate schedule of transformers that the run file names, with its warm-up."""
     warmup = optim.warmup_steps or round(optim.warmup_ratio * num_steps)
     scheduler: LRScheduler = get_scheduler(
-        optim.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps
+        _WITH_WARMUP[optim.lr_scheduler], optimizer, num_warmup_steps=warmup, num_training_steps=num_steps
     )
     return scheduler
+
+
+def depends_on_num_steps(optim: OptimConfig) -> bool:
+    """Whether the learning rate of a step depends on how many steps there are."""
+    return optim.lr_scheduler != "constant" or optim.warmup_ratio > 0
