@@ -1,0 +1,130 @@
+"""What may change between a checkpoint and its resumption, and what may not."""
+
+import pytest
+
+from dlm.errors import UserInputError
+from dlm.training.identity import ONLY_WARNS, compare, identity_of
+
+CONFIG = {
+    "model": {"config": {"hidden_size": 32}, "dtype": "float32"},
+    "training": {
+        "output_dir": "runs/a",
+        "max_steps": 10,
+        "num_epochs": None,
+        "batch_size": 8,
+        "checkpoint": {"every_steps": 5},
+        "loss_impl": {"name": "builtin:soft_ce", "label_smoothing": 0.1},
+    },
+    "dataset": {"name": "python-docs", "num_workers": 0},
+    "optim": {"name": "builtin:adamw", "betas": (0.9, 0.95), "lr": 1e-3},
+    "evaluation": {"fraction": 0.05},
+    "sampling": {"steps": 8},
+    "logging": {"every_steps": 10},
+    "plugins": {"disable": []},
+}
+FACTS = {
+    "data_fingerprint": "abc",
+    "num_processes": 1,
+    "num_threads": 2,
+    "device": "cpu",
+    "plugin_versions": {"builtin": "0.1"},
+    "num_steps": 10,
+}
+
+
+def identity(changes: dict[str, object] | None = None, **facts: object) -> dict[str, object]:
+    """The identity of a run with other values at dotted keys."""
+    config = {section: dict(values) for section, values in CONFIG.items()}
+    for key, value in (changes or {}).items():
+        section, name = key.split(".", 1)
+        config[section][name] = value
+    return identity_of(config, {**FACTS, **facts})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "training.output_dir",
+        "training.max_steps",
+        "training.num_epochs",
+        "training.checkpoint",
+        "dataset.num_workers",
+        "evaluation.fraction",
+        "sampling.steps",
+        "logging.every_steps",
+        "plugins.disable",
+    ],
+)
+def test_what_does_not_bear_on_the_weights_may_change_silently(key: str) -> None:
+    assert compare(identity(), identity({key: "other"}), ()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("model.dtype", "bfloat16", "model.dtype: 'float32' in the checkpoint, 'bfloat16' now"),
+        ("model.config", {"hidden_size": 64}, "model.config.hidden_size: 32 in the checkpoint, 64 now"),
+        ("training.batch_size", 4, "training.batch_size: 8 in the checkpoint, 4 now"),
+        ("dataset.name", "./other.txt", "dataset.name: 'python-docs' in the checkpoint, './other.txt' now"),
+        ("optim.betas", (0.9, 0.99), "optim.betas: [0.9, 0.95] in the checkpoint, [0.9, 0.99] now"),
+        (
+            "training.loss_impl",
+            {"name": "builtin:soft_ce", "label_smoothing": 0.2},
+            "training.loss_impl.label_smoothing: 0.1 in the checkpoint, 0.2 now",
+        ),
+        ("training.loss_impl", {"name": "builtin:elbo"}, "training.loss_impl.label_smoothing: 0.1 in the checkpoint"),
+    ],
+)
+def test_anything_else_is_refused_and_named(key: str, value: object, shown: str) -> None:
+    with pytest.raises(UserInputError, match="the run is not the same") as caught:
+        compare(identity(), identity({key: value}), ())
+    assert shown in str(caught.value)
+    assert "--allow-change" in str(caught.value)
+
+
+@pytest.mark.parametrize("fact", ["data_fingerprint", "num_processes", "num_steps"])
+def test_facts_about_the_run_are_refused_too(fact: str) -> None:
+    with pytest.raises(UserInputError, match=fact):
+        compare(identity(), identity(**{fact: "other"}), ())
+
+
+def test_every_difference_is_in_one_message() -> None:
+    changed = identity({"training.batch_size": 4, "model.dtype": "bfloat16"}, data_fingerprint="def")
+    with pytest.raises(UserInputError) as caught:
+        compare(identity(), changed, ())
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:-1]] == [
+        "model.dtype",
+        "training.batch_size",
+        "data_fingerprint",
+    ]
+
+
+def test_machine_and_versions_warn() -> None:
+    changed = identity(num_threads=8, device="cuda", plugin_versions={"builtin": "0.2", "acme": "1"})
+    warnings = compare(identity(), changed, ())
+    assert len(warnings) == 4
+    assert "changed since the checkpoint: device: 'cpu' in the checkpoint, 'cuda' now" in warnings
+    assert {"num_threads", "device", "plugin_versions"} <= set(ONLY_WARNS)
+
+
+@pytest.mark.parametrize("allowed", ["model", "model.config", "model.config.hidden_size"])
+def test_a_change_can_be_allowed_by_name_or_by_section(allowed: str) -> None:
+    changed = identity({"model.config": {"hidden_size": 64}})
+    (warning,) = compare(identity(), changed, (allowed,))
+    assert "model.config.hidden_size" in warning
+    with pytest.raises(UserInputError, match=r"model\.config\.hidden_size"):
+        compare(identity(), changed, ("training",))
+
+
+def test_a_name_is_no_prefix_of_a_longer_name() -> None:
+    saved, now = identity_of({"training": {"max": 1}}, {}), identity_of({"training": {"max": 2}}, {})
+    assert compare(saved, now, ("training.max",))
+    saved["training.maximum"] = 3
+    with pytest.raises(UserInputError, match=r"training\.maximum"):
+        compare(saved, now, ("training.max",))
+
+
+def test_an_allowed_key_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(UserInputError, match=r"--allow-change trainign\.seed: there is no such key"):
+        compare(identity(), identity(), ("trainign.seed",))
