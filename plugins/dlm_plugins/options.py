@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 import attrs
@@ -55,6 +56,8 @@ def _type_name(annotation: object) -> str:
 def _in_yaml(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _in_yaml(each) for key, each in value.items()}
+    if isinstance(value, Enum):
+        return value.value
     if isinstance(value, tuple | list | set | frozenset):
         return [_in_yaml(each) for each in value]
     return value if isinstance(value, bool | int | float | str | None) else str(value)
@@ -95,7 +98,8 @@ _BY_ATTRIBUTE: dict[str, Callable[[Any], str]] = {
     ),
     "min_length": lambda each: f"length >= {each.min_length}",
     "max_length": lambda each: f"length <= {each.max_length}",
-    "options": lambda each: _choices(each.options),  # in_
+    # in_, which turns a set into a tuple without order
+    "options": lambda each: _choices(getattr(each, "_original_options", each.options)),
     "pattern": lambda each: f"matches {each.pattern.pattern}",
     "exc_types": lambda each: _after(_check(each.validator), "not "),  # not_
     "validator": lambda each: _after(_check(each.validator), suffix=" or null"),  # optional

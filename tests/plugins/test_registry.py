@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from dlm_plugins.errors import ComponentLookupError
+from dlm_plugins.kinds import KINDS
 from dlm_plugins.records import Entry, PluginRecord
 from dlm_plugins.registry import Registry
 
@@ -54,6 +55,11 @@ def test_a_component_and_its_class_lead_back_to_the_entry(site_packages: Any, sc
 def test_the_built_ins_come_through_the_entry_point_and_first() -> None:
     first = Registry.discover().plugins[0]
     assert (first.name, first.distribution, first.status) == ("builtin", "dlm", "ok")
+
+
+def test_the_built_ins_implement_every_kind() -> None:
+    kinds = {entry.kind for entry in Registry.discover(disable=["all"]).entries()}
+    assert kinds == set(KINDS)
 
 
 def test_a_third_party_never_takes_the_name_of_a_built_in(site_packages: Any, schedule_plugin: Source) -> None:
