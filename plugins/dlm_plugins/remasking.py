@@ -34,7 +34,7 @@ class DecodingState(Protocol):
 
     @property
     def confidence(self) -> Tensor:
-        """(B, K) float32 or wider, in [0, 1]: probability of the candidate without temperature; -inf if not predicted."""
+        """(B, K) float32 or wider, in [0, 1]: untempered probability of the candidate; -inf where not predicted."""
         ...
 
     @property
