@@ -64,3 +64,8 @@ def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         if str(getattr(module, "__file__", None)).startswith(str(folder)):
             del sys.modules[name]
     importlib.invalidate_caches()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Long trials are run when asked for; CI asks."""
+    parser.addoption("--full", action="store_true", help="run the default run file to its end (about four minutes)")
