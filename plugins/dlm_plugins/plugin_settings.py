@@ -46,10 +46,8 @@ def _unknown_name(name: str, origin: str, candidates: Sequence[Candidate]) -> st
         each.name for each in candidates if canonicalize_name(each.distribution) == canonicalize_name(name)
     ]
     close = same_distribution or get_close_matches(name, [*installed, ALL], n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return (
-        f"{where}cannot disable {name!r}: no plugin of that name is installed; {hint}Installed: {', '.join(installed)}."
-    )
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{where}no plugin {name!r} is installed, so it cannot be disabled{hint} (installed: {', '.join(installed)})"
 
 
 def is_strict(strict: bool) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import attrs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 
 from dlm.config.model import TokenizerConfig
 from dlm.config.observation import EvaluationConfig
@@ -79,6 +81,17 @@ def without_effect(config: RunConfig) -> Iterator[Problem]:
         yield Problem("training.sft_noise.random_length_prob", message)
 
 
+def trackers(config: RunConfig) -> Iterator[Problem]:
+    """Trackers that accelerate knows, and whose package is there: it would pass over the others in silence."""
+    known, installed = [str(each) for each in LoggerType.list()], [str(each) for each in get_available_trackers()]
+    for name in config.logging.trackers:
+        if name not in known:
+            yield Problem("logging.trackers", f"unknown tracker {name!r}; known are {', '.join(known)}")
+        elif name not in installed and name != "all":
+            message = f"{name} is not installed here; install its package (pip install {name}), or remove it"
+            yield Problem("logging.trackers", message)
+
+
 RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (duration, ("training.max_steps", "training.num_epochs", "dataset.streaming")),
     (warmup, ("optim.warmup_ratio", "optim.warmup_steps")),
@@ -94,6 +107,7 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
             "sampling.block_length",
         ),
     ),
+    (trackers, ("logging.trackers",)),
     (without_effect, ("training.mode", "dataset.pack", "training.sft_noise.random_length_prob")),
 )
 """Each rule with the keys it looks at: it is not asked when one of them is wrong already."""

@@ -31,10 +31,13 @@ def train_tokenizer(
     smallest = _NUM_BYTES + 2
     if vocab_size < smallest:
         raise DataError(
-            f"tokenizer.train.vocab_size is {vocab_size}, but 256 bytes and 2 special tokens need at least {smallest}"
+            f"model.tokenizer.train.vocab_size: {vocab_size} is too small; 256 bytes and 2 special tokens need "
+            f"at least {smallest}"
         )
     if not mask_token or mask_token == END_OF_TEXT:
-        raise DataError(f"mask_token {mask_token!r} cannot be used: it must be a text of its own, not {END_OF_TEXT!r}")
+        raise DataError(
+            f"model.mask_token: {mask_token!r} cannot be used; it must be a text of its own, not {END_OF_TEXT!r}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

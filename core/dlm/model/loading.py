@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 
 from dlm.errors import ModelError
+from dlm.model.adapter_files import refuse_adapters
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.proof import prove_bidirectional
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
@@ -50,6 +51,8 @@ def load_model(
     origin: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": is_folder}
     if revision is not None:
         origin["revision"] = revision
+    if is_folder:
+        refuse_adapters(Path(source))
     config = load_config(source, **origin)
     if is_folder:
         require_safetensors(Path(source))
@@ -100,6 +103,7 @@ def load_config(source: str, **origin: Any) -> PreTrainedConfig:
     Raises:
         ModelError: No readable configuration, an unknown type of model, or an encoder-decoder.
     """
+    _require_config(Path(source))
     try:
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(source, **origin)
@@ -107,6 +111,15 @@ def load_config(source: str, **origin: Any) -> PreTrainedConfig:
         raise ModelError(f"{source}: no usable config.json: {one_line(error)}") from error
     check_decoder(config, source)
     return config
+
+
+def _require_config(folder: Path) -> None:
+    """Refuse a folder that is no model, and name one inside that is: a run's output holds ``final``."""
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    hint = f"; did you mean {inside[0]}?" if inside else "; give the folder of a model"
+    raise ModelError(f"{folder}: no config.json in this folder{hint}")
 
 
 def check_decoder(config: PreTrainedConfig, origin: str) -> None:

@@ -10,6 +10,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from dlm.errors import ModelError
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, resolve_source
 
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
+"""Files that a tokenizer can be read from."""
+
 
 def load_tokenizer(
     name_or_path: str | Path, *, trust_remote_code: bool = False, revision: str | None = None
@@ -20,6 +23,8 @@ def load_tokenizer(
         ModelError: There is none, or it cannot be read; with the reason.
     """
     source, is_folder = resolve_source(name_or_path)
+    if is_folder and not any(any(Path(source).glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise ModelError(f"{source}: there is no tokenizer here (no tokenizer.json, and nothing in its place)")
     origin: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": is_folder}
     if revision is not None:
         origin["revision"] = revision

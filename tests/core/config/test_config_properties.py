@@ -192,6 +192,7 @@ RULED = [
     "isolate_documents",
     "split",
     "mixed_precision",
+    "trackers",
 ]
 """Keys whose values depend on others, or that have a range of their own."""
 
@@ -212,6 +213,7 @@ def run_files(draw: st.DrawFn) -> dict[str, Any]:
             strategy = values_of(field.type)
             if strategy is not None and field.name not in RULED and draw(st.booleans()):
                 value[section.name][field.name] = draw(strategy)
+    value["logging"]["trackers"] = draw(st.sampled_from([[], ["all"]]))
     if draw(st.booleans()):
         value["lora"] = {"r": 3, "targets": draw(st.none() | st.lists(names, min_size=1, max_size=2))}
     value["training"]["noise"] = {"schedule": draw(st.sampled_from(["cosine", {"name": "power", "exponent": 1.5}]))}

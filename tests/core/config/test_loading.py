@@ -1,6 +1,7 @@
 """Loading of run files by hand-made cases: every problem at once, each with file, line and key."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ def test_a_problem_beside_an_override_keeps_its_line(complaints: Complaints, min
 
 def test_plugins_are_settled_before_components_are_looked_up(complaints: Complaints, minimal_text: str) -> None:
     (line,) = complaints(minimal_text + "plugins: {disable: [nobody]}\n")
-    assert line.startswith("run.yaml:8: plugins: cannot disable 'nobody'")
+    assert line.startswith("run.yaml:8: plugins: no plugin 'nobody'")
     (line,) = complaints(minimal_text + "plugins:\n  require: ['dlm-nowhere>=1']\n")
     assert line.startswith("run.yaml:8: plugins:")
     assert "dlm-nowhere" in line
@@ -289,3 +290,14 @@ def test_the_refusal_is_a_mistake_of_the_user_with_one_line_for_each_problem(min
     assert raised.value.exit_code == ExitCode.USER_INPUT
     assert raised.value.lines == tuple(str(raised.value).split("\n"))
     assert len(raised.value.lines) == 2
+
+
+def test_trackers_that_would_be_passed_over_in_silence_are_refused(complaints: Complaints, minimal_text: str) -> None:
+    (line,) = complaints(minimal_text + "logging: {trackers: [tensorbored]}\n")
+    assert line.startswith(
+        "run.yaml:8: logging.trackers: unknown tracker 'tensorbored'; known are all, aim, tensorboard"
+    )
+    missing = next(name for name in ("dvclive", "swanlab", "aim") if find_spec(name) is None)
+    (line,) = complaints(minimal_text + f"logging: {{trackers: [{missing}]}}\n")
+    assert line.startswith(f"run.yaml:8: logging.trackers: {missing} is not installed here; install its package")
+    assert complaints(minimal_text + "logging: {trackers: [all]}\n") == []
