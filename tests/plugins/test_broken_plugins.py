@@ -293,3 +293,34 @@ def test_a_slow_plugin_works_and_gets_a_warning(
     assert registry.resolve("noise_schedule", "theirs").plugin == "slow"
     (line,) = registry.warnings()
     assert line.startswith(f"plugin slow (dlm-slow 0.1): {where} took 0.")
+
+
+def test_two_packages_with_one_name_stop_only_a_run_that_uses_it(
+    untroubled: str, site_packages: Any, schedule_plugin: Callable[..., str], tmp_path: Path
+) -> None:
+    for name in ("acme", "bolt"):
+        site_packages.install(f"dlm-{name}", {f"dlm_{name}.py": schedule_plugin()})
+    unaffected = run(tmp_path)
+    assert unaffected.exit_code == 0, unaffected.output
+    assert unaffected.stderr == ""
+    assert weights_of(tmp_path) == untroubled
+    refused = run(tmp_path, "training.noise.schedule=straight", "training.output_dir=unused", "--dry-run")
+    assert "'acme:straight' or 'bolt:straight'" in str(refused.exception)
+    chosen = run(tmp_path, "training.noise.schedule=bolt:straight", f"training.output_dir={tmp_path}/new", "--dry-run")
+    assert chosen.exit_code == 0, chosen.exception
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plugins.disable=[nobody]",), "no plugin 'nobody' is installed"),
+        (("--no-plugin", "nobody"), "no plugin 'nobody' is installed"),
+        (("plugins.require=[dlm-nobody>=1]",), "pip install 'dlm-nobody>=1'"),
+    ],
+)
+def test_a_run_refuses_settings_that_name_nobody(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    result = run(tmp_path, *arguments)
+    assert getattr(result.exception, "exit_code", None) == 2
+    (line,) = str(result.exception).splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """``dlm plugins check``: load, validate and try every component of every plugin."""
 
 import json
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -100,12 +101,20 @@ def _check_plugin(record: "PluginRecord") -> PluginCheck:
 def _check_component(entry: "Entry") -> ComponentCheck:
     from dlm_plugins.testing import check_component
 
+    _show_progress(f"trying {entry.kind} {entry.qualified_name}")
     started = time.perf_counter()
     try:
         failures = check_component(entry.kind, entry.cls)
     except Exception as error:
         failures = [f"{type(error).__name__}: {error}\n{traceback.format_exc()}"]
+    _show_progress("")
     return ComponentCheck(entry=entry, failures=failures, seconds=time.perf_counter() - started)
+
+
+def _show_progress(text: str) -> None:
+    """Replace the line that is shown while a component is tried, where somebody is watching."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
 def _print_table(checks: Sequence[PluginCheck]) -> None:
