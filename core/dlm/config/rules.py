@@ -52,6 +52,12 @@ def model_origin(config: RunConfig) -> Iterator[Problem]:
         yield Problem("model.tokenizer", "a new tokenizer does not fit a pretrained model; train one from scratch only")
 
 
+def base_of_adapters(config: RunConfig) -> Iterator[Problem]:
+    """Adapters belong to a model that exists without them."""
+    if config.lora is not None and config.model.name_or_path is None:
+        yield Problem("lora", "adapters need a pretrained model to go with: set model.name_or_path, or remove lora")
+
+
 def precision(config: RunConfig) -> Iterator[Problem]:
     """Loss scaling needs master weights."""
     if config.training.mixed_precision == "fp16" and config.model.dtype != "float32":
@@ -96,6 +102,7 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (duration, ("training.max_steps", "training.num_epochs", "dataset.streaming")),
     (warmup, ("optim.warmup_ratio", "optim.warmup_steps")),
     (held_out, ("evaluation.split", "evaluation.fraction")),
+    (base_of_adapters, ("lora", "model.name_or_path")),
     (model_origin, ("model.name_or_path", "model.config", "model.tokenizer")),
     (precision, ("training.mixed_precision", "model.dtype")),
     (

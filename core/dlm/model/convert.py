@@ -1,9 +1,6 @@
 """Turn an autoregressive checkpoint into one of a diffusion language model, without changing a bit of its weights."""
 
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +9,12 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dlm.errors import ModelError
+from dlm.model.adapter_files import refuse_adapters
 from dlm.model.analyze import Comparison, Status, analyze
 from dlm.model.checkpoint_tensors import open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.loading import load_config, load_model, make_bidirectional
+from dlm.model.new_folder import check_destination, published
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
@@ -65,8 +64,9 @@ def convert(
         ModelError: ``dst`` is not empty, the source cannot be read or converted, or what was written does not verify.
     """
     destination = Path(dst).expanduser()
-    _check_destination(destination)
+    check_destination(destination)
     source = _local_source(src)
+    refuse_adapters(source)
     config = load_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
     require_safetensors(source)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
@@ -80,7 +80,7 @@ def convert(
     if new_rows != old_rows:
         resized = vocabulary_tensor_names(config, names, trust_remote_code=trust_remote_code)
     converted = converted_config(config, mask_token=mask_token, mask_token_id=mask_id, num_rows=new_rows)
-    with _published(destination) as folder:
+    with published(destination) as folder:
         copy_weights(source, folder, resized=resized, num_rows=new_rows)
         _write_rest(source, folder, converted, tokenizer, with_code=trust_remote_code)
         comparison = _verify_weights(source, folder, resized)
@@ -121,14 +121,6 @@ def converted_config(
     return config
 
 
-def _check_destination(destination: Path) -> None:
-    if destination.is_dir():
-        if any(destination.iterdir()):
-            raise ModelError(f"{destination}: the folder is not empty; name another, or empty it first")
-    elif destination.exists():
-        raise ModelError(f"{destination}: a file of that name exists")
-
-
 def _local_source(src: str | Path) -> Path:
     """The folder of a checkpoint, downloaded if ``src`` is a name on the hub."""
     source, is_folder = resolve_source(src)
@@ -139,22 +131,6 @@ def _local_source(src: str | Path) -> Path:
         return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"]))
     except LOADING_ERRORS as error:
         raise ModelError(f"{source}: no such folder, and not to be had from the hub: {one_line(error)}") from error
-
-
-@contextmanager
-def _published(destination: Path) -> Iterator[Path]:
-    """A folder beside ``destination`` that takes its name when everything went well, and is gone otherwise."""
-    folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        if destination.is_dir():
-            destination.rmdir()
-        folder.rename(destination)
-    except OSError as error:
-        raise ModelError(f"{destination}: cannot be written: {one_line(error)}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_rest(

@@ -17,6 +17,7 @@ from dlm.training.building import (
     build_random_length,
     build_tokenizer,
     build_vocabulary,
+    build_weights,
     for_evaluation,
 )
 from dlm.training.checkpoints.store import CheckpointStore
@@ -31,6 +32,7 @@ from dlm.training.resuming import ANEW, LATEST
 from dlm.training.samples import Sampler
 from dlm.training.saving import TrainingObjects
 from dlm.training.step import TrainingStep
+from dlm.training.weights import Weights
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -67,6 +69,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
     tokenizer = build_tokenizer(config)
     data = prepare_data(config, tokenizer, accelerator)
     model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code)
+    weights = build_weights(config, model)
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
     components = run_components(config, registry)
     process = build_forward_process(config, components, registry, vocabulary)
@@ -115,11 +118,12 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         objects=TrainingObjects(
             accelerator=accelerator,
             model=model,
+            weights=weights,
             tokenizer=tokenizer,
             optimizer=optimizer,
             scheduler=scheduler,
             config_text=dump_config(config, registry),
-            identity=_identity(loaded, data, accelerator, optimizer_name, num_steps),
+            identity=_identity(loaded, data, weights, accelerator, optimizer_name, num_steps),
         ),
         folder=OutputFolder(Path(training.output_dir)),
         store=build_store(config),
@@ -133,11 +137,17 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
 
 
 def _identity(
-    loaded: LoadedConfig, data: PreparedData, accelerator: Accelerator, optimizer: str, num_steps: int
+    loaded: LoadedConfig,
+    data: PreparedData,
+    weights: Weights,
+    accelerator: Accelerator,
+    optimizer: str,
+    num_steps: int,
 ) -> dict[str, object]:
     config = loaded.config
     facts: dict[str, object] = {
         "data_fingerprint": data.fingerprint,
+        **weights.facts(),
         "num_processes": accelerator.num_processes,
         "optimizer_used": optimizer,
         "num_threads": torch.get_num_threads(),

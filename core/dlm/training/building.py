@@ -17,7 +17,9 @@ from dlm.model.loading import load_model, make_bidirectional
 from dlm.model.parts import split
 from dlm.model.scratch import model_from_config
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
+from dlm.training.adapters import add_adapters
 from dlm.training.data import read_training_texts
+from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
@@ -77,6 +79,13 @@ def build_model(
         model.config.prompt_rendering = "chat_template" if config.dataset.chat_template else "plain"
     model.config.noise_type_is_absorbing = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
+
+
+def build_weights(config: RunConfig, model: PreTrainedModel) -> Weights:
+    """What of the model is trained and saved: all of it, or adapters, which are put into it here."""
+    if config.lora is None:
+        return WholeWeights(model)
+    return add_adapters(model, config.lora, base=str(config.model.name_or_path), seed=config.training.seed)
 
 
 def _check_context(model: PreTrainedModel, config: RunConfig) -> None:

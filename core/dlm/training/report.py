@@ -27,10 +27,12 @@ class Report:
         job, say = self.job, self.console.say
         for note in notes:
             say(note)
-        parameters = sum(parameter.numel() for parameter in job.objects.model.parameters())
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in job.objects.model.parameters()]
+        num_trained, num_parameters = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+        trained = "" if num_trained == num_parameters else f", of which {num_trained:,} are trained"
         say(f"data: {job.data_summary}")
         say(
-            f"model: {type(job.objects.model).__name__}, {parameters:,} parameters, on {job.device}; "
+            f"model: {type(job.objects.model).__name__}, {num_parameters:,} parameters{trained}, on {job.device}; "
             f"{job.num_steps} steps of {job.loader.shape.rows_per_step} rows; writing to {job.folder.path}"
         )
 
@@ -52,7 +54,8 @@ class Report:
                 say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
             self._passage()
         say(f"the model is in {self.job.folder.final}; try it:")
-        say(f'  dlm generate --model {self.job.folder.final} --prompt "..."')
+        for command in self.job.objects.weights.usage(self.job.folder.final):
+            say(f"  {command}")
 
     def _passage(self) -> None:
         """One held-out passage with holes, filled in by the model."""

@@ -9,22 +9,20 @@ import attrs
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.errors import CheckpointError, NonFiniteError
-from dlm.model.sources import quiet_transformers
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.randomness import generator_states, restore_generators
 from dlm.training.state import TrainerState
+from dlm.training.weights import Weights
 
 CONFIG_FILE = "config.yaml"
 OPTIMIZER_FILE = "optimizer.pt"
 SCHEDULER_FILE = "scheduler.pt"
 RANDOM_FILE = "rng_state.pt"
-WEIGHTS_FILE = "model.safetensors"
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +31,8 @@ class TrainingObjects:
 
     accelerator: Accelerator
     model: PreTrainedModel
+    weights: Weights
+    """Of the model: what is saved."""
     tokenizer: PreTrainedTokenizerBase
     optimizer: Optimizer
     scheduler: LRScheduler
@@ -49,8 +49,7 @@ class TrainingObjects:
         poisoned = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
         if poisoned:
             raise NonFiniteError(f"{poisoned[0]} holds numbers that are not finite; the checkpoint was not published")
-        with quiet_transformers():
-            self.model.save_pretrained(folder, max_shard_size="1TB")
+        self.weights.write(folder)
         reached("model written")
         self.tokenizer.save_pretrained(folder)
         reached("tokenizer written")
@@ -69,7 +68,7 @@ class TrainingObjects:
 
     def num_bytes(self) -> int:
         """About what a checkpoint takes on the disk."""
-        tensors = [*self.model.state_dict().values(), *_tensors(self.optimizer.state_dict())]
+        tensors = [*self.weights.tensors(), *_tensors(self.optimizer.state_dict())]
         return sum(each.numel() * each.element_size() for each in tensors)
 
     def read_checkpoint(self, folder: Path) -> None:
@@ -79,7 +78,7 @@ class TrainingObjects:
             CheckpointError: The checkpoint does not fit the model or the optimizer of this run.
         """
         try:
-            self._read_weights(folder)
+            self.weights.read(folder)
             self.optimizer.load_state_dict(_load(folder / OPTIMIZER_FILE))
             course = _load(folder / SCHEDULER_FILE)
             self.scheduler.load_state_dict(course["scheduler"])
@@ -88,13 +87,6 @@ class TrainingObjects:
             restore_generators(_load(folder / RANDOM_FILE))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
-
-    def _read_weights(self, folder: Path) -> None:
-        weights = load_file(folder / WEIGHTS_FILE)
-        missing, unexpected = self.model.load_state_dict(weights, strict=False)
-        tied = set(self.model.all_tied_weights_keys)
-        if unexpected or set(missing) - tied:
-            raise CheckpointError(f"{folder}: {WEIGHTS_FILE} has other tensors than the model of this run")
 
 
 def _save(content: Mapping[str, object], path: Path) -> None:

@@ -1,0 +1,43 @@
+"""A folder that is written whole, or not at all."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dlm.errors import ModelError
+from dlm.model.sources import one_line
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        ModelError: ``destination`` is a file, or a folder that is not empty.
+    """
+    if destination.is_dir():
+        if any(destination.iterdir()):
+            raise ModelError(f"{destination}: the folder is not empty; name another, or empty it first")
+    elif destination.exists():
+        raise ModelError(f"{destination}: a file of that name exists")
+
+
+@contextmanager
+def published(destination: Path) -> Iterator[Path]:
+    """A folder beside ``destination`` that takes its name when everything went well, and is gone otherwise.
+
+    Raises:
+        ModelError: It cannot be written.
+    """
+    folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        if destination.is_dir():
+            destination.rmdir()
+        folder.rename(destination)
+    except OSError as error:
+        raise ModelError(f"{destination}: cannot be written: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), put into a model by peft: they alone are trained."""
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dlm.config import LoraConfig
+from dlm.errors import CheckpointError, UserInputError
+from dlm.model.adapter_files import (
+    ADAPTER_WEIGHTS,
+    BASE_FINGERPRINT,
+    PREFIX,
+    fingerprint_of,
+    write_adapter_config,
+    write_adapter_weights,
+)
+from dlm.model.parts import split
+
+_NAME = "default"
+
+
+@attrs.frozen
+class AdapterWeights:
+    """The adapters alone. Their base stays where it is; it must not change."""
+
+    model: PreTrainedModel
+    settings: Any
+    """peft's configuration."""
+    base_fingerprint: str
+
+    def write(self, folder: Path) -> None:
+        """See :class:`dlm.training.weights.Weights`."""
+        write_adapter_weights(folder, self._parameters())
+        write_adapter_config(folder, {**self.settings.to_dict(), "inference_mode": True})
+        self.model.config.save_pretrained(folder)
+
+    def read(self, folder: Path) -> None:
+        """See :class:`dlm.training.weights.Weights`."""
+        saved, own = load_file(folder / ADAPTER_WEIGHTS), self._parameters()
+        shapes = {name: tensor.shape for name, tensor in saved.items()}
+        if shapes != {PREFIX + name: parameter.shape for name, parameter in own.items()}:
+            raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} has other tensors than the adapters of this run")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(saved[PREFIX + name])
+
+    def tensors(self) -> Iterator[Tensor]:
+        """See :class:`dlm.training.weights.Weights`."""
+        return iter(self._parameters().values())
+
+    def facts(self) -> dict[str, object]:
+        """See :class:`dlm.training.weights.Weights`."""
+        return {"base_weights": self.base_fingerprint}
+
+    def usage(self, folder: Path) -> list[str]:
+        """See :class:`dlm.training.weights.Weights`."""
+        merged = folder.with_name("merged")
+        return [f"dlm merge {folder} --out {merged}", f'dlm generate --model {merged} --prompt "..."']
+
+    def _parameters(self) -> dict[str, Tensor]:
+        named = self.model.named_parameters()
+        return {name.replace(f".{_NAME}.", "."): parameter for name, parameter in named if parameter.requires_grad}
+
+
+def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: int) -> AdapterWeights:
+    """Put adapters into ``model``, in place, and freeze everything else.
+
+    The adapters start without any effect. Their random half is drawn from ``seed``.
+
+    Args:
+        model: a decoder.
+        lora: rank, scale, dropout and targets.
+        base: name or folder of the model, to be written beside the adapters.
+        seed: of the run.
+
+    Raises:
+        UserInputError: peft is not installed, or a target is no linear layer of the body.
+    """
+    try:
+        peft: Any = importlib.import_module("peft")  # takes half a second, and is not always there
+    except ImportError:
+        raise UserInputError("lora: adapters need the package peft; install it with: pip install 'dlm[lora]'") from None
+    fingerprint = fingerprint_of(model)
+    settings = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_targets(model, lora),
+        base_model_name_or_path=base,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
+    setattr(model.config, BASE_FINGERPRINT, fingerprint)
+    return AdapterWeights(model, settings, fingerprint)
+
+
+def _targets(model: PreTrainedModel, lora: LoraConfig) -> list[str]:
+    """Last parts of the names of the linear layers that get an adapter."""
+    body = split(model).body
+    linear = {name.rpartition(".")[2] for name, module in body.named_modules() if isinstance(module, nn.Linear)}
+    for target in lora.targets or ():
+        if target not in linear:
+            close = difflib.get_close_matches(target, linear, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserInputError(
+                f"lora.targets: the body of this model has no linear layer {target!r}{hint} It has: "
+                f"{', '.join(sorted(linear))}"
+            )
+    return sorted(set(lora.targets or linear))
