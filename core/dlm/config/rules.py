@@ -11,6 +11,7 @@ from dlm.config.model import TokenizerConfig
 from dlm.config.observation import EvaluationConfig
 from dlm.config.run import RunConfig
 from dlm_plugins.errors import Problem
+from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 
 Rule: TypeAlias = Callable[[RunConfig], Iterator[Problem]]
 
@@ -98,6 +99,14 @@ def trackers(config: RunConfig) -> Iterator[Problem]:
             yield Problem("logging.trackers", message)
 
 
+def samples(config: RunConfig) -> Iterator[Problem]:
+    """Samples come from masks, which the model must have seen."""
+    noise_type = config.training.active_noise.noise_type
+    if config.evaluation.sample_prompts and not (IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)):
+        message = "this noise type never shows the mask token, so that the model cannot be sampled; remove the prompts"
+        yield Problem("evaluation.sample_prompts", message)
+
+
 RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (duration, ("training.max_steps", "training.num_epochs", "dataset.streaming")),
     (warmup, ("optim.warmup_ratio", "optim.warmup_steps")),
@@ -115,6 +124,15 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
         ),
     ),
     (trackers, ("logging.trackers",)),
+    (
+        samples,
+        (
+            "training.mode",
+            "training.noise.noise_type",
+            "training.sft_noise.noise_type",
+            "evaluation.sample_prompts",
+        ),
+    ),
     (without_effect, ("training.mode", "dataset.pack", "training.sft_noise.random_length_prob")),
 )
 """Each rule with the keys it looks at: it is not asked when one of them is wrong already."""

@@ -94,7 +94,7 @@ def mask_id_of(config: Any, mask_id: int | None) -> int:
         ModelError: a model without a mask, or one that has never seen it.
         UserInputError: an id outside the vocabulary.
     """
-    if getattr(config, "noise_type_is_absorbing", True) is False:
+    if getattr(config, "noise_shows_mask", True) is False:
         raise ModelError(
             "this model was trained with noise that never shows the mask token, so that it cannot generate from masks; "
             "train with noise_type: mask"

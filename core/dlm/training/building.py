@@ -77,7 +77,7 @@ def build_model(
     # Sampling starts from masks: it is enough that training showed some.
     if config.training.mode == "sft":
         model.config.prompt_rendering = "chat_template" if config.dataset.chat_template else "plain"
-    model.config.noise_type_is_absorbing = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
+    model.config.noise_shows_mask = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
 
 

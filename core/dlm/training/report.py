@@ -52,7 +52,8 @@ class Report:
             for number, accuracy in enumerate(by_rate):
                 bar = "#" * round(40 * (accuracy or 0.0))
                 say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
-            self._passage()
+            if self.job.objects.model.config.noise_shows_mask:
+                self._passage()
         say(f"the model is in {self.job.folder.final}; try it:")
         for command in self.job.objects.weights.usage(self.job.folder.final):
             say(f"  {command}")
@@ -62,8 +63,9 @@ class Report:
         assert self.job.evaluation is not None
         job, tokenizer = self.job, self.job.objects.tokenizer
         batch = next(iter(self.job.evaluation.batches))
-        real = batch.document_id[0] >= 0
-        ids = batch.input_ids[0][real]
+        # Of the first rows the one with the most different tokens: rows of dashes and spaces show nothing.
+        row = max(range(len(batch.input_ids)), key=lambda index: len(set(batch.input_ids[index].tolist())))
+        ids = batch.input_ids[row][batch.document_id[row] >= 0]
         generator = torch.Generator().manual_seed(0)
         masked = torch.rand(len(ids), generator=generator) < PASSAGE_RATE
         job.objects.model.eval()

@@ -301,3 +301,10 @@ def test_trackers_that_would_be_passed_over_in_silence_are_refused(complaints: C
     (line,) = complaints(minimal_text + f"logging: {{trackers: [{missing}]}}\n")
     assert line.startswith(f"run.yaml:8: logging.trackers: {missing} is not installed here; install its package")
     assert complaints(minimal_text + "logging: {trackers: [all]}\n") == []
+
+
+def test_samples_need_noise_that_shows_the_mask(minimal: dict[str, Any]) -> None:
+    overrides = ["training.noise.noise_type=random_replace", "evaluation.sample_prompts=[hello]"]
+    with pytest.raises(RunFileError, match=r"evaluation.sample_prompts: this noise type never shows the mask"):
+        load_mapping(minimal, overrides)
+    assert load_mapping(minimal, overrides[:1]).config.evaluation.sample_prompts == ()

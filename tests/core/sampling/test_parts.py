@@ -235,7 +235,7 @@ def test_bad_arguments_are_refused_with_the_reason(model: Any, change: dict[str,
 def test_models_that_cannot_unmask_are_refused(make_model: Any) -> None:
     prompt = torch.tensor([[1, 2, 3]])
     model = make_model()
-    model.config.noise_type_is_absorbing = False
+    model.config.noise_shows_mask = False
     with pytest.raises(ModelError, match="noise_type: mask"):
         generate(model, prompt, gen_length=4, steps=4)
     model = make_model()
