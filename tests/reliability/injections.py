@@ -1,0 +1,222 @@
+"""Faults that a forked run brings upon itself; each function installs one. Used by ``fork_server.py``."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+WRITES = ("open", "os.mkdir", "os.rename", "os.truncate")
+
+
+def _before_backward(action: Callable[[int], None]) -> None:
+    """Call ``action`` with 1, 2, ... before each backward pass: in the middle of a step."""
+    original, calls = Accelerator.backward, 0
+
+    def backward(self: Accelerator, loss: torch.Tensor, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        action(calls)
+        original(self, loss, **options)
+
+    Accelerator.backward = backward
+
+
+def die_in_backward(number: int) -> None:
+    """Die before the n-th backward pass."""
+
+    def die(call: int) -> None:
+        if call == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _before_backward(die)
+
+
+def signal_in_backward(number: int, *names: str) -> None:
+    """Send signals to this process before the n-th backward pass."""
+
+    def send(call: int) -> None:
+        if call == number:
+            for name in names:
+                os.kill(os.getpid(), signal.Signals[name])
+
+    _before_backward(send)
+
+
+def poison_loss(steps: list[int], value: float) -> None:
+    """Make the loss of these steps (from 1) something that is not finite."""
+    from dlm.diffusion.objective import DiffusionObjective
+
+    forward, is_now = DiffusionObjective.forward, _told_when(steps)
+
+    def poisoned(self: Any, *arguments: Any) -> Any:
+        total, sums = forward(self, *arguments)
+        return (total * value, sums * value) if is_now() else (total, sums)
+
+    DiffusionObjective.forward = poisoned  # type: ignore[method-assign]
+
+
+def poison_gradient(steps: list[int], value: float) -> None:
+    """Make one number of the gradient of these steps (from 1) something that is not finite; the loss stays."""
+    from dlm.training.step import TrainingStep
+
+    scale_and_clip, is_now = TrainingStep._scale_and_clip, _told_when(steps)
+
+    def poisoned(self: Any, scale: torch.Tensor) -> torch.Tensor:
+        if is_now():
+            next(parameter.grad for parameter in self.objective.parameters()).view(-1)[0] = value
+        return scale_and_clip(self, scale)
+
+    TrainingStep._scale_and_clip = poisoned  # type: ignore[method-assign]
+
+
+def _told_when(steps: list[int]) -> Callable[[], bool]:
+    """A function that says whether one of these steps (from 1) is being taken."""
+    from dlm.training.step import TrainingStep
+
+    call, is_now = TrainingStep.__call__, False
+
+    def step_call(self: Any, step_batch: Any, step: int) -> Any:
+        nonlocal is_now
+        is_now = step + 1 in steps
+        try:
+            return call(self, step_batch, step)
+        finally:
+            is_now = False
+
+    TrainingStep.__call__ = step_call  # type: ignore[method-assign]
+    return lambda: is_now
+
+
+def _around_publish(enter: Callable[[int], None], leave: Callable[[int], None]) -> None:
+    """Call these around the n-th publication of a checkpoint."""
+    from dlm.training.job import Job
+
+    original, number = Job._publish, 0
+
+    def publish(self: Any, state: Any) -> None:
+        nonlocal number
+        number += 1
+        enter(number)
+        try:
+            original(self, state)
+        finally:
+            leave(number)
+
+    Job._publish = publish  # type: ignore[method-assign]
+
+
+def fill_disk_at_write(wanted_save: int, wanted_write: int, record: str | None = None) -> None:
+    """Let the n-th operation of Python that writes, in the n-th save, find the disk full; record how many there are."""
+    is_inside, num_writes = False, 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal num_writes
+        if not is_inside or event not in WRITES or (event == "open" and not _opens_to_write(arguments)):
+            return
+        num_writes += 1
+        if num_writes == wanted_write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    def enter(number: int) -> None:
+        nonlocal is_inside
+        is_inside = number == wanted_save
+
+    def leave(number: int) -> None:
+        nonlocal is_inside
+        is_inside = False
+        if record is not None and number == wanted_save:
+            Path(record).write_text(json.dumps(num_writes), encoding="utf-8")
+
+    sys.addaudithook(hook)
+    _around_publish(enter, leave)
+
+
+def _opens_to_write(arguments: tuple[Any, ...]) -> bool:
+    _, mode, flags = arguments
+    return bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else any(c in str(mode) for c in "wax+")
+
+
+def limit_file_size(wanted_save: int, num_bytes: int) -> None:
+    """Let no file grow beyond so many bytes in the n-th save: what the writers outside Python meet too."""
+
+    def enter(number: int) -> None:
+        if number == wanted_save:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+
+    def leave(number: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    _around_publish(enter, leave)
+
+
+def report_full_disk(first_save: int, last_save: int) -> None:
+    """Report no free space during these saves."""
+    original = shutil.disk_usage
+
+    def usage(path: Any) -> Any:
+        return type(original(path))(1, 1, 0)
+
+    def enter(number: int) -> None:
+        shutil.disk_usage = usage if first_save <= number <= last_save else original  # type: ignore[assignment]
+
+    _around_publish(enter, lambda number: None)
+
+
+def refuse_appends(after: int) -> None:
+    """Let every line of a log after the n-th find the disk full."""
+    from dlm.training.output_folder import OutputFolder
+
+    original, number = OutputFolder.append, 0
+
+    def append(self: Any, name: str, record: Any) -> None:
+        nonlocal number
+        number += 1
+        if number > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(self, name, record)
+
+    OutputFolder.append = append  # type: ignore[method-assign]
+
+
+def limit_memory(number: int, num_bytes: int) -> None:
+    """Leave no more than so many bytes of memory to allocate, from the n-th backward pass on."""
+
+    def limit(call: int) -> None:
+        if call == number:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + num_bytes, resource.RLIM_INFINITY))
+            torch.empty(2 * num_bytes, dtype=torch.uint8)
+
+    _before_backward(limit)
+
+
+def kill_worker(number: int) -> None:
+    """Kill a data worker before the n-th backward pass."""
+    import psutil
+
+    def kill(call: int) -> None:
+        if call == number:
+            psutil.Process().children()[0].kill()
+
+    _before_backward(kill)
+
+
+def signal_workers(number: int, name: str) -> None:
+    """Tell the whole group: this process and its data workers, before the n-th backward pass."""
+    import psutil
+
+    def send(call: int) -> None:
+        if call == number:
+            for process in (*psutil.Process().children(), psutil.Process()):
+                process.send_signal(signal.Signals[name])
+
+    _before_backward(send)

@@ -1,0 +1,86 @@
+"""Numbers that are not finite, memory that is not there, workers that die."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dlm.errors import ExitCode
+
+NUM_STEPS = 10
+FILES = ("model.safetensors", "optimizer.pt")
+
+
+def config_of(laboratory: Any) -> Path:
+    checkpoint = {"every_steps": 1, "keep_last": 20, "resume": "latest"}
+    config: Path = laboratory.config("faults", {"training": {"max_steps": NUM_STEPS, "checkpoint": checkpoint}})
+    return config
+
+
+def all_finite(folder: Path) -> bool:
+    weights = [load_file(file) for file in folder.glob("run/**/model.safetensors")]
+    assert weights
+    return all(bool(torch.isfinite(tensor).all()) for each in weights for tensor in each.values())
+
+
+@pytest.mark.parametrize("fault", ["poison_loss", "poison_gradient"])
+def test_a_step_that_is_not_finite_is_not_taken(
+    laboratory: Any, in_parallel: Any, count: Any, tmp_path: Path, fault: str
+) -> None:
+    config = config_of(laboratory)
+
+    def trial(step: int) -> str:
+        folder, value = tmp_path / str(step), (math.nan, math.inf)[step % 2]
+        outcome = laboratory.run(config, folder, inject=[fault, [step], value])
+        if outcome.code != 0 or f"step {step}: loss" not in outcome.log:
+            return f"step {step}: exit code {outcome.code}: {outcome.log}"
+        lines = (folder / "run" / "bad_batches.jsonl").read_text(encoding="utf-8").splitlines()
+        bad = [json.loads(line) for line in lines]
+        if [record["step"] for record in bad] != [step] or len(bad[0]["rows"]) != 4:
+            return f"step {step}: recorded {bad}"
+        before, after = (folder / "run" / "checkpoints" / f"step-{each}" for each in (step - 1, step))
+        if step > 1 and any((before / name).read_bytes() != (after / name).read_bytes() for name in FILES):
+            return f"step {step}: weights or optimizer changed"
+        return "" if all_finite(folder) else f"step {step}: parameters are not finite"
+
+    failures = [failure for failure in in_parallel(trial, range(1, NUM_STEPS + 1)) if failure]
+    count(f"{fault.replace('_', ' ')} at each of {NUM_STEPS} steps", f"{NUM_STEPS} runs, {len(failures)} failures")
+    assert not failures
+
+
+def test_the_third_bad_step_in_a_row_ends_the_run(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory)
+    outcome = laboratory.run(config, tmp_path, inject=["poison_loss", [4, 5, 6], math.nan])
+    assert outcome.code == ExitCode.NON_FINITE
+    assert "3 times in a row, at step 6" in outcome.log
+    assert "Traceback" not in outcome.log
+    assert all_finite(tmp_path)
+    # Two in a row are survived, also when the run is interrupted between them.
+    outcome = laboratory.run(config, tmp_path / "other", inject=["poison_loss", [4, 5], math.nan])
+    assert outcome.code == 0, outcome.log
+
+
+def test_out_of_memory_names_the_settings_that_need_less(laboratory: Any, tmp_path: Path) -> None:
+    outcome = laboratory.run(config_of(laboratory), tmp_path, inject=["limit_memory", 4, 1 << 30])
+    assert outcome.code == ExitCode.OUT_OF_MEMORY, outcome.log
+    assert "batch_size 2 and max_length 32" in outcome.log
+    for setting in ("training.batch_size=1", "training.gradient_checkpointing=true", "optim.name=adamw8bit"):
+        assert setting in outcome.log
+    assert outcome.log.splitlines()[-1].startswith("  optim.name")  # no traceback
+
+
+def test_a_dead_data_worker_is_named_with_a_way_out(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory)
+    outcome = laboratory.run(config, tmp_path, inject=["kill_worker", 5], arguments=["dataset.num_workers=1"])
+    assert outcome.code == ExitCode.USER_INPUT, outcome.log
+    assert "a data worker process died" in outcome.log
+    assert "num_workers: 0" in outcome.log
+    assert "Traceback" not in outcome.log
+    assert laboratory.run(config, tmp_path).code == 0
+    ours, reference = digest_of(tmp_path / "run"), laboratory.reference(config)
+    assert ours["final/model.safetensors"] == reference["final/model.safetensors"]
+    assert ours["metrics.jsonl"] == reference["metrics.jsonl"]
