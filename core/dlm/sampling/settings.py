@@ -99,16 +99,22 @@ def mask_id_of(config: Any, mask_id: int | None) -> int:
             "this model was trained with noise that never shows the mask token, so that it cannot generate from masks; "
             "train with noise_type: mask"
         )
-    if mask_id is None:
-        mask_id = getattr(config, "mask_token_id", None)
-    if mask_id is None:
+    largest = config.get_text_config().vocab_size - 1
+    if mask_id is not None:
+        if not 0 <= mask_id <= largest:
+            raise UserInputError(f"mask_id is {mask_id}; it must be within the vocabulary, 0 to {largest}")
+        return mask_id
+    own: int | None = getattr(config, "mask_token_id", None)
+    if own is None:
         raise ModelError(
             "the model's config has no mask_token_id: convert the model with `dlm convert`, or say which id is the mask"
         )
-    vocabulary_size = config.get_text_config().vocab_size
-    if mask_id >= vocabulary_size:
-        raise UserInputError(f"mask_id is {mask_id}; it must be within the vocabulary, 0 to {vocabulary_size - 1}")
-    return mask_id
+    if not 0 <= own <= largest:
+        raise ModelError(
+            f"the model's config says mask_token_id is {own}, outside its vocabulary, 0 to {largest}: "
+            "`dlm convert` gives a model a mask token that fits"
+        )
+    return own
 
 
 def _check_length(config: Any, prompt_length: int, gen_length: int) -> None:

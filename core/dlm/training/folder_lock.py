@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from dlm.errors import UserInputError
@@ -41,16 +42,32 @@ class FolderLock:
         except BaseException:
             os.close(descriptor)
             raise
+        if not self._is_current(descriptor):
+            os.close(descriptor)
+            self.take()  # its last holder has just deleted it
+            return
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let it go. The file stays: deleting it would let two processes lock two files of the same name."""
-        if self._descriptor is not None:
+        """Let it go, and the file with it if there is nothing else in the folder."""
+        if self._descriptor is None:
+            return
+        if os.listdir(self._path.parent) == [_NAME]:
+            with suppress(OSError):  # not every system deletes an open file
+                self._path.unlink()
+        else:
             os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def _is_current(self, descriptor: int) -> bool:
+        """Whether what was locked is the file of that name: otherwise two processes might each lock one."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def _holder(self) -> str:
         try:

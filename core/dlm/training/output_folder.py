@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +30,7 @@ class OutputFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
         self._lock = FolderLock(path)
+        self._created: list[Path] = []
 
     def __enter__(self) -> "OutputFolder":
         """Create the folder, lock it, and remove what an interrupted run left half written.
@@ -37,6 +39,7 @@ class OutputFolder:
             UserInputError: Another process holds the folder, or it cannot be written.
         """
         try:
+            self._created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take()
             sweep(self.path)
@@ -48,8 +51,11 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unlock the folder."""
+        """Unlock the folder; a run that wrote nothing leaves no folder either."""
         self._lock.release()
+        with suppress(OSError):  # the first that holds something ends it
+            for folder in self._created:
+                folder.rmdir()
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         """Add one line to a log; numbers that are not finite become null. It reaches the disk with the next checkpoint.
