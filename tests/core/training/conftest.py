@@ -1,5 +1,6 @@
 """Tiny runs on a text of a few documents."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -26,18 +27,19 @@ training:
   batch_size: 8
   max_grad_norm: null
   block_attention: {{enabled: false, block_length: 8}}
-dataset: {{name: {folder}/texts.txt, max_length: 24}}
+dataset: {{name: {folder}/texts.jsonl, max_length: 24}}
 optim: {{name: adamw, lr: 1.0e-2, lr_scheduler: linear}}
 evaluation: {{do_eval_loss: false}}
 """
 
 
 def write_run(folder: Path) -> Path:
-    """A run file, and a text with a document a line: 53 of them, none as long as another's."""
+    """A run file, and 53 documents of many lengths."""
     words = random.Random(3)
     vocabulary = ["masked", "language", "model", "predicts", "the", "noise", "of", "a", "token", "row", "and", "block"]
     lines = [" ".join(words.choices(vocabulary, k=words.randint(2, 9))) for _ in range(53)]
-    (folder / "texts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    documents = "".join(json.dumps({"text": line}) + "\n" for line in lines)
+    (folder / "texts.jsonl").write_text(documents, encoding="utf-8")
     (folder / "run.yaml").write_text(RUN.format(folder=folder), encoding="utf-8")
     return folder / "run.yaml"
 
