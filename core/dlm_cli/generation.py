@@ -1,13 +1,18 @@
 """Running the jobs of ``dlm generate``."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from time import perf_counter
 
 import attrs
+import click
+from rich.console import Console
 
 from dlm.sampling.api import GenerateState
 from dlm.sampling.caching import CACHES
 from dlm.sampling.session import Batch, Job, Result, Session
+from dlm.sampling.trace import Trace
+from dlm_cli.watch import Watcher
 
 Watch = Callable[[Batch, Iterable[GenerateState]], Iterable[GenerateState]]
 """Something that looks at the states of a batch as they pass."""
@@ -32,18 +37,45 @@ class Statistics:
         )
 
 
+class Tracer:
+    """Follows the one text of a batch, and writes its page."""
+
+    def __init__(self, session: Session, path: Path) -> None:
+        self._session = session
+        self._path = path
+        self._trace = Trace(tokenizer=session.tokenizer, title="")
+
+    def __call__(self, batch: Batch, states: Iterable[GenerateState]) -> Iterator[GenerateState]:
+        """Pass states on, and note them."""
+        self._trace.title = batch.jobs[0].prompt
+        return self._trace.follow(states)
+
+    def write(self) -> None:
+        """Write the page."""
+        self._path.write_text(self._trace.html(), encoding="utf-8")
+        click.echo(f"trace written to {self._path}", err=True)
+
+
+def watcher(session: Session) -> Watcher:
+    """What redraws the texts in the terminal."""
+    return Watcher(session.tokenizer, Console(stderr=True))
+
+
 def run_jobs(
     session: Session,
     jobs: Sequence[Job],
     batch_size: int,
     take: Callable[[Result], None],
-    watch: Watch = lambda batch, states: states,
+    watches: Sequence[Watch] = (),
 ) -> Statistics:
     """Write all texts, and hand each to ``take`` as soon as it is there."""
     statistics = Statistics()
     for batch in session.batches(jobs, batch_size):
         started = perf_counter()
-        *_, state = watch(batch, session.states(batch))
+        states: Iterable[GenerateState] = session.states(batch)
+        for watch in watches:
+            states = watch(batch, states)
+        *_, state = states
         statistics.seconds += perf_counter() - started
         results = session.results(batch, state)
         statistics.num_texts += len(results)

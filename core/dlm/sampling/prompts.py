@@ -2,25 +2,59 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlm.errors import UserInputError
+from dlm.data.conversations.chat_template import ChatTemplateRendering
+from dlm.data.conversations.rendering import PlainRendering, Rendering, encode_text
+from dlm.data.conversations.turns import Conversation, Turn
+from dlm.errors import ModelError, UserInputError
 
+_RENDERINGS: Mapping[str, Callable[[Any], Rendering]] = {
+    "plain": PlainRendering,
+    "chat_template": ChatTemplateRendering,
+}
 _MASKS = re.compile(r"<\|mask(?::(?P<count>\d+))?\|>")
 
 
-def prompt_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
-    """The ids of a prompt that is to be continued.
+def rendering_of(config: Any, tokenizer: Any) -> Rendering | None:
+    """The way a model trained on conversations sees them; None for a model that continues plain text.
+
+    Raises:
+        DataError: the model was trained with a chat template, and the tokenizer has none.
+        ModelError: a rendering that this version does not know.
+    """
+    name = getattr(config, "prompt_rendering", None)
+    if name is None:
+        return None
+    if name not in _RENDERINGS:
+        raise ModelError(f"the model's prompt_rendering is {name!r}; known are {', '.join(_RENDERINGS)}")
+    return _RENDERINGS[name](tokenizer)
+
+
+def prompt_ids(tokenizer: Any, text: str, rendering: Rendering | None) -> list[int]:
+    """The ids of a prompt that is to be continued, or, with a rendering, answered.
+
+    Names of special tokens in it are text, as they were in training.
 
     Raises:
         UserInputError: the prompt holds the mask token.
     """
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if mask_id in ids or _MASKS.search(text):
+    check_no_mask(tokenizer, text)
+    if rendering is None:
+        return encode_text(text, tokenizer)
+    return rendering.prompt(Conversation(turns=(Turn("human", text),)))
+
+
+def check_no_mask(tokenizer: Any, text: str) -> None:
+    """Refuse a text with the mask token in it.
+
+    Raises:
+        UserInputError: there is one.
+    """
+    if _MASKS.search(text) or (tokenizer.mask_token is not None and tokenizer.mask_token in text):
         raise UserInputError(f"prompt {shortened(text)!r} holds the mask token; gaps are filled in with --infill")
-    return ids
 
 
 def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
@@ -35,10 +69,10 @@ def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
         count = int(gap["count"] or 1)
         if count == 0:
             raise UserInputError(f"{gap[0]} in {shortened(text)!r}: a gap has at least one mask")
-        ids += tokenizer(text[end : gap.start()], add_special_tokens=False)["input_ids"]
+        ids += encode_text(text[end : gap.start()], tokenizer)
         ids += [mask_id] * count
         end = gap.end()
-    ids += tokenizer(text[end:], add_special_tokens=False)["input_ids"]
+    ids += encode_text(text[end:], tokenizer)
     if mask_id not in ids:
         raise UserInputError(f"infill {shortened(text)!r} has no gap; write <|mask|>, or <|mask:3|> for three tokens")
     return ids

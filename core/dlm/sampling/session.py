@@ -1,6 +1,7 @@
 """A model, its tokenizer and settings, ready to write texts."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import attrs
 import torch
 
+from dlm.data.conversations.rendering import Rendering
 from dlm.errors import UserInputError
 from dlm.model.loading import load_model
 from dlm.model.tokenizer import load_tokenizer, num_ids
 from dlm.sampling.api import GenerateState, iter_generate
 from dlm.sampling.device import choose_device, dtype_named
-from dlm.sampling.prompts import infill_ids, longest, prompt_ids
+from dlm.sampling.prompts import infill_ids, longest, prompt_ids, rendering_of
 from dlm.sampling.settings import mask_id_of
 from dlm.sampling.texts import end_ids, pad_id_of, pad_left, text_of, unused_ids
 
@@ -65,6 +67,8 @@ class Session:
     settings: Mapping[str, Any]
     """Arguments of :func:`dlm.sampling.generate`; without ``gen_length`` and ``steps`` where they were left open."""
     seed: int
+    rendering: Rendering | None
+    """How prompts are written for a model trained on conversations; None: as they are."""
     mask_id: int
     eos_ids: tuple[int, ...]
 
@@ -104,6 +108,7 @@ class Session:
             tokenizer=tokenizer,
             settings={**settings, **_END_POLICIES[eos](ends, unused_ids(model, num_ids(tokenizer)))},
             seed=seed,
+            rendering=rendering_of(model.config, tokenizer),
             mask_id=mask_id_of(model.config, None),
             eos_ids=ends,
         )
@@ -111,10 +116,12 @@ class Session:
     def jobs(self, prompts: Sequence[str], infills: Sequence[str] = (), num_samples: int = 1) -> list[Job]:
         """One job for each sample of each text.
 
+        A model trained on conversations answers prompts, as the first turn of one; any other continues them.
+
         Raises:
             UserInputError: a prompt with a mask, an infill without.
         """
-        texts = [(text, prompt_ids(self.tokenizer, text, self.mask_id), False) for text in prompts]
+        texts = [(text, prompt_ids(self.tokenizer, text, self.rendering), False) for text in prompts]
         texts += [(text, infill_ids(self.tokenizer, text, self.mask_id), True) for text in infills]
         return [
             Job(prompt=text, ids=tuple(ids), is_infill=is_infill, sample=sample, key=index * num_samples + sample)
@@ -144,7 +151,7 @@ class Session:
         settings = dict(self.settings)
         if any(job.is_infill for job in jobs):
             settings.setdefault("gen_length", 0)
-        settings.setdefault("gen_length", self._room(longest([job.ids for job in jobs])))
+        settings.setdefault("gen_length", self._gen_length(longest([job.ids for job in jobs])))
         num_masks = max(job.ids.count(self.mask_id) for job in jobs) + settings["gen_length"]
         settings.setdefault("steps", max(num_masks, 1))
         return settings
@@ -175,7 +182,14 @@ class Session:
         text = text_of(self.tokenizer, written, () if job.is_infill else self.eos_ids)
         return Result(prompt=job.prompt, sample=job.sample, text=text, ids=tuple(written), num_tokens=num_tokens)
 
-    def _room(self, prompt_length: int) -> int:
+    def room(self) -> int:
+        """Tokens that a prompt may have at most, with the answer still fitting into the model's context."""
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is None:
+            return sys.maxsize
+        return int(context) - int(self.settings.get("gen_length", min(DEFAULT_GEN_LENGTH, context // 2)))
+
+    def _gen_length(self, prompt_length: int) -> int:
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context is None:
             return DEFAULT_GEN_LENGTH

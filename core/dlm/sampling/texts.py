@@ -10,6 +10,7 @@ from torch import Tensor
 from dlm.config import SamplingConfig
 from dlm.model.tokenizer import num_ids
 from dlm.sampling.api import generate
+from dlm.sampling.prompts import prompt_ids, rendering_of
 
 
 @attrs.frozen(kw_only=True)
@@ -27,7 +28,7 @@ class Completion:
 def complete_texts(
     model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Mapping[str, Any] | SamplingConfig, seed: int = 0
 ) -> list[Completion]:
-    """Continue each prompt, all of them in one batch.
+    """Continue each prompt, all of them in one batch; a model trained on conversations answers it.
 
     Args:
         model: as for :func:`dlm.sampling.generate`.
@@ -43,7 +44,8 @@ def complete_texts(
     if not prompts:
         return []
     device = next(model.parameters()).device
-    rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    rendering = rendering_of(model.config, tokenizer)
+    rows = [prompt_ids(tokenizer, prompt, rendering) for prompt in prompts]
     input_ids, attention_mask = pad_left(rows, pad_id_of(tokenizer), device)
     settings = dict(sampling) if isinstance(sampling, Mapping) else attrs.asdict(sampling, recurse=False)
     ends = end_ids(model, tokenizer)

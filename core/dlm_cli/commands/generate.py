@@ -27,6 +27,8 @@ Examples:
 @click.option("--prompt-file", metavar="FILE", help='Prompts, one a line, or .jsonl with {"prompt": ...}.')
 @click.option("--num-samples", type=click.IntRange(min=1), default=1, metavar="N", help="Texts for each prompt.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, metavar="N", help="Texts at once.  [default: 8]")
+@click.option("--watch", is_flag=True, help="Redraw the text in the terminal while it is denoised.")
+@click.option("--trace", metavar="FILE.html", help="Write a page with a slider over the steps of the one text.")
 @click.option("--out", metavar="FILE", help="Write one JSON object a text to FILE instead of the terminal.")
 @sampling_options
 def generate(
@@ -35,6 +37,8 @@ def generate(
     prompt_file: str | None,
     num_samples: int,
     batch_size: int,
+    watch: bool,
+    trace: str | None,
     out: str | None,
     **options: Any,
 ) -> None:
@@ -45,21 +49,28 @@ def generate(
     """
     if not (prompts or infills or prompt_file):
         raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill")
-    if out is not None and not Path(out).resolve().parent.is_dir():
-        raise click.UsageError(f"--out {out}: the folder does not exist")
+    for option, path in (("--out", out), ("--trace", trace)):
+        if path is not None and not Path(path).resolve().parent.is_dir():
+            raise click.UsageError(f"{option} {path}: the folder does not exist")
     from dlm.sampling.prompts import read_prompts
-    from dlm_cli.generation import run_jobs
+    from dlm_cli.generation import Tracer, Watch, run_jobs, watcher
 
     texts = [*prompts, *(read_prompts(prompt_file) if prompt_file else ())]
+    if trace is not None and (len(texts) + len(infills)) * num_samples != 1:
+        raise click.UsageError("--trace follows one text: give one prompt, and one sample")
     session = open_session(click.get_current_context(), options)
     jobs = session.jobs(texts, infills, num_samples)
+    tracer = None if trace is None else Tracer(session, Path(trace))
+    watches: list[Watch] = [*([tracer] if tracer else []), *([watcher(session)] if watch else [])]
     if out is None:
-        statistics = run_jobs(session, jobs, batch_size, lambda result: print_result(result, len(jobs) == 1))
+        statistics = run_jobs(session, jobs, batch_size, lambda result: print_result(result, len(jobs) == 1), watches)
     else:
         from dlm_cli.result_file import ResultFile
 
         with ResultFile(Path(out), len(jobs)) as file:
-            statistics = run_jobs(session, jobs, batch_size, file.write)
+            statistics = run_jobs(session, jobs, batch_size, file.write, watches)
+    if tracer:
+        tracer.write()
     click.echo(str(statistics), err=True)
 
 

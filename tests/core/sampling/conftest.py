@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,16 +75,7 @@ def letter_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_folder(folder: Path, **config: Any) -> Path:
-    """A trained folder: a tiny model of 50 rows with a tokenizer of 48 ids, 47 the mask."""
-    tokenizer = letter_tokenizer()
-    model = tiny_model(mask_token_id=tokenizer.mask_token_id, eos_token_id=tokenizer.eos_token_id, **config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained folder, not to be changed."""
-    return write_folder(tmp_path_factory.mktemp("model"))
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character; not to be changed."""
+    return letter_tokenizer()

@@ -1,0 +1,94 @@
+"""``dlm chat``: a conversation in the terminal."""
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dlm_cli.dotted_options import DottedCommand
+from dlm_cli.sampling_options import DOTTED_OPTIONS, open_session, sampling_options
+
+if TYPE_CHECKING:
+    from dlm.sampling.chat import Chat
+
+EXAMPLES = """\b
+Examples:
+  dlm chat --model out/sft
+  dlm chat --model out/sft --watch --temperature 0.7 --system "Answer in one sentence."
+"""
+HELP = "/reset forgets the conversation, /system TEXT sets the system text, /exit ends."
+
+
+@click.command(cls=DottedCommand, dotted=DOTTED_OPTIONS, epilog=EXAMPLES)
+@click.option("--system", metavar="TEXT", help="System text to begin with.")
+@click.option("--watch", is_flag=True, help="Redraw the answer while it is denoised.")
+@sampling_options
+def chat(system: str | None, watch: bool, **options: Any) -> None:
+    """Talk with a trained model, turn by turn.
+
+    /reset forgets the conversation, /system TEXT sets the system text, /exit ends. When the conversation outgrows the
+    model's context, its oldest exchanges are left out. Lines can also be piped in.
+    """
+    from dlm.sampling.chat import Chat
+
+    conversation = Chat(open_session(click.get_current_context(), options), system=system)
+    if conversation.session.rendering is None:
+        click.echo("note: this model was not fine-tuned on conversations; it continues text", err=True)
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        click.echo(HELP, err=True)
+    while (line := _read(is_terminal)) is not None:
+        command, _, rest = line.strip().partition(" ")
+        if command == "/exit":
+            return
+        if command in COMMANDS:
+            click.echo(COMMANDS[command](conversation, rest.strip()), err=True)
+        elif command.startswith("/"):
+            click.echo(f"unknown command {command}. {HELP}", err=True)
+        elif command:
+            _answer(conversation, line.strip(), watch)
+
+
+def _read(is_terminal: bool) -> str | None:
+    if not is_terminal:
+        return sys.stdin.readline() or None
+    with suppress(ImportError):
+        # Gives input() a history and editing keys; Windows does without.
+        import readline  # noqa: F401
+    try:
+        return input("> ")
+    except EOFError:
+        return None
+
+
+def _answer(conversation: "Chat", text: str, watch: bool) -> None:
+    from dlm.errors import UserInputError
+    from dlm_cli.generation import watcher
+
+    try:
+        batch, states = conversation.ask(text)
+        *_, state = watcher(conversation.session)(batch, states) if watch else states
+    except UserInputError as error:
+        click.echo(f"dlm: {error}", err=True)
+        return
+    except KeyboardInterrupt:
+        conversation.forget_question()
+        click.echo("(broken off)", err=True)
+        return
+    if conversation.num_left_out:
+        click.echo(f"note: the first {conversation.num_left_out} exchanges no longer fit and were left out", err=True)
+    click.echo(conversation.finish(batch, state))
+
+
+def _reset(conversation: "Chat", _: str) -> str:
+    conversation.reset()
+    return "forgotten"
+
+
+def _system(conversation: "Chat", text: str) -> str:
+    conversation.system = text or None
+    return f"system text: {text or 'none'}"
+
+
+COMMANDS = {"/reset": _reset, "/system": _system}

@@ -1,0 +1,257 @@
+"""``dlm generate`` and ``dlm chat`` on a tiny trained folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
+
+import dlm
+from dlm.errors import DlmError
+from dlm_cli.main import cli
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,?!'\n0123456789"
+END, MASK = "<|end|>", "<|mask|>"
+
+
+def letter_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {letter: index for index, letter in enumerate(LETTERS)} | {"<unk>": len(LETTERS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token=END, mask_token=MASK)
+
+
+def write_folder(folder: Path, **config: Any) -> Path:
+    logging.disable_progress_bar()
+    tokenizer = letter_tokenizer()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    settings = dlm.Qwen3LLadaConfig(
+        **sizes,
+        num_key_value_heads=1,
+        head_dim=16,
+        # More rows than the tokenizer has ids, as Qwen3 has.
+        vocab_size=60,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.3,
+        max_position_embeddings=96,
+        tie_word_embeddings=False,
+        **config,
+    )
+    dlm.Qwen3LLadaForMaskedLM(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("model"))
+
+
+def invoke(command: str, folder: Path, *arguments: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(cli, [command, "--model", str(folder), *arguments], input=text)
+
+
+def generate(folder: Path, *arguments: str) -> Result:
+    result = invoke("generate", folder, *arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def test_the_call_of_the_specification_works_with_underscores_and_dashes(folder: Path) -> None:
+    common = ["--prompt", "what is diffusion lm?", "--steps", "24", "--remasking", "random_topk", "--block_attention"]
+    written = generate(folder, *common, "--gen_length", "24", "--block_length", "8")
+    dashed = generate(folder, *common, "--gen-length", "24", "--block-length", "8")
+    assert written.stdout == dashed.stdout
+    assert len(written.stdout.rstrip("\n")) <= 24
+    for figure in ("forwards (", "tokens per forward)", "tokens per second)", "cache side_by_side (exact)"):
+        assert figure in written.stderr
+
+
+def test_the_text_is_that_of_the_library(folder: Path) -> None:
+    result = generate(folder, "--prompt", "hello", "--gen_length", "12", "--eos", "free", "--dtype", "float64")
+    model, tokenizer = dlm.load(folder, dtype=torch.float64), letter_tokenizer()
+    ids = torch.tensor([tokenizer("hello")["input_ids"]])
+    output = dlm.generate(model, ids, gen_length=12, steps=12, suppress_tokens=range(len(tokenizer), 60))
+    tokens = output.sequences[0, 5:].tolist()
+    tokens = tokens[: tokens.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in tokens else tokens
+    assert result.stdout == tokenizer.decode(tokens, skip_special_tokens=True) + "\n"
+
+
+def test_options_of_a_component_follow_a_dot(folder: Path) -> None:
+    def text(*options: str) -> str:
+        arguments = ["--prompt", "hello", "--gen_length", "16", "--steps", "8", "--remasking", "random_topk"]
+        return generate(folder, *arguments, *options).stdout
+
+    cold = text("--remasking.temperature", "0")
+    assert cold == generate(folder, "--prompt", "hello", "--gen_length", "16", "--steps", "8").stdout
+    assert cold != text("--remasking.temperature=50")
+
+
+def test_gaps_are_filled_and_the_rest_stays(folder: Path) -> None:
+    result = generate(folder, "--infill", "the <|mask:3|> of <|mask|>.", "--infill", "a<|mask|>c")
+    first, second = [line for line in result.stdout.splitlines() if not line.startswith("---")][:2]
+    assert first.startswith("the ")
+    assert " of " in first
+    assert len(second) <= 3
+
+
+def test_results_go_to_a_file_and_do_not_depend_on_the_batch(folder: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\n\nthe second is longer\nthree\n", encoding="utf-8")
+
+    def lines(batch_size: int) -> list[dict[str, Any]]:
+        out = tmp_path / f"{batch_size}.jsonl"
+        arguments = ["--prompt-file", str(prompts), "--num-samples", "2", "--temperature", "1", "--gen_length", "10"]
+        generate(folder, *arguments, "--out", str(out), "--batch-size", str(batch_size), "--dtype", "float64")
+        return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+    rows = lines(8)
+    assert [(row["prompt"], row["sample"]) for row in rows] == [
+        (prompt, sample) for prompt in ("one", "the second is longer", "three") for sample in (0, 1)
+    ]
+    assert rows[0]["ids"] != rows[1]["ids"]
+    assert rows == lines(4) == lines(1)
+    assert all(each < 46 + 2 for row in rows for each in row["ids"]), "rows beyond the tokenizer are never written"
+
+
+def test_prompts_come_from_json_lines_too(folder: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "one\\ntwo"}\n"three"\n', encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    generate(folder, "--prompt-file", str(prompts), "--gen_length", "4", "--out", str(out))
+    assert [json.loads(line)["prompt"] for line in out.read_text().splitlines()] == ["one\ntwo", "three"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["steps: 5\ngen_length: 10\nremasking: random\n", "sampling: {steps: 5, gen_length: 10, remasking: random}\n"],
+)
+def test_settings_come_from_a_file_and_the_command_line_wins(folder: Path, tmp_path: Path, content: str) -> None:
+    config = tmp_path / "sample.yaml"
+    config.write_text(content, encoding="utf-8")
+    from_file = generate(folder, "--prompt", "hello", "--config", str(config))
+    assert "in 5 forwards" in from_file.stderr
+    overridden = generate(folder, "--prompt", "hello", "--config", str(config), "--steps", "10")
+    assert "in 10 forwards" in overridden.stderr
+    given = ["--gen_length", "10", "--steps", "5", "--remasking", "random"]
+    assert from_file.stdout == generate(folder, "--prompt", "hello", *given).stdout
+
+
+def test_watching_and_tracing_change_nothing(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "trace.html"
+    plain = generate(folder, "--prompt", "hello", "--gen_length", "10")
+    seen = generate(folder, "--prompt", "hello", "--gen_length", "10", "--watch", "--trace", str(page))
+    assert seen.stdout == plain.stdout
+    assert '"title": "hello"' in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("policy", ["stop", "free", "suppress", "late"])
+def test_every_policy_for_the_end_works(folder: Path, policy: str) -> None:
+    generate(folder, "--prompt", "hello", "--gen_length", "12", "--block_length", "4", "--eos", policy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "sampling.steps: must be > 0"),
+        (["--gen_length", "8", "--block_length", "9"], "block_length is 9"),
+        (["--gen_length", "500"], "context of 96"),
+        (["--remasking", "low_konfidence"], "did you mean 'low_confidence'"),
+        (["--remasking", "random_topk", "--remasking.temprature", "1"], "did you mean 'temperature'"),
+        (["--temperature", "-1"], "sampling.temperature"),
+        (["--prompt", "a <|mask|>"], "--infill"),
+        (["--prompt", "x" * 200], "context of 96"),
+        (["--infill", "no gap"], "has no gap"),
+        (["--infill", "<|mask:0|>"], "at least one"),
+        (["--prompt-file", "/nowhere.txt"], "cannot be read"),
+        (["--config", "/nowhere.yaml"], "no such file"),
+        (["--cache", "duel"], "did you mean 'dual'"),
+        (["--cache", "side_by_side"], "would not be exact"),
+        (["--cache.refresh_every", "2"], "no effect"),
+        (["--attention_bias.first", "full"], "--attention_bias NAME"),
+        (["--device", "abacus"], "abacus"),
+        (["--dtype", "int8"], "unknown dtype"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_bad_input_is_one_error_the_user_can_mend(folder: Path, arguments: list[str], message: str) -> None:
+    result = invoke("generate", folder, "--prompt", "hello", *arguments)
+    assert isinstance(result.exception, DlmError), result.output
+    assert result.exception.exit_code == 2
+    assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to generate"),
+        (["--prompt", "a", "--prompt", "b", "--trace", "t.html"], "one text"),
+        (["--prompt", "a", "--out", "/no/such/folder/out.jsonl"], "does not exist"),
+        (["--prompt", "a", "--attention_bias", "full", "--block_attention"], "one of them"),
+        (["--prompt", "a", "--stepz", "4"], "No such option"),
+        (["--prompt", "a", "--steps.x", "4"], "No such option"),
+        (["--prompt", "a", "--remasking.temperature"], "needs a value"),
+    ],
+)
+def test_wrong_usage_is_refused(folder: Path, arguments: list[str], message: str) -> None:
+    result = invoke("generate", folder, *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing"):
+        result = invoke("generate", place, "--prompt", "hello")
+        assert isinstance(result.exception, DlmError)
+        assert str(place) in str(result.exception)
+
+
+def chat(folder: Path, lines: Sequence[str], *arguments: str) -> Result:
+    result = invoke("chat", folder, *arguments, text="".join(f"{line}\n" for line in lines))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("chat"), prompt_rendering="plain")
+
+
+def test_a_chat_remembers_until_it_is_told_to_forget(chat_folder: Path) -> None:
+    arguments = ("--gen_length", "8", "--eos", "suppress", "--dtype", "float64")
+    first, second = chat(chat_folder, ["hello", "and you?"], *arguments).stdout.splitlines()
+    alone = chat(chat_folder, ["hello"], *arguments).stdout.splitlines()
+    fresh = chat(chat_folder, ["hello", "/reset", "and you?"], *arguments).stdout.splitlines()
+    told = chat(chat_folder, ["/system be brief", "hello"], *arguments).stdout.splitlines()
+    assert alone == [first]
+    assert fresh == [first, *chat(chat_folder, ["and you?"], *arguments).stdout.splitlines()]
+    assert fresh[1] != second
+    assert told != [first]
+
+
+def test_a_chat_goes_on_when_its_history_outgrows_the_context(chat_folder: Path) -> None:
+    result = chat(chat_folder, ["abcdefghijklmnopqrstuvwxyz"] * 4, "--gen_length", "8", "--eos", "suppress")
+    assert len(result.stdout.splitlines()) >= 4
+    assert "no longer fit" in result.stderr
+
+
+def test_a_chat_survives_what_it_cannot_answer(chat_folder: Path) -> None:
+    lines = ["x" * 95, "a <|mask|>", "/what", "", "hello", "/exit", "never read"]
+    result = chat(chat_folder, lines, "--gen_length", "8", "--watch")
+    assert "does not fit" in result.stderr
+    assert "mask token" in result.stderr
+    assert "unknown command /what" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_a_model_that_is_no_chat_model_says_so(folder: Path) -> None:
+    assert "not fine-tuned on conversations" in chat(folder, ["hello"], "--gen_length", "4").stderr
