@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutpu
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model, Qwen3PreTrainedModel
 
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.generation import GeneratesByUnmasking
 from dlm.model.masks import model_attention_mask
 from dlm.model.positions import at_positions
 
@@ -61,7 +62,7 @@ class Qwen3LLadaModel(Qwen3LLadaPreTrainedModel, Qwen3Model):
         return output
 
 
-class Qwen3LLadaForMaskedLM(Qwen3LLadaPreTrainedModel):
+class Qwen3LLadaForMaskedLM(GeneratesByUnmasking, Qwen3LLadaPreTrainedModel):
     """The decoder body and a linear head over the vocabulary."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - transformers' own interface

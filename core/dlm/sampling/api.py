@@ -41,6 +41,8 @@ class GenerateState(GenerateOutput):
 
     masked: Tensor
     """(B, T) bool: positions that wait for a token."""
+    block: Tensor
+    """(B, T) int64: number of the block of each position; -1 before the answer and on padding."""
     step: int
     """Denoising steps done so far; 0 is the state before the first."""
     seconds: float
@@ -195,6 +197,7 @@ def _snapshot(loop: Loop, cache: str, step: int, seconds: float) -> GenerateStat
         num_forwards=loop.decoder.num_forwards,
         cache=cache,
         masked=canvas.masked,
+        block=canvas.block,
         step=step,
         seconds=seconds,
     )

@@ -1,0 +1,163 @@
+"""Generation under the argument names of transformers."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dlm.errors import UserInputError
+from dlm.sampling.api import GenerateOutput, GenerateState, generate, iter_generate
+from dlm.sampling.settings import component
+from dlm_plugins.remasking import RESPECTS_QUOTA
+
+DEFAULT_NEW_TOKENS = 128
+_OWN = frozenset(inspect.signature(generate).parameters) - {"model", "input_ids"}
+_FROM_CONFIG = ("max_new_tokens", "max_length", "do_sample", "temperature", "eos_token_id", "pad_token_id")
+_THEIRS = frozenset((*_FROM_CONFIG, "num_return_sequences", "streamer", "return_dict_in_generate"))
+
+
+class Streamer(Protocol):
+    """What transformers' ``TextStreamer`` does."""
+
+    def put(self, value: Tensor) -> None:
+        """Take the next ids, first the prompt's."""
+        ...
+
+    def end(self) -> None:
+        """There will be no more."""
+        ...
+
+
+def generate_like_transformers(
+    model: Any,
+    inputs: Tensor | None = None,
+    *,
+    input_ids: Tensor | None = None,
+    generation_config: Any = None,
+    **options: Any,
+) -> Tensor | GenerateOutput:
+    """See :meth:`dlm.model.generation.GeneratesByUnmasking.generate`."""
+    ids = inputs if inputs is not None else input_ids
+    if ids is None:
+        raise UserInputError("generate needs the ids of a prompt: generate(input_ids) or generate(**tokenizer(...))")
+    unknown = sorted(set(options) - _OWN - _THEIRS)
+    if unknown:
+        raise UserInputError(f"{unknown[0]} means nothing to a diffusion language model; leave it out")
+    options = {**_said_by(generation_config), **{key: value for key, value in options.items() if value is not None}}
+    ids, arguments = _translated(model, ids, options)
+    states = iter_generate(model, ids, **arguments)
+    streamer = options.get("streamer")
+    if streamer is not None:
+        if len(ids) != 1:
+            raise UserInputError(f"a streamer follows one text, not {len(ids)}")
+        states = stream(states, streamer, ids.shape[1], _takes_nothing_back(arguments))
+    *_, state = states
+    ends = arguments.get("eos_id") if "eos_token_id" in options else _ids(getattr(model.config, "eos_token_id", None))
+    sequences = _padded(state.sequences, ids.shape[1], ends or (), _pad_id(model, options, ends or ()))
+    if not options.get("return_dict_in_generate"):
+        return sequences
+    return GenerateOutput(
+        sequences=sequences,
+        committed_step=state.committed_step,
+        log_probabilities=state.log_probabilities,
+        num_forwards=state.num_forwards,
+        cache=state.cache,
+    )
+
+
+def stream(
+    states: Iterable[GenerateState], streamer: Streamer, prompt_length: int, takes_nothing_back: bool
+) -> Iterator[GenerateState]:
+    """Pass states on, and put each id as soon as neither it nor anything before it can change any more."""
+    num_put, state = prompt_length, None
+    for state in states:
+        if state.step == 0:
+            streamer.put(state.sequences[0, :prompt_length].cpu())
+        num_settled = _num_settled(state, takes_nothing_back)
+        if num_settled > num_put:
+            streamer.put(state.sequences[0, num_put:num_settled].cpu())
+            num_put = num_settled
+        yield state
+    if state is not None and num_put < state.sequences.shape[1]:
+        streamer.put(state.sequences[0, num_put:].cpu())
+    streamer.end()
+
+
+def _num_settled(state: GenerateState, takes_nothing_back: bool) -> int:
+    """Positions at the beginning of the one row that stay as they are."""
+    waiting = state.masked[0]
+    if not takes_nothing_back:
+        # What was written may be taken back until a later block is begun; side by side all are begun at once.
+        newest = (
+            int(state.block[0][state.committed_step[0] >= 0].max()) if bool((state.committed_step >= 0).any()) else 0
+        )
+        is_settled = state.block[0] < (newest if state.cache != "side_by_side" else 0)
+        waiting = waiting | ~is_settled
+    return int(waiting.long().argmax()) if bool(waiting.any()) else len(waiting)
+
+
+def _said_by(config: Any) -> dict[str, Any]:
+    found = {name: getattr(config, name, None) for name in _FROM_CONFIG}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _translated(model: Any, ids: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """Ids and arguments of :func:`dlm.sampling.generate`."""
+    arguments = {key: value for key, value in options.items() if key in _OWN}
+    arguments.setdefault("gen_length", _gen_length(model, ids.shape[1], options))
+    arguments.setdefault("steps", max(arguments["gen_length"], 1))
+    arguments["temperature"] = _temperature(options)
+    if "eos_token_id" in options:
+        arguments["eos_id"] = _ids(options["eos_token_id"])
+    ends = arguments.get("eos_id", getattr(model.config, "eos_token_id", None))
+    arguments.setdefault("stop_at_eos", ends is not None)
+    copies = options.get("num_return_sequences", 1)
+    if arguments.get("attention_mask") is not None:
+        arguments["attention_mask"] = arguments["attention_mask"].repeat_interleave(copies, dim=0)
+    return ids.repeat_interleave(copies, dim=0), arguments
+
+
+def _gen_length(model: Any, prompt_length: int, options: Mapping[str, Any]) -> int:
+    if "max_new_tokens" in options:
+        return int(options["max_new_tokens"])
+    if "max_length" in options:
+        return int(options["max_length"]) - prompt_length
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = DEFAULT_NEW_TOKENS if context is None else context - prompt_length
+    return max(min(DEFAULT_NEW_TOKENS, room), 0)
+
+
+def _temperature(options: Mapping[str, Any]) -> float:
+    temperature, do_sample = options.get("temperature"), options.get("do_sample")
+    if do_sample is False and temperature is not None and temperature > 0:
+        raise UserInputError(f"do_sample is False, but temperature is {temperature}: leave one of them out")
+    if temperature is None:
+        return 1.0 if do_sample else 0.0
+    return float(temperature)
+
+
+def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _pad_id(model: Any, options: Mapping[str, Any], ends: Sequence[int]) -> int:
+    for candidate in (options.get("pad_token_id"), getattr(model.config, "pad_token_id", None), *ends):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def _padded(sequences: Tensor, prompt_length: int, ends: Sequence[int], pad_id: int) -> Tensor:
+    """The sequences with padding after the first end of text that was generated."""
+    generated = sequences[:, prompt_length:]
+    is_end = torch.isin(generated, torch.tensor(ends, dtype=torch.long, device=sequences.device))
+    is_after = is_end.long().cumsum(dim=1) - is_end.long() > 0
+    return torch.cat((sequences[:, :prompt_length], generated.masked_fill(is_after, pad_id)), dim=1)
+
+
+def _takes_nothing_back(arguments: Mapping[str, Any]) -> bool:
+    return RESPECTS_QUOTA.of(component("remasking", arguments.get("remasking", "low_confidence")))
