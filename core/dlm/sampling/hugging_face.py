@@ -90,11 +90,9 @@ def _num_settled(state: GenerateState, takes_nothing_back: bool) -> int:
     waiting = state.masked[0]
     if not takes_nothing_back:
         # What was written may be taken back until a later block is begun; side by side all are begun at once.
-        newest = (
-            int(state.block[0][state.committed_step[0] >= 0].max()) if bool((state.committed_step >= 0).any()) else 0
-        )
-        is_settled = state.block[0] < (newest if state.cache != "side_by_side" else 0)
-        waiting = waiting | ~is_settled
+        is_begun = (state.committed_step[0] >= 0) & (state.cache != "side_by_side")
+        newest = torch.where(is_begun, state.block[0], 0).max()
+        waiting = waiting | (state.block[0] >= newest)
     return int(waiting.long().argmax()) if bool(waiting.any()) else len(waiting)
 
 

@@ -60,6 +60,10 @@ def test_what_cannot_be_is_refused(model: Any, options: dict[str, Any], message:
         model.generate(PROMPT, **options)
 
 
+def test_transformers_does_not_take_the_method_for_its_own(model: Any) -> None:
+    assert not model.can_generate()
+
+
 def test_ids_are_needed(model: Any) -> None:
     with pytest.raises(UserInputError, match="ids of a prompt"):
         model.generate(max_new_tokens=3)
