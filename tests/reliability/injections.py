@@ -59,7 +59,9 @@ def poison_loss(steps: list[int], value: float) -> None:
 
     def poisoned(self: Any, *arguments: Any) -> Any:
         total, sums = forward(self, *arguments)
-        return (total * value, sums * value) if is_now() else (total, sums)
+        if is_now():
+            total, sums = total * value, torch.cat((sums[:1] * value, sums[1:]))
+        return total, sums
 
     DiffusionObjective.forward = poisoned  # type: ignore[method-assign]
 
@@ -120,10 +122,11 @@ def fill_disk_at_write(wanted_save: int, wanted_write: int, record: str | None =
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal num_writes
-        if not is_inside or event not in WRITES or (event == "open" and not _opens_to_write(arguments)):
+        if not is_inside or event not in WRITES or not _needs_room(event, arguments):
             return
         num_writes += 1
         if num_writes == wanted_write:
+            print("full disk:", event, arguments[:2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 
     def enter(number: int) -> None:
@@ -140,7 +143,11 @@ def fill_disk_at_write(wanted_save: int, wanted_write: int, record: str | None =
     _around_publish(enter, leave)
 
 
-def _opens_to_write(arguments: tuple[Any, ...]) -> bool:
+def _needs_room(event: str, arguments: tuple[Any, ...]) -> bool:
+    if event == "os.mkdir":
+        return not os.path.isdir(arguments[0])  # where there is a folder already, that is what is reported
+    if event != "open":
+        return True
     _, mode, flags = arguments
     return bool(flags & (os.O_WRONLY | os.O_RDWR)) if isinstance(flags, int) else any(c in str(mode) for c in "wax+")
 
@@ -181,6 +188,7 @@ def refuse_appends(after: int) -> None:
         nonlocal number
         number += 1
         if number > after:
+            print("full disk:", event, arguments[:2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(self, name, record)
 

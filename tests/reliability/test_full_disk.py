@@ -47,7 +47,7 @@ def test_a_save_that_meets_a_full_disk_is_survived(
     cases += [["limit_file_size", SAVE, limit] for limit in limits]
     failures = [failure for failure in in_parallel(trial, cases) if failure]
     count("disk full at each write of a save", f"{len(cases)} writes, training ended in all but {len(failures)}")
-    assert not failures
+    assert not failures, "\n".join(failures)
     assert num_writes >= 10
 
 
