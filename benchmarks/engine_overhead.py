@@ -52,7 +52,7 @@ class ByHand:
         rows = job.loader.rows
         self.length = int(rows.lengths.max())
         self.num_rows = job.loader.shape.rows_per_step
-        # One row, the last of the text, is shorter than the others: it is padded, and seldom met.
+        # The last row of the text is shorter than the others.
         padded = [np.pad(rows[index].input_ids, (0, self.length - rows.lengths[index])) for index in range(len(rows))]
         self.data = torch.from_numpy(np.stack(padded)).long()
         self.lengths = torch.from_numpy(rows.lengths)
@@ -73,35 +73,33 @@ class ByHand:
         t = torch.remainder(one.per_position("offset")[0] + order / self.num_rows, 1.0)
         return (0.999 * t + 0.001).clamp(min=0.001)
 
-    def batch(self, step: int) -> Tensor:
-        """(B, L) clean ids, all of one length."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Clean ids and which of them are real, (B, L) each."""
         start = step * self.num_rows
         numbers = shuffled(np.arange(start, start + self.num_rows), num_rows=len(self.data), seed=0, epoch=0)
-        rows = torch.from_numpy(numbers)
-        length = self.length
-        if int(self.lengths[rows].min()) < length:
-            raise RuntimeError(f"step {step} meets the short row; take fewer steps")
+        rows, length = torch.from_numpy(numbers), self.length
         coin = KeyedDraws(seed=0, step=step, rows=torch.zeros(1, dtype=torch.long), length=1, scope="length")
         if coin.per_row("coin").item() < 0.01:
             length = 1 + int(coin.per_row("length").item() * self.length)
-        return self.data[rows, :length]
+        return self.data[rows, :length], torch.arange(length) < self.lengths[rows, None]
 
     def step(self, step: int) -> list[float]:
         """One step; return loss, gradient norm, and by bin of the mask rate the counts, hits and cross-entropy."""
         torch.manual_seed(step)
         self.optimizer.zero_grad()
-        ids = self.batch(step)
+        ids, real = self.batch(step)
         rate = self.rates(step)
         rows = torch.arange(self.num_rows)
         draws = KeyedDraws(seed=0, step=step, rows=rows, length=ids.shape[1], scope="masking")
-        masked = draws.per_position("coin") < rate[:, None]
+        masked = (draws.per_position("coin") < rate[:, None]) & real
         noisy = torch.where(masked, self.mask_id, ids)
-        hidden = self.model.model(input_ids=noisy, use_cache=False).last_hidden_state
+        attention_mask = None if bool(real.all()) else real.long()
+        hidden = self.model.model(input_ids=noisy, attention_mask=attention_mask, use_cache=False).last_hidden_state
         logits = self.model.lm_head(hidden[masked])
         targets = ids[masked]
         token_loss = functional.cross_entropy(logits, targets, reduction="none")
         token_rate = rate[:, None].expand_as(ids)[masked]
-        loss = (token_loss / token_rate).sum() / ids.numel()
+        loss = (token_loss / token_rate).sum() / real.sum()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         with torch.no_grad():
