@@ -43,13 +43,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 class Outcome:
     """How a run ended."""
 
-    code: int
-    """Exit code, or minus the number of the signal that ended it."""
+    codes: list[int]
+    """Of each process: exit code, or minus the number of the signal that ended it."""
     inside_save: bool
     num_saves: int
     seconds: float
     log: str
     """All it printed, runs in the same folder before it included."""
+
+    @property
+    def code(self) -> int:
+        """How the first process ended."""
+        return self.codes[0]
 
 
 class ForkServer:
@@ -124,12 +129,12 @@ class Laboratory:
             self.servers.put(server)
         return Outcome(**answer, log=log.read_text(encoding="utf-8", errors="replace"))
 
-    def reference(self, config: Path) -> dict[str, str]:
+    def reference(self, config: Path, **request: object) -> dict[str, str]:
         """What an uninterrupted run of ``config`` leaves."""
         with self.lock:
             if config not in self.references:
                 folder = self.folder / f"reference-{config.stem}"
-                outcome = self.run(config, folder)
+                outcome = self.run(config, folder, **request)
                 assert outcome.code == 0, outcome.log
                 self.references[config] = tree(folder / "run")
             return self.references[config]

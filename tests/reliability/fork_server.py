@@ -3,10 +3,12 @@
 Reads one JSON request a line, answers with one JSON line. Started as a script by the tests; see ``conftest.py``.
 """
 
+import faulthandler
 import json
 import mmap
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 
 FLAG_INSIDE, NUM_SAVES = 0, 1  # bytes that parent and child share
+PATIENCE = 60  # seconds after the end of one rank within which the others have to end by themselves
 
 
 def main() -> None:
@@ -40,29 +43,51 @@ def import_everything() -> None:
 
 
 def serve(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
-    """Run one child to its end, or kill it as the request says."""
+    """Run one child, or one for each rank, to the end; kill rank 0 as the request says."""
     shared[:] = bytes(2)
     started = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        run_child(request, shared)
-    killed = False
-    due: float | None = None
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            break
+    pids = fork_ranks(request, shared)
+    codes: dict[int, int] = {}
+    due = last_chance = None
+    is_killed = False
+    while len(codes) < len(pids):
+        for rank, pid in enumerate(pids):
+            done, status = (0, 0) if rank in codes else os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[rank] = os.waitstatus_to_exitcode(status)
+                last_chance = time.monotonic() + PATIENCE + 5
+        now = time.monotonic()
         due = due if due is not None else kill_time(request, shared, started)
-        if due is not None and time.monotonic() >= due and not killed:
-            killed = True
-            os.kill(pid, signal.SIGKILL)
+        if due is not None and now >= due and not is_killed and 0 not in codes:
+            is_killed = True
+            os.kill(pids[0], signal.SIGKILL)
+        if last_chance is not None and now >= last_chance:
+            for rank in set(range(len(pids))) - set(codes):
+                os.kill(pids[rank], signal.SIGKILL)
         time.sleep(0.0005)
     return {
-        "code": os.waitstatus_to_exitcode(status),
+        "codes": [codes[rank] for rank in range(len(pids))],
         "inside_save": bool(shared[FLAG_INSIDE]),
         "num_saves": shared[NUM_SAVES],
         "seconds": time.monotonic() - started,
     }
+
+
+def fork_ranks(request: dict[str, Any], shared: mmap.mmap) -> list[int]:
+    """Start the children of a request; return their process ids."""
+    num_processes, pids = int(request.get("num_processes", 1)), []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for rank in range(num_processes):
+        if (pid := os.fork()) == 0:
+            if num_processes > 1:
+                names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+                values = (rank, rank, num_processes, num_processes, "127.0.0.1", port)
+                os.environ.update(zip(names, map(str, values), strict=True))
+            run_child(request, rank, shared)
+        pids.append(pid)
+    return pids
 
 
 def kill_time(request: dict[str, Any], shared: mmap.mmap, started: float) -> float | None:
@@ -76,7 +101,7 @@ def kill_time(request: dict[str, Any], shared: mmap.mmap, started: float) -> flo
     return None
 
 
-def run_child(request: dict[str, Any], shared: mmap.mmap) -> None:
+def run_child(request: dict[str, Any], rank: int, shared: mmap.mmap) -> None:
     """``dlm run`` as the request says. Never returns."""
     code = 99
     try:
@@ -84,10 +109,13 @@ def run_child(request: dict[str, Any], shared: mmap.mmap) -> None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        # Where a child hangs, its log says where.
+        faulthandler.dump_traceback_later(PATIENCE, file=2)
         os.chdir(request["folder"])
-        watch_saves(shared)
-        watch_points(request)
-        if request.get("inject"):
+        if rank == 0:
+            watch_saves(shared)
+            watch_points(request)
+        if request.get("inject") and rank == request.get("inject_rank", 0):
             import injections
 
             name, *arguments = request["inject"]

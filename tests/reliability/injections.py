@@ -126,7 +126,6 @@ def fill_disk_at_write(wanted_save: int, wanted_write: int, record: str | None =
             return
         num_writes += 1
         if num_writes == wanted_write:
-            print("full disk:", event, arguments[:2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 
     def enter(number: int) -> None:
@@ -188,7 +187,6 @@ def refuse_appends(after: int) -> None:
         nonlocal number
         number += 1
         if number > after:
-            print("full disk:", event, arguments[:2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(self, name, record)
 

@@ -27,6 +27,7 @@ from dlm.training.identity import identity_of
 from dlm.training.job import Job
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
+from dlm.training.processes import check_launch, is_launched
 from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.samples import Sampler
@@ -36,16 +37,24 @@ from dlm.training.weights import Weights
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
-    """accelerate, as the run file and ``accelerate launch`` say; it averages nothing over micro-steps itself."""
+    """accelerate, as the run file and the launcher say; it averages nothing over micro-steps itself.
+
+    Raises:
+        UserInputError: A launcher started several processes, and accelerate would let each train alone.
+    """
     training = config.training
     # accelerate keeps the precision of the first Accelerator of a process for ever; a run brings its own.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
+        # Without being told, accelerate does not look for other processes where there is only the CPU.
+        cpu=is_launched() and not torch.accelerator.is_available(),
         mixed_precision=training.mixed_precision,
         log_with=list(config.logging.trackers) or None,
         project_dir=training.output_dir,
         step_scheduler_with_optimizer=False,
     )
+    check_launch(accelerator)
+    return accelerator
 
 
 def build_store(config: RunConfig) -> CheckpointStore:

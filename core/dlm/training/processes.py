@@ -1,12 +1,13 @@
 """What several processes do as one."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from dlm.errors import DlmError
+from dlm.errors import DlmError, UserInputError
 
 T = TypeVar("T")
 
@@ -32,3 +33,29 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
         raise
     broadcast_object_list([(result, None)])
     return result
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """See that a run has the processes its launcher was asked for, and that they know of each other.
+
+    Raises:
+        UserInputError: It has not.
+    """
+    if accelerator.num_processes > 1:
+        return
+    if is_launched():
+        raise UserInputError(
+            f"the launcher started {os.environ['WORLD_SIZE']} processes, but on {accelerator.device} each would train "
+            "alone; start one, or set ACCELERATE_USE_CPU=true to train with several on the CPU"
+        )
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        # What accelerate leaves in the environment of the one process it starts on a machine without a GPU.
+        raise UserInputError(
+            "accelerate launch was asked for several processes and started one, as it does where there is no GPU; "
+            "say accelerate launch --multi_gpu --num_processes N, which works on the CPU too"
+        )

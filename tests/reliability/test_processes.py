@@ -1,0 +1,125 @@
+"""More than one process: the same numbers, and the same promise."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dlm.errors import ExitCode
+
+COMPARED = ("loss", "masked_ce", "grad_norm")
+SAME = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-12/optimizer.pt")
+
+
+def config_of(laboratory: Any, name: str, *, dropout: float, **training: object) -> Path:
+    content = yaml.safe_load(laboratory.config("pretrain-adamw").read_text(encoding="utf-8"))
+    model = {**content["model"]["config"], "attention_dropout": dropout}
+    changes = {"model": {"config": model}, "training": training, "logging": {"every_steps": 1}}
+    config: Path = laboratory.config(name, changes)
+    return config
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_path: Path) -> None:
+    alone = config_of(laboratory, "alone", dropout=0.0, batch_size=4, gradient_accumulation_steps=1)
+    shared = config_of(laboratory, "shared", dropout=0.0, batch_size=2, gradient_accumulation_steps=1)
+    assert laboratory.run(alone, tmp_path / "alone").code == 0
+    outcome = laboratory.run(shared, tmp_path / "shared", num_processes=2)
+    assert outcome.codes == [0, 0], outcome.log
+    largest = 0.0
+    pairs = list(zip(lines(tmp_path / "alone"), lines(tmp_path / "shared"), strict=True))
+    for one, two in pairs:
+        for name in COMPARED:
+            if name in one:
+                largest = max(largest, abs(one[name] - two[name]) / abs(one[name]))
+    count(
+        "two processes against one, loss of every step",
+        f"{len(pairs)} lines, largest relative difference {largest:.1e}",
+    )
+    assert largest < 1e-5
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_all_and_the_same_command_goes_on(
+    laboratory: Any, digest_of: Any, count: Any, tmp_path: Path, victim: int
+) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    reference = laboratory.reference(config, num_processes=2)
+    outcome = laboratory.run(config, tmp_path, num_processes=2, inject=["die_in_backward", 14], inject_rank=victim)
+    assert outcome.codes[victim] == -signal.SIGKILL, outcome.log
+    assert outcome.codes[1 - victim] not in (0, -signal.SIGKILL), "the other rank hung"
+    outcome = laboratory.run(config, tmp_path, num_processes=2)
+    assert outcome.codes == [0, 0], outcome.log
+    assert digest_of(tmp_path / "run") == reference
+    count(f"rank {victim} of 2 killed", "the other ended by itself, started again, 0 different")
+
+
+def test_a_signal_to_any_rank_ends_or_saves_on_all(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    reference = laboratory.reference(config, num_processes=2)
+    folder = tmp_path / "ended"
+    outcome = laboratory.run(
+        config, folder, num_processes=2, inject=["signal_in_backward", 9, "SIGTERM"], inject_rank=1
+    )
+    assert outcome.codes == [ExitCode.TERMINATED] * 2, outcome.log
+    assert (folder / "run" / "checkpoints" / "step-5" / "manifest.json").exists()
+    assert laboratory.run(config, folder, num_processes=2).codes == [0, 0]
+    found = digest_of(folder / "run")
+    assert {name: found[name] for name in SAME} == {name: reference[name] for name in SAME}
+    folder = tmp_path / "saved"
+    outcome = laboratory.run(
+        config, folder, num_processes=2, inject=["signal_in_backward", 9, "SIGUSR1"], inject_rank=1
+    )
+    assert outcome.codes == [0, 0], outcome.log
+    found = digest_of(folder / "run")
+    assert {name: found[name] for name in SAME} == {name: reference[name] for name in SAME}
+
+
+def test_another_number_of_processes_is_refused_on_all(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    outcome = laboratory.run(config, tmp_path, num_processes=2, inject=["die_in_backward", 14])
+    outcome = laboratory.run(config, tmp_path)
+    assert outcome.code == ExitCode.USER_INPUT
+    assert "num_processes: 2 in the checkpoint, 1 now" in outcome.log
+
+
+def test_what_fails_on_the_main_process_ends_all_with_its_exit_code(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    outcome = laboratory.run(config, tmp_path, num_processes=2, inject=["report_full_disk", 2, 99])
+    assert outcome.codes == [ExitCode.FINAL_STATE_NOT_SAVED] * 2, outcome.log
+    arguments = ["training.checkpoint.resume=run/checkpoints/step-99"]
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+
+
+def launch(laboratory: Any, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    folder.mkdir()
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "dlm", "run", str(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_accelerate_launches_two_processes(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    result = launch(laboratory, tmp_path / "launched", *options)
+    assert result.returncode == 0, result.stderr
+    assert digest_of(tmp_path / "launched" / "run") == laboratory.reference(config, num_processes=2)
+
+
+def test_one_process_where_two_were_asked_for_is_refused(laboratory: Any, tmp_path: Path) -> None:
+    result = launch(laboratory, tmp_path / "launched", "--num_processes", "2", "--num_machines", "1")
+    assert result.returncode != 0
+    assert "--multi_gpu --num_processes N" in result.stderr
