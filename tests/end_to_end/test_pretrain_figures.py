@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def without_network() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Learned]:
+def learned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Learned:
     """The full run; it takes minutes, so only with --full."""
     if not request.config.getoption("--full"):
         pytest.skip("trains for four minutes; run pytest --full")
@@ -47,7 +46,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     evaluations = [line for line in lines if line["split"] == "eval"]
-    yield Learned(evaluations, [0.05 + 0.1 * bin_ for bin_ in range(LOW_RATES)], done.stdout)
+    return Learned(evaluations, [0.05 + 0.1 * bin_ for bin_ in range(LOW_RATES)], done.stdout)
 
 
 def test_eval_loss_halves(learned: Learned) -> None:
