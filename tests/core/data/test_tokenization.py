@@ -100,7 +100,7 @@ def test_trained_tokenizer_survives_saving(tokenizer, tmp_path):
     ("options", "message"),
     [
         ({"vocab_size": 257}, "at least 258"),
-        ({"vocab_size": 300, "mask_token": ""}, "mask_token ''"),
+        ({"vocab_size": 300, "mask_token": ""}, "mask_token: '' cannot be used"),
         ({"vocab_size": 300, "mask_token": "<|endoftext|>"}, "must be a text of its own"),
     ],
 )
