@@ -20,27 +20,37 @@ class TimeUnit:
 
 @attrs.frozen(kw_only=True)
 class TimeRequest:
-    """What a time sampler needs to know: U units in each of the n rows of a step."""
+    """What a time sampler needs to know: B rows of a step of n, with U units each."""
 
     seed: int
     step: int
+    rows: Tensor
+    """(B,) int64: indices of the rows in the step."""
     num_rows: int
+    """n, at least 1."""
     num_units: int
-    device: torch.device
 
-    def uniform(self, purpose: str, num_rows: int) -> Tensor:
-        """(num_rows, U) float32 in [0, 1)."""
-        rows = torch.arange(num_rows, device=self.device)
-        draws = KeyedDraws(seed=self.seed, step=self.step, rows=rows, length=self.num_units, scope="t")
-        return draws.per_position(purpose)
+    def uniform(self, purpose: str, rows: Tensor, num_units: int) -> Tensor:
+        """(rows, num_units) float32 in [0, 1)."""
+        return KeyedDraws(seed=self.seed, step=self.step, rows=rows, length=num_units, scope="t").per_position(purpose)
 
-    def permutation(self) -> Tensor:
-        """A random permutation of 0..n-1 for each unit: (n, U) int64."""
-        return self.uniform("order", self.num_rows).argsort(dim=0, stable=True).argsort(dim=0)
+    def places(self) -> Tensor:
+        """Place of each row in a random order of all n, one order for each unit: (B, U) int64 in 0..n-1.
+
+        The orders of two units differ by a random turn, so that only n + U numbers are drawn and not n x U. For one
+        row, the places of its units are independent.
+        """
+        everyone = torch.arange(self.num_rows, device=self.rows.device)
+        order = self.uniform("order", everyone, 1)[:, 0].argsort(stable=True).argsort()
+        places = order[self.rows, None]
+        if self.num_units == 1:
+            return places
+        turn = (self.uniform("turn", everyone[:1], self.num_units) * self.num_rows).long()
+        return (places + turn) % self.num_rows
 
 
 TimeSampler = Callable[[TimeRequest], Tensor]
-"""Times (n, U) float32 in [0, 1)."""
+"""Times (B, U) float32 in [0, 1)."""
 
 
 def stratified_times(request: TimeRequest) -> Tensor:
@@ -50,18 +60,18 @@ def stratified_times(request: TimeRequest) -> Tensor:
     diffusion language models"), which lowers the variance of the loss. Rows are permuted so that a rank or a
     micro-batch does not always hold neighbouring times.
     """
-    offset = request.uniform("offset", 1)
-    return torch.remainder(offset + request.permutation() / request.num_rows, 1.0)
+    offset = request.uniform("offset", torch.zeros_like(request.rows[:1]), request.num_units)
+    return torch.remainder(offset + request.places() / request.num_rows, 1.0)
 
 
 def independent_times(request: TimeRequest) -> Tensor:
     """Independent uniform times."""
-    return request.uniform("independent", request.num_rows)
+    return request.uniform("independent", request.rows, request.num_units)
 
 
 def grid_times(request: TimeRequest) -> Tensor:
     """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates."""
-    return (request.permutation() + 0.5) / request.num_rows
+    return (request.places() + 0.5) / request.num_rows
 
 
 def times_of(
@@ -88,8 +98,8 @@ def times_of(
         num_rows: rows of the global step batch, n.
     """
     num_units = 1 if unit.one_per_row else block.shape[1]
-    request = TimeRequest(seed=seed, step=step, num_rows=num_rows, num_units=num_units, device=rows.device)
-    return sample(request)[rows].gather(1, unit.units_of(block, document_id))
+    request = TimeRequest(seed=seed, step=step, rows=rows, num_rows=num_rows, num_units=num_units)
+    return sample(request).gather(1, unit.units_of(block, document_id))
 
 
 def _one_unit(block: Tensor, document_id: Tensor) -> Tensor:

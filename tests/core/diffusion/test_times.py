@@ -1,12 +1,14 @@
 """Diffusion times: stratified over the step, independent of how its rows are split, uniform each."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlm.diffusion.times import (
     TIME_SAMPLERS,
@@ -23,7 +25,8 @@ STEPS = st.integers(0, 10**6)
 
 
 def request_of(seed: int, step: int, num_rows: int, num_units: int = 1) -> TimeRequest:
-    return TimeRequest(seed=seed, step=step, num_rows=num_rows, num_units=num_units, device=torch.device("cpu"))
+    """All rows of a step."""
+    return TimeRequest(seed=seed, step=step, rows=torch.arange(num_rows), num_rows=num_rows, num_units=num_units)
 
 
 @settings(deadline=None, max_examples=40)
@@ -49,8 +52,24 @@ def test_grid_times_are_the_middles_of_the_intervals(seed: int, step: int, num_r
 
 def many(sampler: str, num_steps: int, num_rows: int) -> Tensor:
     """(steps, rows)"""
+    return units_of_many(sampler, num_steps, num_rows, 1)[:, :, 0]
+
+
+def units_of_many(sampler: str, num_steps: int, num_rows: int, num_units: int) -> Tensor:
+    """(steps, rows, units)"""
     sample = TIME_SAMPLERS[sampler]
-    return torch.stack([sample(request_of(3, step, num_rows))[:, 0] for step in range(num_steps)]).double()
+    return torch.stack([sample(request_of(3, step, num_rows, num_units)) for step in range(num_steps)]).double()
+
+
+@pytest.mark.parametrize("sampler", list(TIME_SAMPLERS))
+def test_the_units_of_a_row_are_independent(sampler: str) -> None:
+    """Chi-square on the table of quarters: of two units of a row, and of two units of different rows."""
+    num_steps = 1200
+    t = units_of_many(sampler, num_steps, 4, 3)
+    for first, second in ((t[:, 0, 0], t[:, 0, 1]), (t[:, 2, 1], t[:, 2, 2]), (t[:, 1, 0], t[:, 3, 2])):
+        table = torch.bincount((first * 4).long() * 4 + (second * 4).long(), minlength=16)
+        chi_square = float(((table - num_steps / 16) ** 2 / (num_steps / 16)).sum())
+        assert chi_square < 44.3  # 15 degrees of freedom: exceeded once in 10,000
 
 
 @pytest.mark.parametrize("sampler", list(TIME_SAMPLERS))
@@ -129,3 +148,27 @@ def test_a_row_has_its_times_in_any_micro_batch_and_under_any_padding(unit: str)
     for row in range(6):
         assert torch.equal(times(unit, torch.tensor([row])), together[row : row + 1])
         assert torch.equal(times(unit, torch.tensor([row]), slice(6)), together[row : row + 1, :6])
+
+
+def test_no_tensor_grows_with_rows_times_units() -> None:
+    """Evaluation has all of its rows in one step."""
+    num_rows, num_units = 3000, 500
+    request = TimeRequest(seed=1, step=0, rows=torch.arange(4), num_rows=num_rows, num_units=num_units)
+    for sample in (stratified_times, grid_times, independent_times):
+        with LargestTensor() as largest:
+            assert sample(request).shape == (4, num_units)
+        assert largest.elements <= 4 * (num_rows + num_units)  # Philox makes four numbers at a time
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that an operation has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
