@@ -24,6 +24,7 @@ def overrides_for(name: str, checkpoint: Path, texts: Path) -> list[str]:
     local = [f"model.name_or_path={checkpoint}", f"dataset.name={texts}", "dataset.max_length=64"]
     return {
         "pretrain.yaml": ["training.batch_size=8"],
+        "adapt-smollm2.yaml": local[:1],
         "sft.yaml": local[:1],
         "reference.yaml": ["model.tokenizer.train.vocab_size=300", *local[1:]],
         "qwen3-0.6b-pretrain.yaml": [*local, "training.batch_size=2", "training.gradient_accumulation_steps=2"],
