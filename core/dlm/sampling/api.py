@@ -79,7 +79,8 @@ def generate(
         gen_length: number of positions to generate after the prompt; 0 only fills in.
         steps: denoising steps over all blocks, shared among them in proportion to their masks.
         block_length: blocks are decoded one after another. None: the model's own, or everything in one block. The last
-            block may be shorter.
+            block may be shorter. They count from the answer; for a model pre-trained with blocks (``block_origin:
+            document`` in its config) from the start of the text, so that the first holds the end of the prompt.
         temperature: at least 0; 0 takes the most probable token, otherwise a draw from softmax(logits / temperature).
         cfg_scale: classifier-free guidance s: logits un + (s + 1)(cond - un), with the prompt masked in un.
         remasking: which predictions are kept at each step: a name, a mapping with ``name`` and options, or a component.
@@ -176,6 +177,7 @@ def iter_generate(
         block_length=settings.block_length,
         mask_id=settings.mask_id,
         dtype=torch.promote_types(decoder.dtype, torch.float32),
+        blocks_from_start=settings.blocks_from_start,
     )
     way = choose_way(request.cache, Runner(decoder=decoder, canvas=canvas, cfg_scale=float(cfg_scale)))
     waves = plan(canvas, steps, side_by_side=way.side_by_side)

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
 from dlm.errors import UserInputError
 from dlm.sampling.approximate import StaleForward
@@ -147,31 +148,39 @@ CACHES: Mapping[str, CacheKind] = MappingProxyType(
 """Values of ``cache``. ``auto`` only ever picks what is exact."""
 
 
+def first_active_column(canvas: Canvas) -> Tensor:
+    """(B,) int64: first column of the first block with masks in each row; 0 in a row without masks."""
+    first = torch.where(canvas.writable, canvas.block, torch.iinfo(torch.long).max).amin(dim=1, keepdim=True)
+    return (canvas.block == first).long().argmax(dim=1)
+
+
 def num_prompt_columns(canvas: Canvas) -> int:
-    """Columns before the first mask of any row."""
-    return int(canvas.writable.any(dim=0).long().argmax()) if canvas.writable.numel() else 0
+    """Columns before the first block with masks of any row."""
+    return int(first_active_column(canvas)[canvas.writable.any(dim=1)].min())
 
 
 def _reason_against_prompt(runner: Runner) -> str | None:
     bias: AttentionBias = runner.decoder.bias
     if not PREFIX_IS_STATIC.of(bias):
         return f"under {type(bias).__name__} the prompt sees the answer, so that its keys and values change"
-    if not _have_gaps_alike(runner.canvas):
-        return "the rows have their masks in different blocks; fill them in one by one"
+    if not _take_the_same_path(runner.canvas):
+        return "the rows have their masks in different blocks; sample them one by one"
+    is_block_wise = BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias)
+    if not is_block_wise and bool((runner.canvas.block[:, : num_prompt_columns(runner.canvas)] >= 0).any()):
+        return "blocks count from the start of the text, so that the prompt is no prefix"
     return None
 
 
-def _have_gaps_alike(canvas: Canvas) -> bool:
-    """Whether all rows begin at the same column and have masks in the same blocks: they take the same path."""
+def _take_the_same_path(canvas: Canvas) -> bool:
+    """Whether the blocks of all rows that have masks begin at the same columns."""
     rows = canvas.writable.any(dim=1)
-    writable, block = canvas.writable[rows], canvas.block[rows]
-    if not len(writable):
+    writable, block, start = canvas.writable[rows], canvas.block[rows], first_active_column(canvas)[rows]
+    if not len(block):
         return True
-    first = writable.long().argmax(dim=1)
-    num_blocks = int(block.max()) + 1
-    has_masks = torch.zeros(len(block), num_blocks, dtype=torch.long, device=block.device)
-    has_masks.scatter_add_(1, block.clamp(min=0), writable.long())
-    return bool((first == first[0]).all()) and bool(((has_masks > 0) == (has_masks[:1] > 0)).all())
+    relative = block - block.gather(1, start[:, None])
+    has_masks = torch.zeros(len(block), int(relative.max()) + 1, dtype=torch.long, device=block.device)
+    has_masks.scatter_add_(1, relative.clamp(min=0), writable.long())
+    return bool((start == start[0]).all()) and bool(((has_masks > 0) == (has_masks[:1] > 0)).all())
 
 
 def _reason_against_side_by_side(runner: Runner) -> str | None:

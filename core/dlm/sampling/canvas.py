@@ -12,7 +12,7 @@ class Canvas:
     """B rows of T positions: prompt first, then the space for the answer. All tensors are (B, T).
 
     A row's answer starts at its first mask: after the prompt, or inside it when the prompt itself holds masks to be
-    filled in. Blocks count from there.
+    filled in. Blocks count from there, or from the start of the text, as they did in training.
     """
 
     ids: Tensor
@@ -24,7 +24,8 @@ class Canvas:
     writable: Tensor
     """bool: positions that held the mask at the start. Nothing else is ever written."""
     block: Tensor
-    """int64: (position - answer start) // block_length; -1 before the answer and on padding."""
+    """int64: (position - origin) // block_length, where the origin is the answer's start or the text's; -1 before the
+    origin and on padding."""
     committed_step: Tensor
     """int64: denoising step of its row at which a position was written, from 0; -1 where masked or given."""
     block_step: Tensor
@@ -44,6 +45,7 @@ class Canvas:
         block_length: int,
         mask_id: int,
         dtype: torch.dtype,
+        blocks_from_start: bool = False,
     ) -> "Canvas":
         """Lay out prompts (B, P) and ``gen_length`` masks after each.
 
@@ -51,6 +53,7 @@ class Canvas:
             attention_mask: (B, P), 0 on padding, which must be on the left of a prompt that is to be continued; ids
                 that are only filled in (``gen_length`` 0) may be padded on either side.
             dtype: of the log-probabilities.
+            blocks_from_start: blocks count from the start of the text, not from its first mask.
 
         Raises:
             UserInputError: ids of another shape, a mask of another shape, padding in the middle.
@@ -65,8 +68,9 @@ class Canvas:
         never = torch.full_like(ids, -1)
         block = never
         if ids.shape[1]:
-            start = position.gather(1, writable.long().argmax(dim=1, keepdim=True))
-            block = torch.where(real, torch.div(position - start, block_length, rounding_mode="floor"), -1)
+            first = position.gather(1, writable.long().argmax(dim=1, keepdim=True))
+            origin = torch.zeros_like(first) if blocks_from_start else first
+            block = torch.where(real, torch.div(position - origin, block_length, rounding_mode="floor"), -1)
         return cls(
             ids=ids,
             real=real,

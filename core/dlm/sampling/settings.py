@@ -23,6 +23,8 @@ class Settings:
 
     request: Request
     block_length: int
+    blocks_from_start: bool
+    """Whether blocks count from the start of the text, as in pre-training, instead of from the answer's."""
     remasker: Remasker
     bias: AttentionBias
     mask_id: int
@@ -53,6 +55,8 @@ def complete(model: Any, input_ids: Tensor, request: Request) -> Settings:
     return Settings(
         request=request,
         block_length=_block_length(config, request, input_ids),
+        # Only the model's own attention knows where its blocks began.
+        blocks_from_start=request.attention_bias is None and getattr(config, "block_origin", None) == "document",
         remasker=component("remasking", request.remasking),
         bias=_bias(config, request.attention_bias),
         mask_id=mask_id,

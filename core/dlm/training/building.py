@@ -72,6 +72,9 @@ def build_model(
     model.config.mask_token = settings.mask_token
     model.config.attention_bias_component = unstructure_component(registry, "attention_bias", components.attention_bias)
     model.config.block_length = config.training.block_attention.block_length
+    if config.training.mode == "pretrain" and config.training.block_attention.enabled:
+        # The sampler counts blocks from the answer otherwise.
+        model.config.block_origin = "document"
     model.config.logit_shift = settings.logit_shift
     noise_type = components.noise_type
     # Sampling starts from masks: it is enough that training showed some.

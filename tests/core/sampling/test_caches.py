@@ -7,9 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlm.data.batch import Batch
+from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
 from dlm.errors import UserInputError
 from dlm.sampling import generate
 from dlm.sampling.caching import CACHES
+from dlm.sampling.canvas import Canvas
+from dlm.sampling.decoder import visible_keys
+from dlm.sampling.forward import layout_of
+from dlm.sampling.plan import plan
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
@@ -193,3 +199,57 @@ def test_approximate_caches_fill_everything_and_say_so(make_model: Any, cache: s
 def test_a_cache_that_cannot_be_is_refused(model: Any, cache: Any, message: str) -> None:
     with pytest.raises(UserInputError, match=message):
         generate(model, torch.tensor([[1, 2, 3]]), gen_length=4, steps=4, cache=cache)
+
+
+@pytest.mark.parametrize("prompt_length", [1, 4, 7, 8])
+def test_blocks_that_count_from_the_start_of_the_text_are_cached_exactly(make_model: Any, prompt_length: int) -> None:
+    bias = {"name": "builtin:block_causal"}
+    model = make_model(seed=1, attention_bias_component=bias, block_length=4, block_origin="document")
+    prompt = torch.randint(0, 49, (2, prompt_length), generator=torch.Generator().manual_seed(prompt_length))
+    arguments: dict[str, Any] = {"gen_length": 10, "steps": 8, "temperature": 0.5}
+    plain = generate(model, prompt, cache="off", **arguments)
+    cached = generate(model, prompt, cache="prompt", **arguments)
+    assert cached.sequences.equal(plain.sequences)
+    # What callers name themselves counts from the answer: the same only where the prompt is exactly one block.
+    named = generate(model, prompt, cache="off", attention_bias=bias, **arguments)
+    assert named.sequences.equal(plain.sequences) == (prompt_length == 4)
+
+
+@pytest.mark.parametrize("prompt_length", [3, 4, 9])
+def test_a_model_pretrained_by_blocks_sees_in_sampling_what_it_saw_in_training(prompt_length: int) -> None:
+    length, block_length = 12, 4
+    ids = torch.arange(length)[None]
+    batch = Batch(
+        input_ids=ids,
+        document_id=torch.zeros_like(ids),
+        position=ids,
+        eligible=torch.ones_like(ids, dtype=torch.bool),
+        answer_start=torch.zeros_like(ids),
+        answer_length=None,
+        row_index=torch.zeros(1, dtype=torch.long),
+        isolate_documents=False,
+    )
+    layout = with_clean_copy(training_layout(batch, block_length))
+    trained = visibility(layout, BlockCausalAttention(), isolate_documents=False, has_padding=False)
+    assert trained is not None
+    canvas = Canvas.build(
+        ids[:, :prompt_length],
+        None,
+        gen_length=length - prompt_length,
+        block_length=block_length,
+        mask_id=49,
+        dtype=torch.float32,
+        blocks_from_start=True,
+    )
+    columns = torch.arange(length)
+    for wave in plan(canvas, length, side_by_side=False):
+        sampled = visible_keys(BlockCausalAttention(), layout_of(canvas, wave), columns, columns)
+        assert sampled is not None
+        start = int(wave[0].columns[0, 0])
+        for query in range(start, start + block_length):
+            # Before the block the clean copy, in the block the noisy one, after it nothing.
+            clean, noisy = trained[0, query, length:], trained[0, query, :length]
+            expected = torch.where(columns < start, clean, noisy & (columns < start + block_length))
+            assert sampled[0, query].equal(expected)
+        for query in range(start):
+            assert sampled[0, query].equal(trained[0, length + query, length:])
