@@ -9,7 +9,7 @@ Examples:
   dlm run configs/pretrain.yaml
   dlm run configs/pretrain.yaml training.max_steps=50 optim.lr=1e-3
   dlm run configs/pretrain.yaml --dry-run
-  accelerate launch --num_processes 2 -m dlm run configs/pretrain.yaml
+  accelerate launch --multi_gpu --num_processes 2 -m dlm run configs/pretrain.yaml
 """
 
 
