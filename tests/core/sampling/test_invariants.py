@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.sampling import generate, iter_generate
+from dlm.sampling import generate, iter_generate, predict
 from dlm.sampling.settings import component
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
@@ -154,3 +154,54 @@ def test_guidance_of_zero_is_no_guidance_and_more_changes_the_text(model: Any) -
     plain = generate(model, prompt, **arguments).sequences
     assert generate(model, prompt, cfg_scale=0.0, **arguments).sequences.equal(plain)
     assert not generate(model, prompt, cfg_scale=4.0, **arguments).sequences.equal(plain)
+
+
+@pytest.fixture
+def shapes(make_model: Any) -> Any:
+    """A model, and the shapes of the ids of all its forwards."""
+    model = make_model()
+    seen: list[tuple[int, ...]] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return model, seen
+
+
+def test_rows_that_are_finished_leave_the_batch(shapes: Any) -> None:
+    model, seen = shapes
+    gaps = torch.tensor([[1, MASK, 3, 4, 5, 6, 7, 8], [1, MASK, MASK, 4, MASK, 6, MASK, 8]])
+    generate(model, gaps, gen_length=0, steps=4, block_length=8)
+    assert seen == [(2, 8), (1, 8), (1, 8), (1, 8)]
+
+
+def test_a_cached_prompt_does_not_go_through_the_model_again(shapes: Any) -> None:
+    model, seen = shapes
+    arguments: dict[str, Any] = {"gen_length": 8, "steps": 4, "block_length": 4, "cfg_scale": 1.0}
+    generate(model, torch.tensor([[1, 2, 3]]), attention_bias=BlockAttention(), cache="prompt", **arguments)
+    assert seen == [(2, 3), *[(2, 4)] * 4]
+    seen.clear()
+    generate(model, torch.tensor([[1, 2, 3]]), attention_bias=BlockCausalAttention(), **arguments)
+    assert seen == [(2, 3), (2, 4), (2, 4), (2, 4), (2, 4), (2, 4)], "one forward keeps the finished block"
+
+
+def test_the_head_runs_at_the_masked_positions_of_the_active_block_only(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    project = predict._project
+    monkeypatch.setattr(predict, "_project", lambda head, hidden: (sizes.append(len(hidden)), project(head, hidden))[1])
+    generate(model, torch.tensor([[1, 2, 3]]), gen_length=8, steps=8, block_length=4)
+    assert sizes == [4, 3, 2, 1, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-3, 3, 50, dtype=torch.float64)])
+@pytest.mark.parametrize("num_positions", [1, 12, 13])
+def test_a_few_rows_on_the_cpu_get_the_logits_of_the_head(bias: Any, num_positions: int) -> None:
+    head = torch.nn.Linear(16, 50, bias=bias is not None).double()
+    if bias is not None:
+        head.bias.data = bias
+    hidden = torch.randn(num_positions, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = predict._project(head, hidden)
+        torch.testing.assert_close(logits, head(hidden))
+    assert logits.is_contiguous()
