@@ -13,6 +13,7 @@ def config() -> None:
 
 
 @config.command(
+    short_help="Print a run file with every default filled in.",
     epilog="""\b
 Examples:
   dlm config show configs/pretrain.yaml
@@ -38,6 +39,7 @@ def show(arguments: tuple[str, ...], no_plugin: tuple[str, ...], strict_plugins:
 
 
 @config.command(
+    short_help="Print the JSON Schema of run files, for editors.",
     epilog="""\b
 Examples:
   dlm config schema > dlm.schema.json

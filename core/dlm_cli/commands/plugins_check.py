@@ -47,7 +47,7 @@ class PluginCheck:
         return self.status in ("ok", "disabled")
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(short_help="Load plugins and try their contracts.", context_settings={"show_default": True})
 @click.argument("plugin", required=False, metavar="[PLUGIN|PATH]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--traceback", "with_traceback", is_flag=True, help="Print where a broken plugin failed.")

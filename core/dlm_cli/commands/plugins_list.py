@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dlm_plugins.registry import Registry
 
 
-@click.command("list")
+@click.command("list", short_help="List what can be chosen by name.")
 @click.option("--kind", metavar="KIND", help="Only components of one kind, e.g. loss.")
 @click.option("--plugin", metavar="NAME", help="Only what one plugin provides.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Write a package to start from.")
 @click.argument("kind")
 @click.argument("name")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write, e.g. dlm-acme.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dlm_plugins.records import Entry
 
 
-@click.command()
+@click.command(short_help="Show one component and its options.")
 @click.argument("kind")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
