@@ -203,3 +203,10 @@ def test_the_entry_point_is_this_function() -> None:
 
     (entry,) = entry_points(group="console_scripts", name="dlm")
     assert entry.load() is main_module.main
+
+
+@pytest.mark.parametrize("group", ["config", "data", "plugins"])
+def test_the_summaries_of_a_group_are_whole(dlm: Dlm, group: str) -> None:
+    commands = dlm(group, "--help").out.partition("Commands:\n")[2]
+    assert commands
+    assert not any(line.endswith("...") for line in commands.splitlines())

@@ -18,7 +18,7 @@ def config() -> None:
 Examples:
   dlm config show configs/pretrain.yaml
   dlm config show configs/pretrain.yaml training.loss_impl=elbo > my-run.yaml
-"""
+""",
 )
 @click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1, required=True)
 @plugin_options
@@ -45,7 +45,7 @@ Examples:
   dlm config schema > dlm.schema.json
   # then, as the first line of a run file, for editors:
   # yaml-language-server: $schema=dlm.schema.json
-"""
+""",
 )
 @plugin_options
 def schema(no_plugin: tuple[str, ...], strict_plugins: bool) -> None:
