@@ -1,5 +1,7 @@
 """Model, tokenizer and noise of a run, built from its configuration."""
 
+import logging
+
 import attrs
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +26,8 @@ from dlm_plugins import RunComponents
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 0x0E7A1
 """Mixed into the run's seed for the noise of evaluation, which is the same at every evaluation."""
@@ -75,6 +79,7 @@ def build_model(
     if config.training.mode == "pretrain" and config.training.block_attention.enabled:
         # The sampler counts blocks from the answer otherwise.
         model.config.block_origin = "document"
+    _warn_about_shift(model, config)
     model.config.logit_shift = settings.logit_shift
     noise_type = components.noise_type
     # Sampling starts from masks: it is enough that training showed some.
@@ -82,6 +87,18 @@ def build_model(
         model.config.prompt_rendering = "chat_template" if config.dataset.chat_template else "plain"
     model.config.noise_shows_mask = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
+
+
+def _warn_about_shift(model: PreTrainedModel, config: RunConfig) -> None:
+    """The model goes on training either way, but it loses what it learned of where its predictions belong."""
+    trained_with = getattr(model.config, "logit_shift", None)
+    if trained_with is not None and bool(trained_with) != config.model.logit_shift:
+        logger.warning(
+            "model.logit_shift: %s was trained with %s, this run says %s",
+            config.model.name_or_path,
+            str(trained_with).lower(),
+            str(config.model.logit_shift).lower(),
+        )
 
 
 def build_weights(config: RunConfig, model: PreTrainedModel) -> Weights:
