@@ -26,7 +26,9 @@ class RunConfig:
             UNSTRUCTURED_DEFAULT: {"name": DEFAULT_OPTIMIZER},
         }
     )
-    lora: LoraConfig | None = setting("Train low-rank adapters only (extra: dlm[lora]), to be merged by dlm merge; null: all weights.", None)
+    lora: LoraConfig | None = setting(
+        "Train low-rank adapters only (extra: dlm[lora]), to be merged by dlm merge; null: all weights.", None
+    )
     evaluation: EvaluationConfig = section("Evaluation during training.")
     sampling: SamplingConfig = section("Generation of samples.")
     logging: LoggingConfig = section("Metrics and trackers.")
