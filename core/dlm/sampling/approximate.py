@@ -19,10 +19,10 @@ class StaleForward:
     the last whole forward, which knew less of the answer: approximate for every model in which they would change.
     """
 
-    _runner: Runner
-    _keeps_suffix: bool
+    runner: Runner
+    keeps_suffix: bool
     """Whether what follows the block is reused too (the dual cache), or only what precedes it (the prefix cache)."""
-    _refresh_every: int | None
+    refresh_every: int | None
     """Steps of a block between two whole forwards; None: only the first step is whole."""
     _store: KeyValueStore = attrs.field(init=False)
     _whole: Masks = attrs.field(init=False, factory=lambda: Masks(None))
@@ -31,15 +31,15 @@ class StaleForward:
     _step: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
-        self._store = KeyValueStore(self._runner.canvas.ids.shape[1])
+        self._store = KeyValueStore(self.runner.canvas.ids.shape[1])
 
     def begin(self, wave: list[Stage]) -> None:
         """Choose the columns of the wave, and compute both masks."""
-        runner = self._runner
+        runner = self.runner
         num_columns = runner.canvas.ids.shape[1]
         start, stop = columns_of(wave)
         start = max(start - runner.decoder.shift, 0)
-        self._window = slice(start, stop if self._keeps_suffix else num_columns)
+        self._window = slice(start, stop if self.keeps_suffix else num_columns)
         self._step = 0
         layout = layout_of(runner.canvas, wave)
         columns = torch.arange(num_columns, device=runner.canvas.ids.device)
@@ -49,8 +49,8 @@ class StaleForward:
 
     def hidden(self, rows: Tensor, at_row: Tensor, at_column: Tensor) -> Tensor:
         """See :class:`dlm.sampling.forward.Forward`. All rows run, so that the store stays whole."""
-        runner = self._runner
-        is_whole = self._step == 0 or (self._refresh_every is not None and self._step % self._refresh_every == 0)
+        runner = self.runner
+        is_whole = self._step == 0 or (self.refresh_every is not None and self._step % self.refresh_every == 0)
         self._step += 1
         window = slice(0, runner.canvas.ids.shape[1]) if is_whole else self._window
         self._store.write_at = window.start

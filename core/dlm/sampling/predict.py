@@ -43,22 +43,22 @@ class Predictions:
     """(N,) int64; never the mask."""
     log_probability: Tensor
     """(N,) float32 or wider: of the candidate, without temperature."""
-    _hidden: Tensor
-    _head: nn.Linear
-    _tokens: Tokens
+    hidden: Tensor
+    head: nn.Linear
+    tokens: Tokens
 
     def entropy(self) -> Tensor:
         """(N,) float32 or wider, in nats. Costs one more pass of the head."""
         parts = [
             torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
-            for _, logits in _chunks(self._hidden, self._head, self._tokens)
+            for _, logits in _chunks(self.hidden, self.head, self.tokens)
         ]
         return torch.cat(parts) if parts else torch.zeros_like(self.log_probability)
 
     def margin(self) -> Tensor:
         """(N,) float32 or wider, in [0, 1]: first probability minus second. Costs one more pass of the head."""
         parts = []
-        for _, logits in _chunks(self._hidden, self._head, self._tokens):
+        for _, logits in _chunks(self.hidden, self.head, self.tokens):
             first, second = logits.softmax(dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
             parts.append(first - second)
         return torch.cat(parts) if parts else torch.zeros_like(self.log_probability)

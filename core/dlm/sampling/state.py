@@ -29,8 +29,8 @@ class BlockState:
     draws: BlockDraws
     predicted: Tensor
     """(R, K) bool: positions the model was asked about; the N predictions stand there in order."""
-    _predictions: Predictions
-    _part: slice
+    predictions: Predictions
+    part: slice
     """Which of the predictions are this state's."""
 
     @property
@@ -41,14 +41,14 @@ class BlockState:
     @property
     def entropy(self) -> Tensor:
         """(R, K) float32 or wider, in nats; inf where not predicted."""
-        return self._spread(self._predictions.entropy, torch.inf)
+        return self._spread(self.predictions.entropy, torch.inf)
 
     @property
     def margin(self) -> Tensor:
         """(R, K) float32 or wider, in [0, 1]; -inf where not predicted."""
-        return self._spread(self._predictions.margin, -torch.inf)
+        return self._spread(self.predictions.margin, -torch.inf)
 
     def _spread(self, compute: Callable[[], Tensor], elsewhere: float) -> Tensor:
-        values = compute()[self._part]
+        values = compute()[self.part]
         spread = torch.full(self.predicted.shape, elsewhere, dtype=values.dtype, device=values.device)
         return spread.masked_scatter_(self.predicted, values)

@@ -19,6 +19,7 @@ from dlm.sampling.predict import Keys, Tokens
 from dlm_plugins import Decision
 
 
+@settings(deadline=None)
 @given(num_masks=st.integers(0, 200), num_steps=st.integers(1, 200))
 def test_quotas_add_up_and_the_remainder_comes_first(num_masks: int, num_steps: int) -> None:
     shares = quotas(num_masks, num_steps)
@@ -28,6 +29,7 @@ def test_quotas_add_up_and_the_remainder_comes_first(num_masks: int, num_steps: 
     assert max(shares) - min(shares) <= 1
 
 
+@settings(deadline=None)
 @given(counts=st.lists(st.integers(1, 64), min_size=1, max_size=9), extra=st.integers(0, 300))
 def test_steps_are_shared_in_proportion_to_the_masks(counts: list[int], extra: int) -> None:
     steps = len(counts) + extra
@@ -40,6 +42,7 @@ def test_steps_are_shared_in_proportion_to_the_masks(counts: list[int], extra: i
             assert all(count / (share - 1) >= other / own for other, own in zip(counts, shares, strict=True))
 
 
+@settings(deadline=None)
 @given(counts=st.lists(st.integers(1, 64), min_size=1, max_size=9))
 def test_as_many_steps_as_masks_is_one_token_a_step(counts: list[int]) -> None:
     assert steps_per_block(counts, sum(counts)) == counts
