@@ -119,7 +119,17 @@ def test_accelerate_launches_two_processes(laboratory: Any, digest_of: Any, tmp_
     assert digest_of(tmp_path / "launched" / "run") == laboratory.reference(config, num_processes=2)
 
 
-def test_one_process_where_two_were_asked_for_is_refused(laboratory: Any, tmp_path: Path) -> None:
-    result = launch(laboratory, tmp_path / "launched", "--num_processes", "2", "--num_machines", "1")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num_processes", "2"), "--multi_gpu --num_processes N"),
+        (("--num_processes", "2", "--use_fsdp", "--fsdp_version", "2"), "told to shard the model (FSDP)"),
+    ],
+)
+def test_a_launch_that_would_do_something_else_is_refused(
+    laboratory: Any, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = launch(laboratory, tmp_path / "launched", *options, "--num_machines", "1", "--main_process_port", "0")
     assert result.returncode != 0
-    assert "--multi_gpu --num_processes N" in result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "launched" / "run" / "checkpoints").exists()

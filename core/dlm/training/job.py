@@ -1,7 +1,6 @@
 """Everything a run consists of, put together."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import attrs
 import torch
@@ -62,14 +61,6 @@ class Job:
         """Passes over the data so far; whole passes where the length of the data is not known."""
         num_steps = self.loader.steps_per_epoch
         return state.epoch + (round(state.epoch_batch / num_steps, 4) if num_steps else 0)
-
-    @contextmanager
-    def tracked(self) -> Iterator[None]:
-        """Hold the trackers that the run file names."""
-        if self.accelerator.log_with:
-            self.accelerator.init_trackers("dlm", config={"run": self.objects.config_text})
-        yield
-        self.accelerator.end_training()
 
     def batches_from(self, state: TrainerState) -> Iterator[StepBatch]:
         """Global step batches from the position of ``state`` on; no row before it is read."""

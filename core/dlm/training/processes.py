@@ -35,17 +35,33 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
     return result
 
 
+def close_group(accelerator: Accelerator) -> None:
+    """End the trackers and the connections between the processes.
+
+    The model that accelerate prepared must be gone by then. What averages its gradients holds the connections too, and
+    lets go of Python's lock only where Python itself drops them last: otherwise a process can wait for ever.
+    """
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()  # whoever leaves first takes the connections of the others along
+    accelerator.end_training()
+
+
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def check_launch(accelerator: Accelerator) -> None:
-    """See that a run has the processes its launcher was asked for, and that they know of each other.
+    """See that a run has the processes its launcher was asked for, and that they work together as they were told.
 
     Raises:
-        UserInputError: It has not.
+        UserInputError: It has not, or they do not.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise UserInputError(
+            "accelerate was told to shard the model (FSDP), which dlm does not do yet: its checkpoints would be parts. "
+            "Set distributed_type: MULTI_GPU in accelerate's configuration file"
+        )
     if accelerator.num_processes > 1:
         return
     if is_launched():

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
+from accelerate import Accelerator
 
 from dlm.config import LoadedConfig, load_config
 from dlm.data.conversations.bad_rows import write_bad_rows
@@ -16,7 +17,7 @@ from dlm.training.console import TrainingConsole
 from dlm.training.engine import Engine
 from dlm.training.failures import explained
 from dlm.training.output_folder import BAD_ROWS, CONFIG, OutputFolder
-from dlm.training.processes import on_main
+from dlm.training.processes import close_group, on_main
 from dlm.training.report import Report
 from dlm.training.resuming import StartingPoint, restore, starting_point
 
@@ -69,17 +70,31 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
             return starting_point(folder, store, config.training.checkpoint.resume)
 
         start = on_main(accelerator, enter_and_choose)
-        job = assemble(loaded, accelerator, trust_remote_code=trust_remote_code)
-        state, notes = restore(job, start, allow_change)
-        if job.is_main:
-            write_file(folder.path / CONFIG, job.objects.config_text)
-            write_bad_rows(job.unused_rows, folder.path / BAD_ROWS)
-            for note in loaded.notes:
-                print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
-        console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
-        report = Report(job, console)
-        report.opening(notes)
-        with job.tracked():
-            Engine(job=job, state=state, console=console).run()
-            report.closing()
-    return RunResult(final_step=state.global_step, output_dir=folder.path)
+        final_step = _train(loaded, accelerator, start, allow_change, trust_remote_code=trust_remote_code)
+        close_group(accelerator)
+    return RunResult(final_step=final_step, output_dir=folder.path)
+
+
+def _train(
+    loaded: LoadedConfig,
+    accelerator: Accelerator,
+    start: StartingPoint,
+    allow_change: Collection[str],
+    *,
+    trust_remote_code: bool,
+) -> int:
+    job = assemble(loaded, accelerator, trust_remote_code=trust_remote_code)
+    state, notes = restore(job, start, allow_change)
+    if job.is_main:
+        write_file(job.folder.path / CONFIG, job.objects.config_text)
+        write_bad_rows(job.unused_rows, job.folder.path / BAD_ROWS)
+        for note in loaded.notes:
+            print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
+    console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
+    report = Report(job, console)
+    report.opening(notes)
+    if accelerator.log_with:
+        accelerator.init_trackers("dlm", config={"run": job.objects.config_text})
+    Engine(job=job, state=state, console=console).run()
+    report.closing()
+    return state.global_step

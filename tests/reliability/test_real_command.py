@@ -1,0 +1,78 @@
+"""The command itself, in fresh processes: run, kill, run again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlm.errors import ExitCode
+
+STEPS = {"training": {"max_steps": 40, "checkpoint": {"every_steps": 4, "keep_last": 2, "resume": "latest"}}}
+PROMISED = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-40/optimizer.pt")
+TRIALS = [signal.SIGKILL] * 4 + [signal.SIGTERM] * 3 + [signal.SIGINT] * 3
+CODES = {
+    signal.SIGKILL: -signal.SIGKILL,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGINT: ExitCode.INTERRUPTED,
+}
+STEP_AND_SAVE = 5.0
+"""Seconds; a step and a save take less than half of one on a machine with nothing else to do."""
+
+
+def start(config: Path, folder: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "dlm", "run", str(config), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_lines(process: subprocess.Popen[str], file: Path, number: int) -> None:
+    while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < number):
+        time.sleep(0.005)
+
+
+def test_runs_in_fresh_processes(laboratory: Any, in_parallel: Any, digest_of: Any, count: Any, tmp_path: Path) -> None:
+    config = laboratory.config("fresh", STEPS)
+
+    def whole(name: str) -> dict[str, str]:
+        process = start(config, tmp_path / name)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        return digest_of(tmp_path / name / "run")
+
+    first, second = in_parallel(whole, ["first", "second"])
+    assert first == second
+    count("two runs in fresh processes", "identical")
+
+    def trial(number: int) -> tuple[str, float]:
+        folder, name = tmp_path / f"trial-{number}", TRIALS[number]
+        process = start(config, folder)
+        wait_for_lines(process, folder / "run" / "metrics.jsonl", 3 + 3 * number)
+        process.send_signal(name)
+        told = time.monotonic()
+        output, _ = process.communicate(timeout=600)
+        seconds = time.monotonic() - told
+        if process.returncode != CODES[name] or "Traceback" in output:
+            return f"trial {number}: {name.name}: exit code {process.returncode}: {output}", seconds
+        process = start(config, folder)
+        output, _ = process.communicate(timeout=600)
+        if process.returncode != 0 or "continuing from" not in output:
+            return f"trial {number}: {output}", seconds
+        found = digest_of(folder / "run")
+        return " ".join(f"trial {number}: {each}" for each in PROMISED if found.get(each) != first[each]), seconds
+
+    results = in_parallel(trial, range(len(TRIALS)))
+    failures = [failure for failure, _ in results if failure]
+    longest = max(seconds for _, seconds in results)
+    count(
+        "the command in fresh processes, killed and run again",
+        f"{len(TRIALS)} trials, exit codes right, at most {longest:.1f} s to the end, {len(failures)} failures",
+    )
+    assert not failures
+    assert longest < STEP_AND_SAVE
