@@ -56,3 +56,20 @@ def test_killed_before_the_first_save_and_started_again_after_the_end(
     assert outcome.code == 0, outcome.log
     assert digest_of(tmp_path / "run") == reference
     count("killed before the first save; started again after the end", "0 different")
+
+
+def test_a_stream_resumed_at_every_step(laboratory: Any, digest_of: Any, count: Any, tmp_path: Path) -> None:
+    changes = {
+        "training": {"max_steps": 10, "batch_size": 10, "checkpoint": {"every_steps": 1, "resume": "latest"}},
+        "dataset": {"max_length": 120, "streaming": True},
+        "evaluation": {"do_eval_loss": False},
+    }
+    config = laboratory.config("stream", changes)
+    reference = laboratory.reference(config)
+    num_resumed = 0
+    while (outcome := laboratory.run(config, tmp_path, inject=["die_in_backward", 4])).code != 0:
+        assert outcome.code == -signal.SIGKILL, outcome.log
+        num_resumed += 1
+    assert "epoch 2" in outcome.log
+    assert digest_of(tmp_path / "run") == reference
+    count("a stream resumed at every step of three epochs", f"{num_resumed} resumptions in a row, 0 different")
