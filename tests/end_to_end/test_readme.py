@@ -6,6 +6,7 @@ whether the distribution can be installed is for .ci/run to find out, whose comm
 """
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 import pytest
@@ -183,16 +185,18 @@ def reader(tmp_path: Path, tiny, site_packages, monkeypatch: pytest.MonkeyPatch)
     return Reader(folder, site_packages.folder)
 
 
-def test_every_block_does_what_it_says(reader: Reader) -> None:
+def test_every_block_does_what_it_says(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     printed: dict[str, str] = {}
-    names: dict[str, object] = {}
+    # A module of its own, as a class has that can be pickled.
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     for block in blocks(ENGLISH):
         if block.language == "bash":
             for line in block.text.splitlines():
                 printed[line] = reader.follow(line)
         elif block.language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as output:
-                exec(compile(block.text, "README.md", "exec"), names)
+                exec(compile(block.text, "README.md", "exec"), module.__dict__)
             printed[block.text] = output.getvalue()
         elif block.language == "console":
             command, *expected = block.text.splitlines()
@@ -212,7 +216,7 @@ def test_every_block_does_what_it_says(reader: Reader) -> None:
     assert json.loads(printed["dlm config schema"])["type"] == "object"
     for run in ("pretrain", "my-texts", "qwen3-0.6b", "qwen3-0.6b-two", "sft", "clipped"):
         assert (reader.folder / "runs" / run / "final" / "model.safetensors").is_file(), run
-    check_own_schedule(names["Clipped"])
+    check_own_schedule(module.Clipped)
 
 
 def skeleton(text: str) -> set[str]:
