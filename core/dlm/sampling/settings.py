@@ -49,7 +49,7 @@ def complete(model: Any, input_ids: Tensor, request: Request) -> Settings:
     mask_id = mask_id_of(config, request.mask_id)
     _check_length(config, input_ids.shape[1], request.gen_length)
     vocabulary_size = config.get_text_config().vocab_size
-    eos_ids = _ids("eos_id", _eos_ids(config, request.eos_id), vocabulary_size, device)
+    eos_ids = _ids("eos_id", _eos_ids(config, request.eos_id, vocabulary_size), vocabulary_size, device)
     if not len(eos_ids) and (request.stop_at_eos or request.eos_penalty):
         raise UserInputError("stop_at_eos and eos_penalty need eos_id: the model's config names no end-of-text token")
     return Settings(
@@ -130,11 +130,13 @@ def _check_length(config: Any, prompt_length: int, gen_length: int) -> None:
         )
 
 
-def _eos_ids(config: Any, eos_id: int | Sequence[int] | None) -> Sequence[int]:
-    found = getattr(config, "eos_token_id", None) if eos_id is None else eos_id
-    if found is None:
-        return ()
-    return (found,) if isinstance(found, int) else found
+def _eos_ids(config: Any, eos_id: int | Sequence[int] | None, vocabulary_size: int) -> Sequence[int]:
+    if eos_id is not None:
+        return (eos_id,) if isinstance(eos_id, int) else eos_id
+    own = getattr(config, "eos_token_id", None)
+    found = own if isinstance(own, Sequence) else [own]
+    # A config made for a larger vocabulary often keeps its default.
+    return [each for each in found if each is not None and each < vocabulary_size]
 
 
 def _ids(name: str, ids: Sequence[int], vocabulary_size: int, device: torch.device) -> Tensor:
