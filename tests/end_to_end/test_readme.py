@@ -6,7 +6,6 @@ whether the distribution can be installed is for .ci/run to find out, whose comm
 """
 
 import contextlib
-import importlib
 import io
 import json
 import re
