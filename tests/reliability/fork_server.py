@@ -115,6 +115,10 @@ def run_child(request: dict[str, Any], rank: int, shared: mmap.mmap) -> None:
         if rank == 0:
             watch_saves(shared)
             watch_points(request)
+        if request.get("shards"):
+            import injections
+
+            injections.shard()
         if request.get("inject") and rank == request.get("inject_rank", 0):
             import injections
 

@@ -104,12 +104,12 @@ def _around_publish(enter: Callable[[int], None], leave: Callable[[int], None]) 
 
     original, number = Job._publish, 0
 
-    def publish(self: Any, state: Any) -> None:
+    def publish(self: Any, *arguments: Any) -> None:
         nonlocal number
         number += 1
         enter(number)
         try:
-            original(self, state)
+            original(self, *arguments)
         finally:
             leave(number)
 
@@ -226,3 +226,19 @@ def signal_workers(number: int, name: str) -> None:
                 process.send_signal(signal.Signals[name])
 
     _before_backward(send)
+
+
+def shard() -> None:
+    """Shard the model with FSDP2, as accelerate does on GPUs: here it has to be told that these processes are such."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    os.environ.update(
+        ACCELERATE_USE_FSDP="true",
+        FSDP_VERSION="2",
+        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
+        FSDP_TRANSFORMER_CLS_TO_WRAP="Qwen3DecoderLayer",
+        FSDP_CPU_RAM_EFFICIENT_LOADING="false",
+    )
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from dlm.errors import ExitCode
 
@@ -17,9 +18,9 @@ COMPARED = ("loss", "masked_ce", "grad_norm")
 SAME = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-12/optimizer.pt")
 
 
-def config_of(laboratory: Any, name: str, *, dropout: float, **training: object) -> Path:
+def config_of(laboratory: Any, name: str, *, dropout: float, tied: bool = False, **training: object) -> Path:
     content = yaml.safe_load(laboratory.config("pretrain-adamw").read_text(encoding="utf-8"))
-    model = {**content["model"]["config"], "attention_dropout": dropout}
+    model = {**content["model"]["config"], "attention_dropout": dropout, "tie_word_embeddings": tied}
     changes = {"model": {"config": model}, "training": training, "logging": {"every_steps": 1}}
     config: Path = laboratory.config(name, changes)
     return config
@@ -29,11 +30,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shards", [False, True])
+def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_path: Path, shards: bool) -> None:
     alone = config_of(laboratory, "alone", dropout=0.0, batch_size=4, gradient_accumulation_steps=1)
     shared = config_of(laboratory, "shared", dropout=0.0, batch_size=2, gradient_accumulation_steps=1)
     assert laboratory.run(alone, tmp_path / "alone").code == 0
-    outcome = laboratory.run(shared, tmp_path / "shared", num_processes=2)
+    outcome = laboratory.run(shared, tmp_path / "shared", num_processes=2, shards=shards)
     assert outcome.codes == [0, 0], outcome.log
     largest = 0.0
     pairs = list(zip(lines(tmp_path / "alone"), lines(tmp_path / "shared"), strict=True))
@@ -41,8 +43,9 @@ def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_pat
         for name in COMPARED:
             if name in one:
                 largest = max(largest, abs(one[name] - two[name]) / abs(one[name]))
+    what = "two processes, sharded (FSDP2)" if shards else "two processes"
     count(
-        "two processes against one, loss of every step",
+        f"{what}, against one: loss of every step",
         f"{len(pairs)} lines, largest relative difference {largest:.1e}",
     )
     assert largest < 1e-5
@@ -61,6 +64,37 @@ def test_a_killed_rank_ends_all_and_the_same_command_goes_on(
     assert outcome.codes == [0, 0], outcome.log
     assert digest_of(tmp_path / "run") == reference
     count(f"rank {victim} of 2 killed", "the other ended by itself, started again, 0 different")
+
+
+def test_a_sharded_run_is_saved_as_one_folder_and_goes_on(
+    laboratory: Any, digest_of: Any, count: Any, tmp_path: Path
+) -> None:
+    config = config_of(laboratory, "sharded", dropout=0.1, batch_size=2, gradient_accumulation_steps=2, tied=True)
+    outcome = laboratory.run(config, tmp_path / "whole", num_processes=2, shards=True)
+    assert outcome.codes == [0, 0], outcome.log
+    folder = tmp_path / "killed"
+    laboratory.run(config, folder, num_processes=2, shards=True, inject=["die_in_backward", 14], inject_rank=1)
+    outcome = laboratory.run(config, folder, num_processes=2, shards=True)
+    assert outcome.codes == [0, 0], outcome.log
+    assert "continuing from" in outcome.log
+    assert digest_of(folder / "run") == digest_of(tmp_path / "whole" / "run")
+    replicated = laboratory.reference(config, num_processes=2)
+    assert set(digest_of(folder / "run")) == set(replicated)
+    sharded, reference = (
+        load_file(each / "run" / "final" / "model.safetensors")
+        for each in (folder, laboratory.folder / "reference-sharded")
+    )
+    assert {name: tensor.shape for name, tensor in sharded.items()} == {
+        name: tensor.shape for name, tensor in reference.items()
+    }
+    count("a sharded run (FSDP2), one rank killed, started again", "the same folder format, 0 different")
+
+
+def test_an_optimizer_that_cannot_shard_is_named(laboratory: Any, tmp_path: Path) -> None:
+    config = laboratory.config("sharded-8bit", {"optim": {"name": "adamw8bit"}})
+    outcome = laboratory.run(config, tmp_path, num_processes=2, shards=True)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert "cannot work on a sharded model" in outcome.log
 
 
 def test_a_signal_to_any_rank_ends_or_saves_on_all(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dlm.model.adapter_files import (
     write_adapter_weights,
 )
 from dlm.model.parts import split
+from dlm.training.sharding import like
 
 _NAME = "default"
 
@@ -36,25 +37,26 @@ class AdapterWeights:
     """peft's configuration."""
     base_fingerprint: str
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """See :class:`dlm.training.weights.Weights`."""
-        write_adapter_weights(folder, self._parameters())
+        write_adapter_weights(folder, dict(tensors))
         write_adapter_config(folder, {**self.settings.to_dict(), "inference_mode": True})
         self.model.config.save_pretrained(folder)
 
     def read(self, folder: Path) -> None:
         """See :class:`dlm.training.weights.Weights`."""
-        saved, own = load_file(folder / ADAPTER_WEIGHTS), self._parameters()
+        saved, own = load_file(folder / ADAPTER_WEIGHTS), self.tensors()
         shapes = {name: tensor.shape for name, tensor in saved.items()}
         if shapes != {PREFIX + name: parameter.shape for name, parameter in own.items()}:
             raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} has other tensors than the adapters of this run")
         with torch.no_grad():
             for name, parameter in own.items():
-                parameter.copy_(saved[PREFIX + name])
+                parameter.copy_(like(saved[PREFIX + name], parameter))
 
-    def tensors(self) -> Iterator[Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """See :class:`dlm.training.weights.Weights`."""
-        return iter(self._parameters().values())
+        named = self.model.named_parameters()
+        return {name.replace(f".{_NAME}.", "."): parameter for name, parameter in named if parameter.requires_grad}
 
     def facts(self) -> dict[str, object]:
         """See :class:`dlm.training.weights.Weights`."""
@@ -64,10 +66,6 @@ class AdapterWeights:
         """See :class:`dlm.training.weights.Weights`."""
         merged = folder.with_name("merged")
         return [f"dlm merge {folder} --out {merged}", f'dlm generate --model {merged} --prompt "..."']
-
-    def _parameters(self) -> dict[str, Tensor]:
-        named = self.model.named_parameters()
-        return {name.replace(f".{_NAME}.", "."): parameter for name, parameter in named if parameter.requires_grad}
 
 
 def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: int) -> AdapterWeights:

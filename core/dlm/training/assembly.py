@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
+from dlm.errors import UserInputError
 from dlm.training.building import (
     build_forward_process,
     build_model,
@@ -32,6 +33,7 @@ from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.samples import Sampler
 from dlm.training.saving import TrainingObjects
+from dlm.training.sharding import is_sharded
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 
@@ -90,6 +92,11 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
     scheduler = build_scheduler(config.optim, optimizer, num_steps)
     optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
     objective, optimizer = accelerator.prepare(objective, optimizer)
+    if is_sharded(objective) and config.evaluation.sample_prompts and data.evaluation is None:
+        raise UserInputError(
+            "evaluation.sample_prompts: a sharded model samples after it was evaluated; set evaluation.do_eval_loss to "
+            "true, or leave the prompts out"
+        )
     shape = data.loader.shape
     return Job(
         accelerator=accelerator,
@@ -118,6 +125,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         ),
         sampler=Sampler(
             model=model,
+            objective=objective,
             tokenizer=tokenizer,
             prompts=tuple(config.evaluation.sample_prompts),
             sampling=config.sampling,

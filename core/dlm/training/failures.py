@@ -7,7 +7,7 @@ import torch
 
 from dlm.config import RunConfig
 from dlm.data.loader import worker_failure
-from dlm.errors import OutOfMemoryError
+from dlm.errors import OutOfMemoryError, UserInputError
 
 
 @contextmanager
@@ -17,11 +17,18 @@ def explained(config: RunConfig) -> Iterator[None]:
     Raises:
         OutOfMemoryError: The device has no memory left.
         DataError: A data worker died.
+        UserInputError: The optimizer cannot work on a sharded model.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(config, error) from error
+    except NotImplementedError as error:
+        if "sharding strategy" in str(error):  # what torch says where an operation does not know spread tensors
+            raise UserInputError(
+                f"optim: this optimizer cannot work on a sharded model ({error}); adamw can"
+            ) from error
+        raise
     except RuntimeError as error:
         if failure := worker_failure(error):
             raise failure from error

@@ -17,7 +17,7 @@ from dlm.training.evaluation import Evaluation
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_main
 from dlm.training.samples import Sampler
-from dlm.training.saving import TrainingObjects
+from dlm.training.saving import Contents, TrainingObjects
 from dlm.training.signals import Signals
 from dlm.training.state import TrainerState
 from dlm.training.step import TrainingStep
@@ -80,12 +80,15 @@ class Job:
         Raises:
             OSError: On every process, when the main one could not write.
         """
-        on_main(self.accelerator, lambda: self._publish(state))
+        contents = self.objects.collect(keeps=self.is_main)
+        on_main(self.accelerator, lambda: self._publish(state, contents))
 
-    def _publish(self, state: TrainerState) -> None:
+    def _publish(self, state: TrainerState, contents: Contents) -> None:
         state.file_sizes = self.folder.flush()
         self.store.save(
-            state.global_step, lambda folder: self.objects.write_checkpoint(folder, state), self.objects.num_bytes()
+            state.global_step,
+            lambda folder: self.objects.write_checkpoint(folder, state, contents),
+            contents.num_bytes,
         )
 
     def tidy(self, state: TrainerState) -> None:
@@ -107,8 +110,13 @@ class Job:
         Raises:
             FinalStateNotSavedError: It could not be written.
         """
+        contents = self.objects.collect(keeps=self.is_main)
+
+        def publish_final() -> None:
+            publish(self.folder.final, lambda folder: self.objects.write_model(folder, contents), replace=True)
+
         try:
-            on_main(self.accelerator, lambda: publish(self.folder.final, self.objects.write_model, replace=True))
+            on_main(self.accelerator, publish_final)
         except OSError as error:
             raise FinalStateNotSavedError(
                 f"cannot write {self.folder.final} ({error}); the last checkpoint holds the same model"

@@ -57,10 +57,10 @@ def check_launch(accelerator: Accelerator) -> None:
     Raises:
         UserInputError: It has not, or they do not.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not accelerator.is_fsdp2:
         raise UserInputError(
-            "accelerate was told to shard the model (FSDP), which dlm does not do yet: its checkpoints would be parts. "
-            "Set distributed_type: MULTI_GPU in accelerate's configuration file"
+            f"accelerate was told to shard the model (FSDP), and would not: it is {accelerator.distributed_type.value} "
+            "here. It shards on GPUs only, and dlm knows fsdp_version: 2 only"
         )
     if accelerator.num_processes > 1:
         return

@@ -10,6 +10,7 @@ from dlm.sampling.texts import fill_passage
 from dlm.training.console import TrainingConsole, percent
 from dlm.training.job import Job
 from dlm.training.output_folder import METRICS
+from dlm.training.sharding import is_sharded
 
 PASSAGE_RATE = 0.3
 """Share of the evaluation passage that is masked for the demonstration at the end."""
@@ -52,7 +53,8 @@ class Report:
             for number, accuracy in enumerate(by_rate):
                 bar = "#" * round(40 * (accuracy or 0.0))
                 say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
-            if self.job.objects.model.config.noise_shows_mask:
+            # A sharded model needs all processes, and this is the main one alone.
+            if self.job.objects.model.config.noise_shows_mask and not is_sharded(self.job.step.objective):
                 self._passage()
         say(f"the model is in {self.job.folder.final}; try it:")
         for command in self.job.objects.weights.usage(self.job.folder.final):

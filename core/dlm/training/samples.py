@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import attrs
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import SamplingConfig
 from dlm.sampling.texts import Completion, complete_texts
+from dlm.training.sharding import unsharded
 
 
 @attrs.frozen(kw_only=True)
@@ -14,17 +16,20 @@ class Sampler:
     """Continues the prompts of the run file. Its randomness is keyed, so training does not notice."""
 
     model: PreTrainedModel
+    objective: nn.Module
+    """What was prepared for training, around the model."""
     tokenizer: PreTrainedTokenizerBase
     prompts: Sequence[str]
     sampling: SamplingConfig
     seed: int
 
     def __call__(self) -> Sequence[Completion]:
-        """One completion for each prompt."""
+        """One completion for each prompt. All processes must call where the model is sharded."""
         if not self.prompts:
             return ()
         self.model.eval()
         settings = attrs.asdict(self.sampling, recurse=False)
-        completions = complete_texts(self.model, self.tokenizer, self.prompts, settings, seed=self.seed)
+        with unsharded(self.objective):
+            completions = complete_texts(self.model, self.tokenizer, self.prompts, settings, seed=self.seed)
         self.model.train()
         return completions

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.errors import CheckpointError, NonFiniteError
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.randomness import generator_states, restore_generators
+from dlm.training.sharding import gathered, like
 from dlm.training.state import TrainerState
 from dlm.training.weights import Weights
 
@@ -23,6 +24,20 @@ CONFIG_FILE = "config.yaml"
 OPTIMIZER_FILE = "optimizer.pt"
 SCHEDULER_FILE = "scheduler.pt"
 RANDOM_FILE = "rng_state.pt"
+
+
+@attrs.frozen(kw_only=True)
+class Contents:
+    """The tensors of a checkpoint, each of them whole."""
+
+    weights: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        """About what they take on the disk."""
+        tensors = [*self.weights.values(), *_tensors(self.optimizer)]
+        return sum(each.numel() * each.element_size() for each in tensors)
 
 
 @attrs.frozen(kw_only=True)
@@ -40,36 +55,40 @@ class TrainingObjects:
     """The resolved run file."""
     identity: Mapping[str, object]
 
-    def write_model(self, folder: Path) -> None:
+    def collect(self, *, keeps: bool) -> Contents:
+        """The tensors that are saved, made whole where they are spread over processes. All of them must call.
+
+        Args:
+            keeps: whether this process is the one that writes.
+        """
+        weights = gathered(self.weights.tensors(), keeps=keeps)
+        return Contents(weights=weights, optimizer=gathered(self.optimizer.state_dict(), keeps=keeps))
+
+    def write_model(self, folder: Path, contents: Contents) -> None:
         """Write a Hugging Face folder: weights, configuration, tokenizer, and the resolved run file.
 
         Raises:
             NonFiniteError: A parameter is not finite; such a model is never published.
         """
-        poisoned = [name for name, value in self.model.named_parameters() if not torch.isfinite(value).all()]
+        poisoned = [name for name, value in contents.weights.items() if not torch.isfinite(value).all()]
         if poisoned:
             raise NonFiniteError(f"{poisoned[0]} holds numbers that are not finite; the checkpoint was not published")
-        self.weights.write(folder)
+        self.weights.write(folder, contents.weights)
         reached("model written")
         self.tokenizer.save_pretrained(folder)
         reached("tokenizer written")
         (folder / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
 
-    def write_checkpoint(self, folder: Path, state: TrainerState) -> None:
+    def write_checkpoint(self, folder: Path, state: TrainerState, contents: Contents) -> None:
         """Write everything the run needs to go on."""
-        self.write_model(folder)
+        self.write_model(folder, contents)
         scaler = self.accelerator.scaler
         course = {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()}
-        _save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
+        _save(contents.optimizer, folder / OPTIMIZER_FILE)
         reached("optimizer written")
         _save(course, folder / SCHEDULER_FILE)
         _save(generator_states(), folder / RANDOM_FILE)
         state.write(folder, self.identity)
-
-    def num_bytes(self) -> int:
-        """About what a checkpoint takes on the disk."""
-        tensors = [*self.weights.tensors(), *_tensors(self.optimizer.state_dict())]
-        return sum(each.numel() * each.element_size() for each in tensors)
 
     def read_checkpoint(self, folder: Path) -> None:
         """Restore weights, optimizer, learning rate and generators. Nothing is unpickled.
@@ -79,7 +98,7 @@ class TrainingObjects:
         """
         try:
             self.weights.read(folder)
-            self.optimizer.load_state_dict(_load(folder / OPTIMIZER_FILE))
+            self.optimizer.load_state_dict(self._spread(_load(folder / OPTIMIZER_FILE)))
             course = _load(folder / SCHEDULER_FILE)
             self.scheduler.load_state_dict(course["scheduler"])
             if self.accelerator.scaler is not None and course["scaler"]:
@@ -87,6 +106,18 @@ class TrainingObjects:
             restore_generators(_load(folder / RANDOM_FILE))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
+
+    def _spread(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """The optimizer's state with each tensor spread as its parameter is."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state = {
+            number: {
+                name: like(value, parameters[number]) if isinstance(value, torch.Tensor) else value
+                for name, value in values.items()
+            }
+            for number, values in saved["state"].items()
+        }
+        return {**saved, "state": state}
 
 
 def _save(content: Mapping[str, object], path: Path) -> None:

@@ -14,6 +14,7 @@ from dlm.data.step_batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.random_length import RandomLength
 from dlm.training.metrics import Sums
+from dlm.training.sharding import whole
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +71,7 @@ class TrainingStep:
         """Make the accumulated gradient that of the loss, and clip it; return its norm before clipping."""
         self.accelerator.unscale_gradients()
         gradients = [parameter.grad for parameter in self.objective.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) * scale
+        norm = whole(torch.nn.utils.get_total_norm(gradients)) * scale
         if self.max_grad_norm is not None:
             scale = scale * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)

@@ -1,6 +1,6 @@
 """How the weights of a run get into a folder, and back."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from dlm.errors import CheckpointError
 from dlm.model.sources import quiet_transformers
+from dlm.training.sharding import like
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -18,8 +19,8 @@ WEIGHTS_FILE = "model.safetensors"
 class Weights(Protocol):
     """What of a model a checkpoint holds."""
 
-    def write(self, folder: Path) -> None:
-        """Write weights and configuration."""
+    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write weights, which are :meth:`tensors` made whole, and configuration."""
         ...
 
     def read(self, folder: Path) -> None:
@@ -30,8 +31,8 @@ class Weights(Protocol):
         """
         ...
 
-    def tensors(self) -> Iterator[Tensor]:
-        """What is written."""
+    def tensors(self) -> dict[str, Tensor]:
+        """What is written, on the device, and spread over processes where the model is."""
         ...
 
     def facts(self) -> dict[str, object]:
@@ -49,22 +50,25 @@ class WholeWeights:
 
     model: PreTrainedModel
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """See :class:`Weights`."""
         with quiet_transformers():
-            self.model.save_pretrained(folder, max_shard_size="1TB")
+            state = {name: tensor.detach() for name, tensor in tensors.items()}
+            self.model.save_pretrained(folder, state_dict=state, max_shard_size="1TB")
 
     def read(self, folder: Path) -> None:
         """See :class:`Weights`."""
-        weights = load_file(folder / WEIGHTS_FILE)
+        own = self.tensors()
+        saved = load_file(folder / WEIGHTS_FILE)
+        weights = {name: like(tensor, own[name]) if name in own else tensor for name, tensor in saved.items()}
         missing, unexpected = self.model.load_state_dict(weights, strict=False)
         tied = set(self.model.all_tied_weights_keys)
         if unexpected or set(missing) - tied:
             raise CheckpointError(f"{folder}: {WEIGHTS_FILE} has other tensors than the model of this run")
 
-    def tensors(self) -> Iterator[Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """See :class:`Weights`."""
-        return iter(self.model.state_dict().values())
+        return dict(self.model.state_dict(keep_vars=True))  # the parameters themselves: tied ones are one object
 
     def facts(self) -> dict[str, object]:
         """See :class:`Weights`."""
