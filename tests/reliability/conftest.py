@@ -23,7 +23,7 @@ _COUNTS = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--trials", type=int, default=120, help="random kills of tests/reliability (a release: 2000)")
+    parser.addoption("--trials", type=int, help="random kills (CI: 120, a release: 2000)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
