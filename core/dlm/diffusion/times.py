@@ -34,19 +34,19 @@ class TimeRequest:
         """(rows, num_units) float32 in [0, 1)."""
         return KeyedDraws(seed=self.seed, step=self.step, rows=rows, length=num_units, scope="t").per_position(purpose)
 
-    def places(self) -> Tensor:
-        """Place of each row in a random order of all n, one order for each unit: (B, U) int64 in 0..n-1.
+    def of_units(self, purpose: str) -> Tensor:
+        """One number for each unit, shared by all rows: (1, U) float32 in [0, 1)."""
+        return self.uniform(purpose, torch.zeros_like(self.rows[:1]), self.num_units)
 
-        The orders of two units differ by a random turn, so that only n + U numbers are drawn and not n x U. For one
-        row, the places of its units are independent.
+    def places(self) -> Tensor:
+        """Place of each row in a random order of all n: (B, 1) int64 in 0..n-1.
+
+        Units turn this order by a number of their own: so a step draws n + U numbers, not n x U, and the times of one
+        row's units are independent all the same.
         """
         everyone = torch.arange(self.num_rows, device=self.rows.device)
         order = self.uniform("order", everyone, 1)[:, 0].argsort(stable=True).argsort()
-        places = order[self.rows, None]
-        if self.num_units == 1:
-            return places
-        turn = (self.uniform("turn", everyone[:1], self.num_units) * self.num_rows).long()
-        return (places + turn) % self.num_rows
+        return order[self.rows, None]
 
 
 TimeSampler = Callable[[TimeRequest], Tensor]
@@ -60,8 +60,7 @@ def stratified_times(request: TimeRequest) -> Tensor:
     diffusion language models"), which lowers the variance of the loss. Rows are permuted so that a rank or a
     micro-batch does not always hold neighbouring times.
     """
-    offset = request.uniform("offset", torch.zeros_like(request.rows[:1]), request.num_units)
-    return torch.remainder(offset + request.places() / request.num_rows, 1.0)
+    return torch.remainder(request.of_units("offset") + request.places() / request.num_rows, 1.0)
 
 
 def independent_times(request: TimeRequest) -> Tensor:
@@ -71,7 +70,10 @@ def independent_times(request: TimeRequest) -> Tensor:
 
 def grid_times(request: TimeRequest) -> Tensor:
     """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates."""
-    return (request.places() + 0.5) / request.num_rows
+    places = request.places()
+    if request.num_units > 1:
+        places = (places + (request.of_units("turn") * request.num_rows).long()) % request.num_rows
+    return (places + 0.5) / request.num_rows
 
 
 def times_of(

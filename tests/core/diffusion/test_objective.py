@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.diffusion.times import TIME_UNITS
+from dlm_plugins import LossOutput, Selection
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 PRETRAIN = [(17,), (5, 9), (3, 4, 6)]
@@ -126,7 +127,7 @@ def test_metrics_are_known_where_a_loss_scores_elsewhere(lab, docs) -> None:
     batch = lab.batch(docs(17), docs(14))
     batch.input_ids[:, 3] = lab.mask_id
     noised = lab.noised(batch)
-    by_loss = [lab.objective(model, loss)(noised)[1][5:] for loss in SCORES]
+    by_loss = [lab.objective(model, loss)(noised)[1][5:] for loss in (*SCORES, EverySecond(), Thirds())]
     for other in by_loss[1:]:
         torch.testing.assert_close(other, by_loss[0], rtol=1e-6, atol=1e-6)
 
@@ -192,8 +193,22 @@ class Complementary:
     num_views = 2
 
     def select(self, request: Any) -> Any:
-        from dlm_plugins import Selection
-
         coin = request.draws.per_position("coin") < 0.5
         chosen = coin ^ (request.view_index == 1)[:, None]
         return Selection(corrupted=chosen & request.eligible, p_mask=torch.where(request.eligible, request.p, 0.0))
+
+
+class EverySecond:
+    """Scores every second position of the corrupted ones."""
+
+    def __call__(self, view: Any) -> LossOutput:
+        where = view.corrupted & (torch.arange(view.corrupted.shape[1]) % 2 == 0)
+        return LossOutput(view.weighted_cross_entropy(where, view.weight), view.eligible.sum())
+
+
+class Thirds:
+    """Is not linear in the cross-entropy, and looks at every third position."""
+
+    def __call__(self, view: Any) -> LossOutput:
+        where = view.corrupted & (torch.arange(view.corrupted.shape[1]) % 3 == 0)
+        return LossOutput(-view.log_probabilities(where).exp().sum(), view.eligible.sum())

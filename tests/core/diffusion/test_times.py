@@ -22,6 +22,7 @@ from dlm.diffusion.times import (
 
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS = st.integers(0, 10**6)
+SAMPLERS = {**TIME_SAMPLERS, "grid": grid_times}
 
 
 def request_of(seed: int, step: int, num_rows: int, num_units: int = 1) -> TimeRequest:
@@ -57,11 +58,11 @@ def many(sampler: str, num_steps: int, num_rows: int) -> Tensor:
 
 def units_of_many(sampler: str, num_steps: int, num_rows: int, num_units: int) -> Tensor:
     """(steps, rows, units)"""
-    sample = TIME_SAMPLERS[sampler]
+    sample = SAMPLERS[sampler]
     return torch.stack([sample(request_of(3, step, num_rows, num_units)) for step in range(num_steps)]).double()
 
 
-@pytest.mark.parametrize("sampler", list(TIME_SAMPLERS))
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_the_units_of_a_row_are_independent(sampler: str) -> None:
     """Chi-square on the table of quarters: of two units of a row, and of two units of different rows."""
     num_steps = 1200
@@ -81,6 +82,17 @@ def test_each_time_is_uniform_in_every_row(sampler: str) -> None:
         cumulative = torch.arange(1, num_steps + 1) / num_steps
         distance = float((row.sort().values - cumulative).abs().max())
         assert distance * math.sqrt(num_steps) < 2.2  # exceeded once in 8,000 draws
+
+
+@pytest.mark.parametrize("sampler", ["stratified", "grid"])
+def test_every_order_of_the_rows_is_equally_likely(sampler: str) -> None:
+    """Chi-square on the six orders of three rows: no row has a favourite neighbour."""
+    num_steps = 600
+    orders = many(sampler, num_steps, 3).argsort(dim=1)
+    numbers = torch.bincount(orders[:, 0] * 9 + orders[:, 1] * 3 + orders[:, 2])
+    counts = numbers[numbers > 0].double()
+    assert len(counts) == 6
+    assert float(((counts - num_steps / 6) ** 2 / (num_steps / 6)).sum()) < 25.7  # exceeded once in 10,000
 
 
 def test_stratification_lowers_the_variance_of_the_mean_and_independence_does_not() -> None:
