@@ -19,8 +19,8 @@ CODES = {
     signal.SIGTERM: ExitCode.TERMINATED,
     signal.SIGINT: ExitCode.INTERRUPTED,
 }
-STEP_AND_SAVE = 5.0
-"""Seconds; a step and a save take less than half of one on a machine with nothing else to do."""
+PATIENCE = 30.0
+"""Seconds; a step and a save take less than one where nothing else runs. ``test_endings`` counts the steps."""
 
 
 def start(config: Path, folder: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[str]:
@@ -62,7 +62,8 @@ def test_runs_in_fresh_processes(laboratory: Any, in_parallel: Any, digest_of: A
             return f"trial {number}: {name.name}: exit code {process.returncode}: {output}", seconds
         process = start(config, folder)
         output, _ = process.communicate(timeout=600)
-        if process.returncode != 0 or "continuing from" not in output:
+        was_saved = number > 0  # the first is killed before its first save
+        if process.returncode != 0 or ("continuing from" in output) != was_saved:
             return f"trial {number}: {output}", seconds
         found = digest_of(folder / "run")
         return " ".join(f"trial {number}: {each}" for each in PROMISED if found.get(each) != first[each]), seconds
@@ -75,4 +76,4 @@ def test_runs_in_fresh_processes(laboratory: Any, in_parallel: Any, digest_of: A
         f"{len(TRIALS)} trials, exit codes right, at most {longest:.1f} s to the end, {len(failures)} failures",
     )
     assert not failures
-    assert longest < STEP_AND_SAVE
+    assert longest < PATIENCE
