@@ -63,7 +63,7 @@ CASES = (
         block_length=32,
         bias="block",
         cache="auto",
-        plain_steps=6,
+        plain_steps=3,
     ),
 )
 BATCH_NAME, BATCH_RATIO = "block attention, cached: 8 prompts of 16 to 256 together, against one by one", 1.5
