@@ -91,7 +91,8 @@ def open_session(ctx: click.Context, options: dict[str, Any]) -> "Session":
         disable=options["no_plugin"],
         strict=options["strict_plugins"],
     )
-    settings |= bias_settings("block" if options["block_attention"] else options["attention_bias"], dotted)
+    bias = "block" if options["block_attention"] else options["attention_bias"]
+    settings |= bias_settings(bias, dotted, disable=options["no_plugin"])
     settings |= cache_settings(options["cache"], dotted)
     return Session.open(
         options["model"],

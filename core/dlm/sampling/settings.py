@@ -66,8 +66,13 @@ def complete(model: Any, input_ids: Tensor, request: Request) -> Settings:
     )
 
 
-def component(kind: str, value: Any) -> Any:
+def component(kind: str, value: Any, registry: Registry | None = None) -> Any:
     """A component from its name, from a mapping with ``name`` and options, or as it is.
+
+    Args:
+        kind: of the component.
+        value: what names it.
+        registry: where to look; None: among everything that is installed.
 
     Raises:
         UserInputError: no such component, or no such option.
@@ -75,6 +80,8 @@ def component(kind: str, value: Any) -> Any:
     if not isinstance(value, str | Mapping):
         return value
     try:
+        if registry is not None:
+            return structure_component(registry, kind, value)
         try:
             return structure_component(_registry(), kind, value)
         except (ComponentLookupError, ConfigurationError):

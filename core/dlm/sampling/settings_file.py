@@ -11,6 +11,7 @@ from dlm.config.loading import run_converter
 from dlm.config.source import COMMAND_LINE, Source, read_source
 from dlm.config.yaml12 import YamlError, parse_yaml
 from dlm.errors import UserInputError
+from dlm.sampling.settings import component
 from dlm_plugins.errors import ConfigurationError
 from dlm_plugins.problems import problems_of
 from dlm_plugins.registry import Registry
@@ -64,16 +65,19 @@ def read_settings(
     }
 
 
-def bias_settings(name: str | None, dotted: Mapping[str, str]) -> dict[str, Any]:
+def bias_settings(name: str | None, dotted: Mapping[str, str], *, disable: Collection[str] = ()) -> dict[str, Any]:
     """The argument ``attention_bias`` from its name and from options like ``attention_bias.first``.
 
     Raises:
-        UserInputError: options without a name, or a value that cannot be read.
+        UserInputError: no such component or option, options without a name, or a value that cannot be read.
     """
     options = _options("attention_bias", dotted)
     if name is None and options:
         raise UserInputError(f"--attention_bias.{next(iter(options))} needs --attention_bias NAME")
-    return {} if name is None else {"attention_bias": {"name": name, **options}}
+    if name is None:
+        return {}
+    registry = Registry.discover(disable=disable)
+    return {"attention_bias": component("attention_bias", {"name": name, **options}, registry)}
 
 
 def cache_settings(name: str, dotted: Mapping[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dlm.sampling.draws import BlockDraws, add_gumbel_
 from dlm.sampling.plan import quotas, steps_per_block
 from dlm.sampling.predict import Keys, Tokens
 from dlm_plugins import Decision
+from dlm_plugins.testing.decoding_state import ReferenceState
 
 
 @settings(deadline=None)
@@ -256,3 +257,57 @@ def test_the_settings_of_training_are_the_defaults(make_model: Any) -> None:
     told = generate(make_model(), prompt, attention_bias="block", block_length=4, **arguments)
     assert own.sequences.equal(told.sequences)
     assert not own.sequences.equal(generate(make_model(), prompt, **arguments).sequences)
+
+
+class Spy:
+    """Compares what a rule is shown with what the contract's own state makes of the whole logits."""
+
+    needs_committed_predictions = True
+    respects_quota = False
+
+    def __init__(self, model: Any, prompt: torch.Tensor) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.num_compared = 0
+
+    def decide(self, state: Any) -> Decision:
+        ids = torch.cat((self.prompt, state.committed_ids), dim=1)
+        with torch.no_grad():
+            logits = self.model(input_ids=ids).logits[:, self.prompt.shape[1] :]
+        reference = ReferenceState(
+            all_logits=logits,
+            masked=state.masked,
+            committed_ids=state.committed_ids,
+            committed_confidence=state.committed_confidence,
+            committed_step=state.committed_step,
+            quota=state.quota,
+            step=state.step,
+            num_steps=state.num_steps,
+            row_index=torch.arange(len(ids)),
+            predicts_committed=True,
+        )
+        assert state.candidates.equal(reference.candidates)
+        for name in ("confidence", "log_probability", "entropy", "margin"):
+            torch.testing.assert_close(getattr(state, name), getattr(reference, name), msg=name)
+        assert state.masked.equal(state.committed_ids == 49)
+        assert (state.committed_confidence[state.masked] == 0).all()
+        assert (state.committed_step[state.masked] == -1).all()
+        committed = ~state.masked
+        assert ((state.committed_step >= 0) == committed).all()
+        assert ((state.committed_confidence > 0) == committed).all()
+        self.num_compared += 1
+        # One goes back, two are written: like this the block is done in time, and both directions are seen.
+        order = state.confidence.masked_fill(committed, -1).argsort(dim=1, descending=True)
+        commit = torch.zeros_like(committed).scatter_(1, order[:, :2], True) & state.masked
+        doubtful = state.committed_confidence.masked_fill(~committed, 2).argmin(dim=1, keepdim=True)
+        remask = torch.zeros_like(committed).scatter_(1, doubtful, True) & committed
+        return Decision(commit=commit, remask=remask)
+
+
+def test_a_rule_is_shown_what_the_contract_says(model: Any) -> None:
+    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    spy = Spy(model, prompt)
+    output = generate(model, prompt, gen_length=8, steps=10, remasking=spy)
+    assert spy.num_compared == 9, "the last step belongs to the loop"
+    assert output.num_forwards == 10
+    assert not (output.sequences == 49).any()

@@ -40,7 +40,9 @@ def published_procedure(
                 "attention_mask": attention_mask.repeat(repeats, 1),
                 "position_ids": position_ids.repeat(repeats, 1),
             }
-        return model(input_ids=ids, **arguments).logits
+        logits: Tensor = model(input_ids=ids, **arguments).logits
+        # With a shift, position i is predicted at position i - 1, as in an autoregressive model.
+        return torch.cat((logits[:, :1], logits[:, :-1]), dim=1) if model.config.logit_shift else logits
 
     num_blocks = gen_length // block_length
     steps_in_block = steps // num_blocks
@@ -76,7 +78,7 @@ def test_tokens_are_those_of_the_published_procedure(number: int, make_model: An
     model = make_model(
         seed=number,
         num_hidden_layers=pick(1, 2),
-        tie_word_embeddings=False,
+        logit_shift=pick(False, False, True),
         initializer_range=pick(0.2, 0.4),
     )
     block_length, num_blocks, num_rows = pick(1, 3, 4, 8), pick(1, 2, 3), pick(1, 2, 4)
