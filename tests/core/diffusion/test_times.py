@@ -117,11 +117,11 @@ def test_offset_and_order_change_with_step_and_seed() -> None:
 
 
 DOCUMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, -1], [0, 0, 0, 0, 0, 0, 0, 0, 0]])
-BLOCKS = torch.tensor([[-1, -1, 0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1, 2, 2, 2]])
+BLOCKS = torch.tensor([[-1, -1, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1, 2, 2, 2]])
 SHARED = {
     "sequence": [[0] * 9, [0] * 9],
     # A new block of the same document, or the same block number in a new document, is a new unit.
-    "block": [[0, 0, 1, 1, 2, 3, 3, 4, 5], [0, 0, 0, 1, 1, 1, 2, 2, 2]],
+    "block": [[0, 0, 1, 1, 1, 2, 2, 3, 4], [0, 0, 0, 1, 1, 1, 2, 2, 2]],
     "token": [list(range(9)), list(range(9))],
 }
 
