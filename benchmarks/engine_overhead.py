@@ -157,7 +157,7 @@ def measure(num_steps: int) -> tuple[TakingTurns, float]:
         job, other = (assemble(loaded, build_accelerator(loaded.config)) for _ in range(2))
         turns = TakingTurns(job.loader, ByHand(other, num_steps))
         console = TrainingConsole(num_steps=num_steps, first_step=0, is_main=False)
-        with job.folder, job.tracked():
+        with job.folder:
             Engine(job=attrs.evolve(job, loader=turns), state=TrainerState(), console=console).run()
         turns.step_by_hand()  # the engine does not ask for more after the last step, which is not timed
         last_line = (job.folder.path / METRICS).read_text(encoding="utf-8").splitlines()[-1]
