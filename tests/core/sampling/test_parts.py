@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dlm.errors import ModelError, UserInputError
-from dlm.sampling import generate, iter_generate, predict
+from dlm.sampling import draws, generate, iter_generate, predict
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.draws import BlockDraws, add_gumbel_
 from dlm.sampling.plan import quotas, steps_per_block
@@ -149,14 +149,38 @@ def test_gumbel_noise_has_the_gumbel_law_and_does_not_depend_on_chunks(monkeypat
     assert distance < 1.95 / math.sqrt(len(sample)), "Kolmogorov-Smirnov at 0.1 %"
 
 
+def test_the_noise_is_mixed_as_published() -> None:
+    # Java's SplittableRandom(0), and the reference implementation seeded with 0, begin with these words.
+    golden = 0x9E3779B97F4A7C15 - (1 << 64)
+    words = draws._mixed_(torch.arange(1, 4) * golden)
+    assert [each % (1 << 64) for each in words.tolist()] == [
+        0xE220A8397B1DCDAF,
+        0x6E789E6AA1B965F4,
+        0x06C45D188009454F,
+    ]
+
+
+@pytest.mark.parametrize("key", ["rows", "blocks", "positions", "seed", "step"])
+def test_noise_depends_on_every_key(key: str) -> None:
+    zero = torch.zeros(2, dtype=torch.long)
+    keys: dict[str, Any] = {"rows": zero, "blocks": zero, "positions": zero, "seed": 0, "step": 0}
+
+    def noise(**changes: Any) -> torch.Tensor:
+        return add_gumbel_(torch.zeros(2, 9, dtype=torch.float64), 1.0, **{**keys, **changes})
+
+    assert noise()[0].equal(noise()[1])
+    changed = torch.tensor([0, 1]) if isinstance(keys[key], torch.Tensor) else 1
+    assert not noise(**{key: changed})[1].equal(noise()[1])
+
+
 def test_draws_of_a_block_depend_on_row_block_step_and_purpose_only() -> None:
-    def draws(rows: list[int], blocks: list[int], step: int = 0, length: int = 6) -> BlockDraws:
+    def block(rows: list[int], blocks: list[int], step: int = 0, length: int = 6) -> BlockDraws:
         return BlockDraws(seed=1, step=step, rows=torch.tensor(rows), blocks=torch.tensor(blocks), length=length)
 
-    both = draws([4, 9], [0, 2])
-    assert both.per_position("x")[1].equal(draws([9], [2]).per_position("x")[0])
-    assert both.per_position("x")[:, :3].equal(draws([4, 9], [0, 2], length=3).per_position("x"))
-    others = [draws([4], [1]), draws([5], [0]), draws([4], [0], step=1)]
+    both = block([4, 9], [0, 2])
+    assert both.per_position("x")[1].equal(block([9], [2]).per_position("x")[0])
+    assert both.per_position("x")[:, :3].equal(block([4, 9], [0, 2], length=3).per_position("x"))
+    others = [block([4], [1]), block([5], [0]), block([4], [0], step=1)]
     assert not any(both.per_position("x")[0].equal(other.per_position("x")[0]) for other in others)
     assert not both.per_position("x").equal(both.per_position("y"))
     assert both.per_row("x").shape == (2,)
