@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import cattrs
@@ -30,7 +31,7 @@ class TrainerState:
     best_loss: float | None = None
     """Lowest evaluation loss of a step that was saved."""
     best_step: int | None = None
-    stream: Mapping[str, object] | None = None
+    stream: Mapping[str, Any] | None = None
     """Position in a streamed data set."""
     file_sizes: Mapping[str, int] = attrs.field(factory=dict)
     """Length in bytes of each log when this state was saved: what came later is cut off on resume."""
