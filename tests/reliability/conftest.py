@@ -122,6 +122,7 @@ class Laboratory:
         """One run of ``config`` in ``folder``, in a forked process."""
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
+        log.touch()  # a process may be killed before it opens it
         server = self.servers.get()
         try:
             answer = server.run({"config": str(config), "folder": str(folder), "log": str(log), **request})
