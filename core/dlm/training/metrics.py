@@ -47,13 +47,16 @@ class Sums:
         return self.total / self.normaliser if self.normaliser else 0.0
 
     def quality(self) -> dict[str, object]:
-        """``masked_ce``, ``masked_accuracy`` and ``masked_accuracy_by_rate``; None where nothing was masked."""
+        """Unweighted cross-entropy in nats and accuracy at masked positions, over all and by bin of the mask rate.
+
+        None where nothing was masked; ``masked_tokens_by_rate`` says how many tokens each bin's figures stand on.
+        """
         return {
             "masked_ce": _ratio(sum(self.cross_entropy), sum(self.corrupted)),
             "masked_accuracy": _ratio(sum(self.correct), sum(self.corrupted)),
-            "masked_accuracy_by_rate": [
-                _ratio(correct, corrupted) for correct, corrupted in zip(self.correct, self.corrupted, strict=True)
-            ],
+            "masked_ce_by_rate": _ratios(self.cross_entropy, self.corrupted),
+            "masked_accuracy_by_rate": _ratios(self.correct, self.corrupted),
+            "masked_tokens_by_rate": [round(count) for count in self.corrupted],
         }
 
     def accuracy_below(self, rate: float) -> float | None:
@@ -64,6 +67,10 @@ class Sums:
 
 def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
+
+
+def _ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float | None]:
+    return [_ratio(above, below) for above, below in zip(numerators, denominators, strict=True)]
 
 
 @attrs.define

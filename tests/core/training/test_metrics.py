@@ -60,7 +60,9 @@ def test_nothing_counted_gives_no_figures_instead_of_zeros() -> None:
         "loss": None,
         "masked_ce": None,
         "masked_accuracy": None,
+        "masked_ce_by_rate": [None] * NUM_RATE_BINS,
         "masked_accuracy_by_rate": [None] * NUM_RATE_BINS,
+        "masked_tokens_by_rate": [0] * NUM_RATE_BINS,
         "grad_norm": None,
     }
     assert Sums().loss == 0.0
@@ -74,7 +76,9 @@ def test_figures_are_ratios_of_sums() -> None:
     assert sums.quality() == {
         "masked_ce": 34.5 / 15,
         "masked_accuracy": 4 / 15,
+        "masked_ce_by_rate": [0.5, None, 1.0, 3.0, None, None, None, None, None, None],
         "masked_accuracy_by_rate": [1.0, None, 0.25, 0.2, None, None, None, None, None, None],
+        "masked_tokens_by_rate": [1, 0, 4, 10, 0, 0, 0, 0, 0, 0],
     }
     assert sums.accuracy_below(0.3) == 2 / 5
     assert sums.accuracy_below(0.1) == 1.0
