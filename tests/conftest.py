@@ -4,7 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -52,20 +52,49 @@ class SitePackages:
 
 
 @pytest.fixture
-def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SitePackages]:
-    """An empty folder of installed distributions, importable in this process until the test ends."""
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    for variable in ("DLM_DISABLE_PLUGINS", "DLM_STRICT_PLUGINS"):
-        monkeypatch.delenv(variable, raising=False)
-    yield SitePackages(folder)
+def visible_packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], SitePackages]]:
+    """Make a folder of installed distributions importable in this process until the test ends."""
+    folders: list[str] = []
+
+    def show(folder: Path) -> SitePackages:
+        monkeypatch.syspath_prepend(folder)
+        folders.append(str(folder))
+        for variable in ("DLM_DISABLE_PLUGINS", "DLM_STRICT_PLUGINS"):
+            monkeypatch.delenv(variable, raising=False)
+        return SitePackages(folder)
+
+    yield show
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+        if str(getattr(module, "__file__", None)).startswith(tuple(folders)):
             del sys.modules[name]
     importlib.invalidate_caches()
 
 
+@pytest.fixture
+def site_packages(tmp_path: Path, visible_packages: Callable[[Path], SitePackages]) -> SitePackages:
+    """An empty folder of installed distributions, importable in this process until the test ends."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    return visible_packages(folder)
+
+
+@pytest.fixture(scope="session")
+def pip_install() -> Callable[[Path, Path], None]:
+    """Install a project into a folder with pip: built for real, without a network."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-compile"]
+
+    def install(project: Path, packages: Path) -> None:
+        command = [*pip, "--no-deps", "--no-build-isolation", "--upgrade", "--target", str(packages), str(project)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return install
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Long trials are run when asked for; CI asks."""
-    parser.addoption("--full", action="store_true", help="run the default run file to its end (about four minutes)")
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="also run what takes minutes: the default run file to its end, plugins that are slow",
+    )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -46,13 +47,11 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def acme(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def acme(tmp_path_factory: pytest.TempPathFactory, pip_install: Callable[[Path, Path], None]) -> Environment:
     root = tmp_path_factory.mktemp("acme")
     environment = Environment(root / "site-packages", root / "work")
     environment.folder.mkdir()
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(environment.packages), str(EXAMPLE)]
-    subprocess.run(command, check=True, capture_output=True)
+    pip_install(EXAMPLE, environment.packages)
     return environment
 
 

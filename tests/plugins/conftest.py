@@ -31,7 +31,7 @@ def dlm_noise_schedules() -> dict[str, type[NoiseSchedule]]:
 '''
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def schedule_plugin() -> Callable[..., str]:
     """Source of a module that provides a noise schedule under the given name."""
 

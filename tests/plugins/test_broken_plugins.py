@@ -198,14 +198,69 @@ def untroubled(tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights_of(folder)
 
 
-@pytest.fixture(params=MATRIX, name="broken")
-def _broken(request: pytest.FixtureRequest, site_packages: Any, schedule_plugin: Callable[..., str]) -> Broken:
-    """A broken plugin, installed beside a good one."""
-    broken = MATRIX[request.param]
-    site_packages.install("dlm-acme", {"dlm_acme.py": schedule_plugin()}, version="0.3.1")
-    site_packages.install(
-        "dlm-broken", {"dlm_broken.py": broken.source}, version="2.0", plugins=broken.plugins, requires=broken.requires
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "{name}"
+version = "{version}"
+dependencies = {requires}
+
+[project.entry-points."dlm.plugins"]
+{entry_points}
+
+[tool.hatch.build.targets.wheel]
+only-include = ["{module}.py"]
+"""
+
+Pip = Callable[[Path, Path], None]
+
+
+def project(
+    folder: Path, name: str, source: str, version: str, plugins: Mapping[str, str], requires: Sequence[str] = ()
+) -> Path:
+    """A plugin as its author has it: one module and a pyproject.toml."""
+    folder.mkdir(parents=True)
+    module = name.replace("-", "_")
+    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+    entry_points = "\n".join(f'{plugin} = "{target}"' for plugin, target in plugins.items())
+    text = PROJECT.format(
+        name=name, version=version, module=module, requires=json.dumps(list(requires)), entry_points=entry_points
     )
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def good_packages(
+    tmp_path_factory: pytest.TempPathFactory, pip_install: Pip, schedule_plugin: Callable[..., str]
+) -> Path:
+    """Where pip has installed a plugin that works."""
+    root = tmp_path_factory.mktemp("good")
+    pip_install(project(root / "source", "dlm-acme", schedule_plugin(), "0.3.1", {"acme": "dlm_acme"}), root / "site")
+    return root / "site"
+
+
+@pytest.fixture(scope="module", params=MATRIX)
+def installed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pip_install: Pip
+) -> tuple[Path, Broken]:
+    """Where pip has installed a broken plugin."""
+    broken = MATRIX[request.param]
+    root = tmp_path_factory.mktemp("broken")
+    source = project(root / "source", "dlm-broken", broken.source, "2.0", broken.plugins, broken.requires)
+    pip_install(source, root / "site")
+    return root / "site", broken
+
+
+@pytest.fixture(name="broken")
+def _broken(installed: tuple[Path, Broken], good_packages: Path, visible_packages: Callable[[Path], Any]) -> Broken:
+    """A broken plugin that this process sees, installed beside a good one."""
+    packages, broken = installed
+    visible_packages(good_packages)
+    visible_packages(packages)
     return broken
 
 
@@ -279,6 +334,29 @@ def test_a_run_can_be_strict_or_leave_the_plugin_out(broken: Broken, tmp_path: P
     left_out = run(tmp_path, "--strict-plugins", "--no-plugin", name, "--dry-run")
     assert left_out.exit_code == 0, left_out.exception
     assert "dlm-broken" not in left_out.stderr
+
+
+def test_a_hook_of_ten_seconds_only_costs_ten_seconds(
+    untroubled: str,
+    request: pytest.FixtureRequest,
+    pip_install: Pip,
+    visible_packages: Callable[[Path], Any],
+    tmp_path: Path,
+) -> None:
+    if not request.config.getoption("--full"):
+        pytest.skip("waits for half a minute; run pytest --full")
+    source = HEAD + GOOD_HOOK.replace("return", "import time; time.sleep(10); return")
+    pip_install(project(tmp_path / "source", "dlm-slow", source, "1.0", {"slow": "dlm_slow"}), tmp_path / "site")
+    packages = visible_packages(tmp_path / "site")
+    trained = run(tmp_path)
+    assert trained.exit_code == 0, trained.output
+    (line,) = trained.stderr.splitlines()
+    assert "plugin slow (dlm-slow 1.0): hook dlm_noise_schedules took 10." in line
+    assert weights_of(tmp_path) == untroubled
+    for command in ("list", "check"):
+        done = packages.run("plugins", command, *(["slow"] if command == "check" else []))
+        assert done.returncode == 0, done.stderr
+        assert "hook dlm_noise_schedules took 10." in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("where", ["import", "hook dlm_noise_schedules"])
