@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
+from dlm.diffusion.forward_process import ForwardProcess
 from dlm.errors import UserInputError
 from dlm.training.building import (
     build_forward_process,
@@ -78,9 +79,10 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         make_deterministic()
     seed_everything(training.seed)
     tokenizer = build_tokenizer(config)
-    data = prepare_data(config, tokenizer, accelerator)
+    # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
     model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code)
     weights = build_weights(config, model)
+    data = prepare_data(config, tokenizer, accelerator)
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
     components = run_components(config, registry)
     process = build_forward_process(config, components, registry, vocabulary)
@@ -92,56 +94,23 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
     scheduler = build_scheduler(config.optim, optimizer, num_steps)
     optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
     objective, optimizer = accelerator.prepare(objective, optimizer)
-    if is_sharded(objective) and config.evaluation.sample_prompts and data.evaluation is None:
-        raise UserInputError(
-            "evaluation.sample_prompts: a sharded model samples after it was evaluated; set evaluation.do_eval_loss to "
-            "true, or leave the prompts out"
-        )
-    shape = data.loader.shape
+    objects = TrainingObjects(
+        accelerator=accelerator,
+        model=model,
+        weights=weights,
+        tokenizer=tokenizer,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        config_text=dump_config(config, registry),
+        identity=_identity(loaded, data, weights, accelerator, optimizer_name, num_steps),
+    )
     return Job(
         accelerator=accelerator,
-        step=TrainingStep(
-            accelerator=accelerator,
-            objective=objective,
-            forward_process=process,
-            random_length=build_random_length(config),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            max_grad_norm=training.max_grad_norm,
-            seed=training.seed,
-            # Tokens in pre-training, answers in fine-tuning.
-            typical_normaliser=float(
-                shape.rows_per_step * (config.dataset.max_length if training.mode == "pretrain" else 1)
-            ),
-        ),
-        evaluation=None
-        if data.evaluation is None
-        else Evaluation(
-            accelerator=accelerator,
-            objective=objective,
-            forward_process=for_evaluation(process),
-            batches=data.evaluation,
-            num_rows=len(data.evaluation.loader.rows),
-        ),
-        sampler=Sampler(
-            model=model,
-            objective=objective,
-            tokenizer=tokenizer,
-            prompts=tuple(config.evaluation.sample_prompts),
-            sampling=config.sampling,
-            seed=training.seed,
-        ),
+        step=_training_step(config, data, objects, objective, process),
+        evaluation=_evaluation(data, accelerator, objective, process),
+        sampler=_sampler(config, data, objects, objective),
         loader=data.loader,
-        objects=TrainingObjects(
-            accelerator=accelerator,
-            model=model,
-            weights=weights,
-            tokenizer=tokenizer,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            config_text=dump_config(config, registry),
-            identity=_identity(loaded, data, weights, accelerator, optimizer_name, num_steps),
-        ),
+        objects=objects,
         folder=OutputFolder(Path(training.output_dir)),
         store=build_store(config),
         data_summary=data.summary,
@@ -150,6 +119,55 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         logging_every=config.logging.every_steps,
         evaluate_every=config.evaluation.eval_every_steps,
         save_every=training.checkpoint.every_steps,
+    )
+
+
+def _training_step(
+    config: RunConfig, data: PreparedData, objects: TrainingObjects, objective: nn.Module, process: ForwardProcess
+) -> TrainingStep:
+    # Tokens in pre-training, answers in fine-tuning.
+    counted_per_row = config.dataset.max_length if config.training.mode == "pretrain" else 1
+    return TrainingStep(
+        accelerator=objects.accelerator,
+        objective=objective,
+        forward_process=process,
+        random_length=build_random_length(config),
+        optimizer=objects.optimizer,
+        scheduler=objects.scheduler,
+        max_grad_norm=config.training.max_grad_norm,
+        seed=config.training.seed,
+        typical_normaliser=float(data.loader.shape.rows_per_step * counted_per_row),
+    )
+
+
+def _evaluation(
+    data: PreparedData, accelerator: Accelerator, objective: nn.Module, process: ForwardProcess
+) -> Evaluation | None:
+    if data.evaluation is None:
+        return None
+    return Evaluation(
+        accelerator=accelerator,
+        objective=objective,
+        forward_process=for_evaluation(process),
+        batches=data.evaluation,
+        num_rows=len(data.evaluation.loader.rows),
+    )
+
+
+def _sampler(config: RunConfig, data: PreparedData, objects: TrainingObjects, objective: nn.Module) -> Sampler:
+    prompts = tuple(config.evaluation.sample_prompts)
+    if prompts and data.evaluation is None and is_sharded(objective):
+        raise UserInputError(
+            "evaluation.sample_prompts: a sharded model samples after it was evaluated; set evaluation.do_eval_loss to "
+            "true, or leave the prompts out"
+        )
+    return Sampler(
+        model=objects.model,
+        objective=objective,
+        tokenizer=objects.tokenizer,
+        prompts=prompts,
+        sampling=config.sampling,
+        seed=config.training.seed,
     )
 
 

@@ -38,7 +38,7 @@ def build_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     wanted = config.model.tokenizer
     if isinstance(wanted, TokenizerConfig):
         return train_tokenizer(
-            read_training_texts(config.dataset),
+            read_training_texts(config),
             vocab_size=wanted.train.vocab_size,
             mask_token=config.model.mask_token,
         )

@@ -11,6 +11,7 @@ from dlm.config import DatasetConfig, RunConfig
 from dlm.data.batch import Batch
 from dlm.data.collate import Collator
 from dlm.data.conversations.bad_rows import BadRow
+from dlm.data.conversations.formats import find_format, read_turns
 from dlm.data.conversations.rows import ConversationRows, conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.packing import text_rows
@@ -53,10 +54,10 @@ class PreparedData:
     """Rows of the source that were passed over, with the reasons."""
 
 
-def read_training_texts(dataset: DatasetConfig) -> Iterator[str]:
-    """The texts of the training split, one after the other."""
-    source = load_source(dataset.name, split=dataset.split)
-    return read_texts(source, find_text_column(source, dataset.text_column))
+def read_training_texts(config: RunConfig) -> Iterator[str]:
+    """The texts of the training split, one after the other; in fine-tuning those of the turns."""
+    dataset = config.dataset
+    return _TEXTS[config.training.mode](load_source(dataset.name, split=dataset.split), dataset)
 
 
 def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
@@ -112,9 +113,18 @@ def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows |
     )
 
 
+def _texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
+    return read_texts(source, find_text_column(source, dataset.text_column))
+
+
+def _turn_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
+    return read_turns(source, find_format(source, dataset.format))
+
+
 def _text_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
-    texts = read_texts(source, find_text_column(source, dataset.text_column))
-    return text_rows(store_documents(texts, tokenizer), max_length=dataset.max_length, pack=dataset.pack)
+    return text_rows(
+        store_documents(_texts(source, dataset), tokenizer), max_length=dataset.max_length, pack=dataset.pack
+    )
 
 
 def _conversation_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
@@ -163,6 +173,10 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
     return PreparedData(loader=loader, evaluation=held_out, fingerprint=f"stream {source.name}", summary=source.name)
 
 
+_TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
+    "pretrain": _texts,
+    "sft": _turn_texts,
+}
 _ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase], Rows]] = {
     "pretrain": _text_rows,
     "sft": _conversation_rows,

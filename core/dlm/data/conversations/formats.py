@@ -1,6 +1,7 @@
 """The shapes conversations come in, one parser each."""
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -139,3 +140,12 @@ def find_format(source: Source, wanted: str | None = None) -> ConversationFormat
         )
     known = "; ".join(form.description for form in FORMATS.values())
     raise DataError(f"{source.name}: no conversations in any known format (columns: {columns}). Known are: {known}")
+
+
+def read_turns(source: Source, form: ConversationFormat) -> Iterator[str]:
+    """The texts of all turns, the system's too. Rows that are no conversation are left to whoever makes examples."""
+    for record in source.open():
+        with contextlib.suppress(BadRowError):
+            if record.problem is None:
+                conversation = form.parse(record.values)
+                yield from filter(None, (conversation.system, *(turn.text for turn in conversation.turns)))
