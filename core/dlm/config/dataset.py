@@ -1,7 +1,5 @@
 """Section ``dataset`` of the run file."""
 
-# what is called in the class bodies makes attrs fields
-
 from typing import Literal
 
 import attrs

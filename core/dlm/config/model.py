@@ -1,7 +1,5 @@
 """Section ``model`` of the run file, and ``lora``."""
 
-# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Sections ``training.noise`` and ``training.sft_noise``: the forward process."""
 
-# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
-
 from typing import Literal
 
 import attrs

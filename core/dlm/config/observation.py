@@ -1,7 +1,5 @@
 """Sections ``evaluation``, ``sampling`` and ``logging``: how a run is watched; and ``plugins``."""
 
-# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
-
 from collections.abc import Sequence
 
 import attrs

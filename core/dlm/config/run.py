@@ -1,7 +1,5 @@
 """The run file as one object."""
 
-# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
-
 import attrs
 
 from dlm.config.dataset import DatasetConfig

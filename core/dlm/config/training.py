@@ -1,7 +1,5 @@
 """Section ``training`` of the run file."""
 
-# ruff: noqa: RUF009  # what is called in the class bodies makes attrs fields
-
 from typing import Literal
 
 import attrs
