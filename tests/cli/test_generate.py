@@ -154,9 +154,24 @@ def test_watching_and_tracing_change_nothing(folder: Path, tmp_path: Path) -> No
     assert '"title": "hello"' in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("policy", ["stop", "free", "suppress", "late"])
-def test_every_policy_for_the_end_works(folder: Path, policy: str) -> None:
-    generate(folder, "--prompt", "hello", "--gen_length", "12", "--block_length", "4", "--eos", policy)
+def ids_under(policy: str, folder: Path, out: Path) -> list[list[int]]:
+    """Ids of 24 warm samples of 12 tokens, decoded in blocks of 4."""
+    lengths = ["--gen_length", "12", "--block_length", "4", "--num-samples", "24", "--temperature", "3"]
+    generate(folder, "--prompt", "hello", *lengths, "--eos", policy, "--out", str(out))
+    return [json.loads(line)["ids"] for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_policy_for_the_end_decides_what_follows_it(folder: Path, tmp_path: Path) -> None:
+    end = letter_tokenizer().eos_token_id
+    written = {policy: ids_under(policy, folder, tmp_path / policy) for policy in ("stop", "free", "suppress", "late")}
+    assert all(len(ids) == 12 for texts in written.values() for ids in texts)
+    assert all(end not in ids for ids in written["suppress"])
+    early = [ids for ids in written["free"] if end in ids[:8]]
+    assert any(set(ids[8:]) != {end} for ids in early)
+    stopped = [ids[ids.index(end) // 4 * 4 + 4 :] for ids in written["stop"] if end in ids]
+    assert any(stopped)
+    assert all(set(rest) <= {end} for rest in stopped)
+    assert any(end in ids for ids in written["late"])
 
 
 @pytest.mark.parametrize(
