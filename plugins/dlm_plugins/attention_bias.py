@@ -10,7 +10,8 @@ from dlm_plugins.claims import Claim
 
 MaskFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """f(batch, head, query, key) -> bool, transformers' convention: the arguments are int64 index tensors that broadcast
-against each other, the result says which keys each query sees. Elementwise tensor operations only, no ``if``."""
+against each other, the result, a bool tensor of their common shape, says which keys each query sees. Elementwise tensor
+operations only, no ``if``."""
 
 PREFIX_IS_STATIC = Claim(
     "prefix_is_static",
@@ -32,17 +33,22 @@ NEEDS_CLEAN_COPY = Claim(
 
 @attrs.frozen(kw_only=True, eq=False)
 class SequenceLayout:
-    """What stands where in a batch. All tensors are (B, L); an index of the mask function points into them."""
+    """What stands where in a batch of B rows and L positions: an index of the mask function points into these tensors.
+
+    On padding only ``document`` has a meaning. The core hides padding itself, and isolates documents where the run file
+    asks for it.
+    """
 
     position: Tensor
-    """int64: position within the document, from 0. Both copies of a [noisy | clean] row carry the same positions."""
+    """(B, L) int64: position within the document, from 0. Both halves of a [noisy | clean] row carry the same."""
     block: Tensor
-    """int64: (position - answer start) // block_length; -1 in the prompt. Pre-training has no prompt: the answer
-    starts with the document."""
+    """(B, L) int64: (position - answer start) // block_length, from 0; -1 in the prompt. Pre-training has no prompt:
+    the answer starts with the document. Both halves of a [noisy | clean] row carry the same."""
     document: Tensor
-    """int64: number of the document in its row; -1 on padding. The core isolates documents and hides padding itself."""
+    """(B, L) int64: number of the document in its row, from 0; -1 on padding."""
     is_clean: Tensor
-    """bool: True in the clean half of a [noisy | clean] row, and at committed blocks and the prompt in sampling."""
+    """(B, L) bool: in training, the whole clean half of a [noisy | clean] row, or the prompt where there is one copy
+    only; in sampling, the prompt and the blocks before the active one."""
 
 
 @runtime_checkable

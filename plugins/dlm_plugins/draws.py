@@ -22,11 +22,11 @@ class Draws(Protocol):
     """
 
     def per_row(self, purpose: str) -> Tensor:
-        """(B,) one number a row."""
+        """(B,) float32 in [0, 1): one number a row. ``purpose`` names the use."""
         ...
 
     def per_position(self, purpose: str) -> Tensor:
-        """(B, L) one number a position."""
+        """(B, L) float32 in [0, 1): one number a position. ``purpose`` names the use."""
         ...
 
 
@@ -35,11 +35,15 @@ class KeyedDraws:
     """Draws from Philox keyed by (seed, purpose), counted by (position, row, step, block)."""
 
     seed: int
+    """The run's seed."""
     step: int
+    """The global step."""
     rows: Tensor
     """(B,) int64: index of each row in the global step batch; rows with equal indices get equal numbers."""
     length: int
+    """Number L of positions."""
     block: int = 0
+    """Number of the block, where each block draws for itself."""
     scope: str = ""
     """Kept apart from the same purpose elsewhere: the name of the component the draws are handed to."""
 

@@ -19,18 +19,18 @@ IS_LIKELIHOOD_WEIGHTED = Claim(
 class LossView(Protocol):
     """What a loss sees of one micro-batch: B rows, L positions, V vocabulary, N scored positions.
 
-    All tensors are (B, L). The model has run; the vocabulary projection has not: it runs at the positions a loss asks
-    for, in chunks, with cross-entropy in float32.
+    The model has run; the vocabulary projection has not: it runs at the positions a loss asks for, in chunks, with
+    cross-entropy in float32.
     """
 
     @property
     def noisy_ids(self) -> Tensor:
-        """int64: what the model saw."""
+        """(B, L) int64: what the model saw."""
         ...
 
     @property
     def clean_ids(self) -> Tensor:
-        """int64: what should stand there."""
+        """(B, L) int64: what should stand there."""
         ...
 
     @property
@@ -40,42 +40,42 @@ class LossView(Protocol):
 
     @property
     def corrupted(self) -> Tensor:
-        """bool: positions the noise fell on."""
+        """(B, L) bool: positions the noise fell on."""
         ...
 
     @property
     def eligible(self) -> Tensor:
-        """bool: positions the noise could have fallen on (real tokens; in fine-tuning, of the answers only)."""
+        """(B, L) bool: positions the noise could have fallen on (real tokens; in fine-tuning, of the answers only)."""
         ...
 
     @property
     def p_mask(self) -> Tensor:
-        """float32 in [0, 1]: probability with which each position was corrupted."""
+        """(B, L) float32 in [0, 1]: probability with which each position was corrupted; 0 where it is not eligible."""
         ...
 
     @property
     def weight(self) -> Tensor:
-        """float32: min(1 / p_mask, reweight_cap), 0 where p_mask is 0."""
+        """(B, L) float32: min(1 / p_mask, reweight_cap), 0 where p_mask is 0."""
         ...
 
     @property
     def t(self) -> Tensor:
-        """float32 in [0, 1]: diffusion time."""
+        """(B, L) float32 in [0, 1]: diffusion time."""
         ...
 
     @property
     def rate(self) -> Tensor:
-        """float32: max(p(t), min_masking_rate), the mask rate the noise was drawn with."""
+        """(B, L) float32 in [0, 1]: max(p(t), min_masking_rate), the mask rate the noise was drawn with."""
         ...
 
     @property
     def rate_derivative(self) -> Tensor:
-        """float32: dp/dt of the schedule at t, not clipped."""
+        """(B, L) float32, at least 0: dp/dt of the schedule at t, not clipped."""
         ...
 
     @property
     def answer_length(self) -> Tensor | None:
-        """int64: number of eligible positions in the document each position belongs to; None in pre-training.
+        """(B, L) int64: number of eligible positions in the document each position belongs to; None in pre-training.
 
         Pre-training averages over tokens, fine-tuning first over each answer and then over the answers.
         """
@@ -83,12 +83,12 @@ class LossView(Protocol):
 
     @property
     def document_id(self) -> Tensor:
-        """int64: number of the document in its row; -1 on padding."""
+        """(B, L) int64: number of the document in its row, from 0; -1 on padding."""
         ...
 
     @property
     def columns(self) -> Mapping[str, Tensor]:
-        """Further numeric columns of the data set by name, (B,) each."""
+        """(B,) float32 each: further numeric columns of the data set, by name; none where rows are packed."""
         ...
 
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -97,23 +97,21 @@ class LossView(Protocol):
         Value and gradient come from one chunked pass; logits of all positions never exist. Smoothing mass goes to real
         vocabulary ids only: not to padded rows of the embedding, nor to the mask.
 
-        Args:
-            where: (B, L) bool, the N positions to score.
-            weight: (B, L) float32; it gets no gradient.
-            label_smoothing: in [0, 1).
+        ``where`` (B, L) bool are the N positions to score, ``weight`` is (B, L) float32 and gets no gradient,
+        ``label_smoothing`` is in [0, 1).
         """
         ...
 
     def log_probabilities(self, where: Tensor) -> Tensor:
-        """Log-probability of the clean id at each position of ``where``, row by row: (N,) float32, differentiable.
+        """Log-probability of the clean id at each position of ``where`` (B, L) bool, row by row: (N,) float32.
 
-        For losses that are not linear in the cross-entropy (focal, policy gradients). Recomputed chunk by chunk in the
-        backward pass.
+        For losses that are not linear in the cross-entropy (focal, policy gradients). Differentiable: recomputed chunk
+        by chunk in the backward pass.
         """
         ...
 
     def logits(self, where: Tensor) -> Tensor:
-        """(N, V) logits in the model's dtype: the last resort, and it costs what it costs."""
+        """(N, V) logits at ``where`` (B, L) bool, in the model's dtype: the last resort, and it costs what it costs."""
         ...
 
 
@@ -127,7 +125,8 @@ class LossOutput:
     total: Tensor
     """Scalar float32, differentiable. With nothing scored: a zero connected to the graph."""
     normaliser: Tensor
-    """Scalar, not negative: a count of tokens, answers or rows. It may be 0 only where ``total`` is 0."""
+    """Scalar int64 or float32, at least 0, without gradient: a count of tokens, answers or rows. It may be 0 only where
+    ``total`` is 0."""
 
 
 @runtime_checkable
@@ -135,5 +134,5 @@ class Loss(Protocol):
     """The training objective of one micro-batch."""
 
     def __call__(self, view: LossView) -> LossOutput:
-        """Score the micro-batch."""
+        """Score the micro-batch: a sum over its positions, and the count to divide it by."""
         ...

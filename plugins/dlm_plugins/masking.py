@@ -27,11 +27,13 @@ class MaskingRequest:
     eligible: Tensor
     """(B, L) bool: positions that may be corrupted. Nothing outside may ever be."""
     p: Tensor
-    """(B, L) float32 in [0, 1]: mask rate at each position; constant along a row unless ``t_per`` says otherwise."""
+    """(B, L) float32 in [0, 1]: mask rate at each position; constant along a row unless ``t_per`` says otherwise
+    (``block`` or ``token``, see ``RunComponents``)."""
     spans: Tensor
-    """(B, L) int64: number of the word each position belongs to, counted from 0 in each row; -1 on padding."""
+    """(B, L) int64: number of the word each position belongs to, counted from 0 in each row; -1 on padding. No word
+    reaches across documents. For maskings that corrupt words whole."""
     document_id: Tensor
-    """(B, L) int64: number of the document each position belongs to; -1 on padding."""
+    """(B, L) int64: number of the document each position belongs to, counted from 0 in each row; -1 on padding."""
     block_length: int
     """Length of the attention and sampling blocks of the run, at least 1."""
     view_index: Tensor

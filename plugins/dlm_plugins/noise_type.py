@@ -31,7 +31,7 @@ class CorruptionRequest:
     corrupted: Tensor
     """(B, L) bool: the positions to corrupt."""
     mask_id: int
-    """Id of the mask token."""
+    """Id of the mask token, in [0, V)."""
     vocabulary_size: int
     """Number V of ids the tokenizer knows; rows of the embedding beyond are padding. Replacements come from [0, V)."""
     special_ids: Tensor

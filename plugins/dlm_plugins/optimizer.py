@@ -13,11 +13,11 @@ class ParameterGroup:
     """Parameters to be treated alike."""
 
     parameters: Mapping[str, nn.Parameter]
-    """By name, in the order of the model. Tied parameters appear once."""
+    """Trainable parameters by name, in the order of the model. Tied parameters appear once."""
     decays: bool
     """Whether weight decay applies; False for norms and biases."""
     is_embedding: bool
-    """Token embedding or vocabulary projection: low-bit optimizers keep their state in 32 bits."""
+    """Whether this is the token embedding or vocabulary projection: low-bit optimizers keep its state in 32 bits."""
 
 
 @runtime_checkable

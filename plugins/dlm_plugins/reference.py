@@ -1,8 +1,9 @@
-"""The reference of all built-in components, in Markdown: ``python -m dlm_plugins.reference > docs/reference.md``."""
+"""The reference of contracts and components, in Markdown: ``python -m dlm_plugins.reference > docs/reference.md``."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from dlm_plugins.contracts import Described, common_contract, contract_of
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.options import as_yaml, options_of
 from dlm_plugins.plugin_settings import ALL
@@ -12,16 +13,28 @@ from dlm_plugins.testing import PROPERTIES, component
 from dlm_plugins.testing.properties import property_name
 
 _HEAD = """\
-# Reference of the built-in components
+# Reference of contracts and built-in components
 
-Written by `python -m dlm_plugins.reference > docs/reference.md`; a test keeps it equal to the code. What the kinds ask
-of a component, and how to add one, is in [plugins.md](plugins.md). `dlm plugins show KIND NAME` prints the same for
-everything that is installed.
+Written by `python -m dlm_plugins.reference > docs/reference.md`; a test keeps it equal to the code. For every kind it
+says what is asked of a component (methods, claims, properties), lists all fields of what it is handed and returns, and
+then the built-in components with their options. How to add one is in [plugins.md](plugins.md).
+`dlm plugins show KIND NAME` prints a component's part for everything that is installed.
+
+All classes named here are imported from `dlm_plugins`; `Tensor`, `nn` and `Optimizer` are PyTorch's. In shapes, B
+stands for rows, L for positions, V for the vocabulary, N for scored positions, K for the positions of the active block.
 """
 
 _COMMON = """\
+## Every kind
+
 Components of every kind have these properties, which `dlm_plugins.testing` and `dlm plugins check` try with the default
 options and with others; those of each kind follow below.
+"""
+
+_SHARED = """\
+### Contract of every kind
+
+Whatever is random comes from `Draws`. A component may refuse to work with others, which it sees as `RunComponents`.
 """
 
 
@@ -29,7 +42,8 @@ def reference(registry: Registry) -> str:
     """A page with every component of ``registry`` and its options."""
     sections = [_section(kind, registry.entries(kind.name)) for kind in KINDS.values()]
     common = map(_property, component.PROPERTIES)
-    return "\n".join([_HEAD, *_overview(registry), "", _COMMON, *common, "", *sections])
+    shared = [line for each in common_contract() for line in _described(each)]
+    return "\n".join([_HEAD, *_overview(registry), "", _COMMON, *common, "", _SHARED, *shared, *sections])
 
 
 def _overview(registry: Registry) -> Iterator[str]:
@@ -46,8 +60,12 @@ def _overview(registry: Registry) -> Iterator[str]:
 
 def _section(kind: Kind, entries: Sequence[Entry]) -> str:
     lines = [f"## {kind.name}", "", f"Decides {kind.decides}. Key `{kind.key}`, hook `{kind.hook}`.", ""]
+    lines += [f"### Contract of {kind.name}", "", f"A component keeps the protocol `{kind.protocol.__name__}`.", ""]
+    for described in contract_of(kind):
+        lines += _described(described)
     if kind.claims:
         claims = ((f"`{claim.name}`", as_yaml(claim.default), claim.help) for claim in kind.claims)
+        lines += ["Claims, attributes or properties that a component may have:", ""]
         lines += [*_table(("Claim", "Silence means", "Meaning"), claims), ""]
     own = [check for check in PROPERTIES[kind.name] if check not in component.PROPERTIES]
     lines += ["Properties that the contract kit tries:", "", *map(_property, own), ""]
@@ -56,9 +74,21 @@ def _section(kind: Kind, entries: Sequence[Entry]) -> str:
     return "\n".join(lines)
 
 
+def _described(each: Described) -> Iterator[str]:
+    yield from (f"#### {'type' if each.definition else 'class'} {each.name}", "")
+    if each.definition:
+        yield from (f"`{each.definition}`", "")
+    yield from (_markdown(each.text), "")
+    if each.methods:
+        yield from (*(f"- `{method.code}`: {_paragraph(method.text)}" for method in each.methods), "")
+    if each.fields:
+        rows = ((f"`{field.name}`", f"`{field.code}`", _paragraph(field.text)) for field in each.fields)
+        yield from (*_table(("Field", "Type", "Meaning"), rows), "")
+
+
 def _property(check: Callable[..., None]) -> str:
-    statement = " ".join(inspect.cleandoc(check.__doc__ or "").split("\n\n")[0].split())
-    return f"- `{property_name(check)}`: {_markdown(statement)}"
+    statement = inspect.cleandoc(check.__doc__ or "").split("\n\n")[0]
+    return f"- `{property_name(check)}`: {_paragraph(statement)}"
 
 
 def _component(kind: Kind, entry: Entry) -> Iterator[str]:
@@ -84,6 +114,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str
 
 def _cell(text: str) -> str:
     return _markdown(text).replace("|", "\\|")
+
+
+def _paragraph(text: str) -> str:
+    return _markdown(" ".join(text.split()))
 
 
 def _markdown(text: str) -> str:

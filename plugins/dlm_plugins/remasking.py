@@ -39,7 +39,7 @@ class DecodingState(Protocol):
 
     @property
     def masked(self) -> Tensor:
-        """(B, K) bool: positions that still hold the mask and belong to the canvas of their row."""
+        """(B, K) bool: positions that still hold the mask and are to be filled."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class DecodingState(Protocol):
 
     @property
     def committed_confidence(self) -> Tensor:
-        """(B, K) float32 or wider: confidence a position had when it was committed; 0 where masked."""
+        """(B, K) float32 or wider, in [0, 1]: confidence a position had when it was committed; 0 where masked."""
         ...
 
     @property
@@ -59,7 +59,7 @@ class DecodingState(Protocol):
 
     @property
     def quota(self) -> Tensor:
-        """(B,) int64: suggested number of commitments at this step, so that the last step finishes the block."""
+        """(B,) int64, at least 0: suggested number of commitments at this step, so that the last one ends the block."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class DecodingState(Protocol):
 
     @property
     def num_steps(self) -> int:
-        """Number of steps planned for the block."""
+        """Number of steps planned for the block, at least 1."""
         ...
 
     @property
@@ -79,12 +79,12 @@ class DecodingState(Protocol):
 
     @property
     def log_probability(self) -> Tensor:
-        """(B, K) float32 or wider: log of ``confidence``, exact where confidence underflows or rounds to 1."""
+        """(B, K) float32 or wider, at most 0: log of ``confidence``, exact where that underflows or rounds to 1."""
         ...
 
     @property
     def entropy(self) -> Tensor:
-        """(B, K) float32 or wider, in nats: entropy of the prediction. Computed when asked."""
+        """(B, K) float32 or wider, at least 0, in nats: entropy of the prediction. Computed when asked."""
         ...
 
     @property
@@ -108,5 +108,5 @@ class Remasker(Protocol):
     """Decides step by step. On the last step the core commits whatever is masked and ignores ``remask``."""
 
     def decide(self, state: DecodingState) -> Decision:
-        """Choose what to keep. A row's result depends on that row alone."""
+        """Choose what to keep and what to take back. A row's result depends on that row alone."""
         ...

@@ -19,17 +19,25 @@ class RunComponents:
     mode: str
     """``pretrain`` or ``sft``."""
     loss: Loss
+    """The component at ``training.loss_impl``."""
     noise_schedule: NoiseSchedule
+    """The schedule that is in effect: of ``training.sft_noise`` in mode ``sft``, else of ``training.noise``."""
     masking: Masking
+    """The masking; rows whose coin falls on a contiguous region are corrupted by ``contiguous`` instead."""
     noise_type: NoiseType
+    """What stands at corrupted positions."""
     attention_bias: AttentionBias
+    """The bias that training runs with: ``full`` unless ``training.block_attention`` is enabled."""
     names: Mapping[str, str]
     """Qualified name by kind, for messages: ``{"loss": "builtin:elbo", ...}``."""
     min_masking_rate: float
+    """In [0, 1): lower bound of the mask rate; noise is drawn and weighted with the bounded rate."""
     reweight_cap: float | None
+    """At least 1: upper bound of the weight 1 / p_mask; None for no bound."""
     mask_contiguous_region_prob: float
+    """In [0, 1]: probability that a row is corrupted in one contiguous span instead of by ``masking``."""
     t_per: Literal["sequence", "block", "token"] = "sequence"
-    """What gets a diffusion time of its own."""
+    """What gets a diffusion time, and with it a mask rate, of its own: each row, each block or each token."""
 
 
 @runtime_checkable
