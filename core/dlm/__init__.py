@@ -3,13 +3,17 @@
 Importing ``dlm`` registers the model type ``qwen3llada`` with the Auto classes of transformers.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM, Qwen3LLadaModel
-from dlm.model.convert import ConversionReport, convert
-from dlm.model.loading import load_model as load
-from dlm.sampling import GenerateOutput, generate, iter_generate
-from dlm.training.run import RunResult, run
+
+if TYPE_CHECKING:
+    from dlm.model.convert import ConversionReport, convert
+    from dlm.model.loading import load_model as load
+    from dlm.sampling import GenerateOutput, generate, iter_generate
+    from dlm.training.run import RunResult, run
 
 __version__ = version("dlm")
 
@@ -26,3 +30,28 @@ __all__ = [
     "load",
     "run",
 ]
+
+# Imported when they are first asked for: the training engine alone takes seconds, and `dlm validate` needs none of it.
+_LATER = {
+    "ConversionReport": ("dlm.model.convert", "ConversionReport"),
+    "convert": ("dlm.model.convert", "convert"),
+    "load": ("dlm.model.loading", "load_model"),
+    "GenerateOutput": ("dlm.sampling", "GenerateOutput"),
+    "generate": ("dlm.sampling", "generate"),
+    "iter_generate": ("dlm.sampling", "iter_generate"),
+    "RunResult": ("dlm.training.run", "RunResult"),
+    "run": ("dlm.training.run", "run"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LATER[name]
+    found: object = getattr(import_module(module), attribute)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -41,3 +41,8 @@ class PluginSettingError(ValueError):
     """A request about plugins that cannot be met: an unknown name to disable, a requirement that is not installed."""
 
     exit_code = USER_INPUT
+
+    def __init__(self, message: str, *, subject: str | None = None) -> None:
+        super().__init__(message)
+        self.subject = subject
+        """The name or requirement that was asked for; None where the environment asked, or for no plugin by name."""

@@ -26,7 +26,7 @@ def disabled_plugins(disable: Collection[str], candidates: Sequence[Candidate]) 
         PluginSettingError: a name that no installed plugin has.
     """
     variable = [name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",") if name.strip()]
-    asked = {**dict.fromkeys(variable, DISABLE_VARIABLE), **dict.fromkeys(disable, "request")}
+    asked = {**dict.fromkeys(variable, DISABLE_VARIABLE), **dict.fromkeys(disable, "--no-plugin or plugins.disable")}
     known = {candidate.name for candidate in candidates}
     disabled: dict[str, str] = {}
     for name, origin in asked.items():
@@ -35,7 +35,8 @@ def disabled_plugins(disable: Collection[str], candidates: Sequence[Candidate]) 
         elif name in known:
             disabled[name] = origin
         else:
-            raise PluginSettingError(_unknown_name(name, origin, candidates))
+            subject = None if origin == DISABLE_VARIABLE else name
+            raise PluginSettingError(_unknown_name(name, origin, candidates), subject=subject)
     return disabled
 
 
@@ -73,7 +74,8 @@ def check_requirements(require: Iterable[str], records: Sequence[PluginRecord]) 
             requirement = Requirement(text)
         except InvalidRequirement as error:
             raise PluginSettingError(
-                f"cannot read the requirement {text!r}: {error}; write it as for pip, e.g. 'dlm-acme>=0.3'."
+                f"cannot read the requirement {text!r}: {error}; write it as for pip, e.g. 'dlm-acme>=0.3'.",
+                subject=text,
             ) from None
         provided = [
             record
@@ -82,15 +84,18 @@ def check_requirements(require: Iterable[str], records: Sequence[PluginRecord]) 
         ]
         if not provided:
             raise PluginSettingError(
-                f"this run requires {text!r}, and no plugin of that distribution is installed: pip install {text!r}"
+                f"this run requires {text!r}, and no plugin of that distribution is installed: pip install {text!r}",
+                subject=text,
             )
         if not requirement.specifier.contains(provided[0].version, prereleases=True):
             raise PluginSettingError(
                 f"this run requires {text!r}, and {provided[0].distribution} {provided[0].version} is installed: "
-                f"pip install {text!r}"
+                f"pip install {text!r}",
+                subject=text,
             )
         for record in provided:
             if record.status != "ok":
                 raise PluginSettingError(
-                    f"this run requires {text!r}, but plugin {record.name} is {record.status}: {record.error}"
+                    f"this run requires {text!r}, but plugin {record.name} is {record.status}: {record.error}",
+                    subject=text,
                 )

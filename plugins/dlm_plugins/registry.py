@@ -116,6 +116,8 @@ class Registry:
         if elsewhere and not close:
             parts.append(f"there is a {elsewhere[0]} of that name")
         parts.append(f"available: {', '.join(sorted(names)) or 'none'}")
+        if not close and not elsewhere:
+            parts.append("if a plugin provides it, install that")
         if missing:
             states = ", ".join(f"{record} is {record.status}" for record in missing)
             parts.append(f"not loaded: {states} (see `dlm plugins check`)")

@@ -134,11 +134,11 @@ RUN_FILE_CASES = {
     ),
     "unknown plugin": (
         ["plugins.disable=[nobody]"],
-        "<command line>: plugins: no plugin 'nobody' is installed",
+        "<command line>: plugins.disable: no plugin 'nobody' is installed",
     ),
     "a plugin that is not there": (
         ["plugins.require=[dlm-nowhere>=0.3]"],
-        "<command line>: plugins: this run requires 'dlm-nowhere>=0.3', and no plugin of that distribution is ",
+        "<command line>: plugins.require: this run requires 'dlm-nowhere>=0.3', and no plugin of that distribution is ",
     ),
 }
 

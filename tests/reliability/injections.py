@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,16 @@ def die_in_backward(number: int) -> None:
     _before_backward(die)
 
 
-def signal_in_backward(number: int, *names: str) -> None:
-    """Send signals to this process before the n-th backward pass."""
+def signal_in_backward(number: int, *names: str | float) -> None:
+    """Send signals to this process before the n-th backward pass, with pauses of so many seconds between them."""
 
     def send(call: int) -> None:
         if call == number:
             for name in names:
-                os.kill(os.getpid(), signal.Signals[name])
+                if isinstance(name, str):
+                    os.kill(os.getpid(), signal.Signals[name])
+                else:
+                    time.sleep(name)
 
     _before_backward(send)
 

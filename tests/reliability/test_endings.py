@@ -48,15 +48,27 @@ def test_a_signal_in_any_step_ends_the_run_after_that_step(
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", ExitCode.TERMINATED), ("SIGINT", ExitCode.INTERRUPTED)])
-def test_a_second_signal_ends_the_run_at_once(
+def test_the_same_signal_again_ends_the_run_at_once(
     laboratory: Any, digest_of: Any, tmp_path: Path, name: str, code: int
 ) -> None:
     config = laboratory.config("pretrain-adamw")
-    outcome = laboratory.run(config, tmp_path, inject=["signal_in_backward", 10, name, name])
+    outcome = laboratory.run(config, tmp_path, inject=["signal_in_backward", 10, name, 1.2, name])
     assert outcome.code == code, outcome.log
     assert newest(tmp_path) == "step-4"  # step 5 was not finished
     assert laboratory.run(config, tmp_path).code == 0
     assert digest_of(tmp_path / "run") == laboratory.reference(config)
+
+
+@pytest.mark.parametrize("names", [("SIGINT", "SIGINT"), ("SIGINT", 1.2, "SIGTERM"), ("SIGTERM", "SIGTERM")])
+def test_a_launcher_that_passes_a_signal_on_does_not_end_the_run_in_the_middle_of_a_step(
+    laboratory: Any, digest_of: Any, tmp_path: Path, names: tuple[str | float, ...]
+) -> None:
+    config = laboratory.config("pretrain-adamw")
+    outcome = laboratory.run(config, tmp_path, inject=["signal_in_backward", 10, *names])
+    assert outcome.code == ENDINGS[str(names[0])], outcome.log
+    assert newest(tmp_path) == "step-5"
+    assert laboratory.run(config, tmp_path).code == 0
+    assert_promised_files_are_equal(digest_of(tmp_path / "run"), laboratory.reference(config))
 
 
 def test_a_signal_to_save_saves_and_goes_on(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:

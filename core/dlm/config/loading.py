@@ -75,14 +75,13 @@ def run_converter(registry: Registry) -> Converter:
 def _load(source: Source, overrides: Sequence[str], disable: Collection[str], strict: bool) -> LoadedConfig:
     for override in overrides:
         source.override(override)
-    problems: list[Problem] = []
-    registry = _discover(source, disable, strict, problems)
+    registry = _discover(source, disable, strict)
     converter = run_converter(registry)
     _fill_dependent_defaults(source.value)
-    config, more = _structure(converter, registry, source.value)
+    config, found = _structure(converter, registry, source.value)
     # A key that could not be read is missing now: the reader knows why already.
-    known = {fault.problem.path for fault in source.faults} | {problem.path for problem in problems}
-    problems += [problem for problem in more if problem.path not in known]
+    known = {fault.problem.path for fault in source.faults}
+    problems = [problem for problem in found if problem.path not in known]
     if problems or source.faults or config is None:
         raise RunFileError(_report(source, problems))
     idle = idle_keys(config, _defaults(converter, config))
@@ -90,7 +89,7 @@ def _load(source: Source, overrides: Sequence[str], disable: Collection[str], st
     return LoadedConfig(config=config, registry=registry, notes=registry.warnings() + notes)
 
 
-def _discover(source: Source, disable: Collection[str], strict: bool, problems: list[Problem]) -> Registry:
+def _discover(source: Source, disable: Collection[str], strict: bool) -> Registry:
     """Build the registry as the file and the caller ask; where that fails, one to look for other problems with."""
     converter, settings = make_converter(), PluginsConfig()
     with suppress(ConfigurationError):  # reported with the rest of the file
@@ -98,12 +97,25 @@ def _discover(source: Source, disable: Collection[str], strict: bool, problems: 
     try:
         return Registry.discover(disable={*settings.disable, *disable}, strict=strict, require=settings.require)
     except PluginSettingError as error:
-        problems.append(Problem("plugins", str(error)))
+        source.faults.append(_located(source, settings, error, strict))
     try:
         return Registry.discover()
     except PluginSettingError:
         # The environment itself asks for what cannot be.
-        raise RunFileError(_report(source, problems)) from None
+        raise RunFileError(_report(source, ())) from None
+
+
+def _located(source: Source, settings: PluginsConfig, error: PluginSettingError, strict: bool) -> Located:
+    """Where a request about plugins was made: the file, an override, a flag, or the environment."""
+    message, places = str(error), {"plugins.require": settings.require, "plugins.disable": settings.disable}
+    for key, requests in places.items():
+        if error.subject in requests:
+            return source.located(Problem(key, message))
+    if error.subject is not None:
+        return Located(COMMAND_LINE, Problem("--no-plugin", message))
+    if strict:
+        return Located(COMMAND_LINE, Problem("--strict-plugins", message))
+    return Located("<environment>", Problem("", message))
 
 
 def _fill_dependent_defaults(value: dict[str, Any]) -> None:

@@ -102,7 +102,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         optimizer=optimizer,
         scheduler=scheduler,
         config_text=dump_config(config, registry),
-        identity=_identity(loaded, data, weights, accelerator, optimizer_name, num_steps),
+        identity=_identity(loaded, data, weights, accelerator, optimizer_name),
     )
     return Job(
         accelerator=accelerator,
@@ -116,10 +116,16 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         data_summary=data.summary,
         unused_rows=data.unused,
         num_steps=num_steps,
+        way_on=_way_on(training.checkpoint.resume),
         logging_every=config.logging.every_steps,
         evaluate_every=config.evaluation.eval_every_steps,
         save_every=training.checkpoint.every_steps,
     )
+
+
+def _way_on(resume: str | None) -> str:
+    same = "run the same command again"
+    return same if resume == LATEST else f"{same} with training.checkpoint.resume={LATEST}"
 
 
 def _training_step(
@@ -177,7 +183,6 @@ def _identity(
     weights: Weights,
     accelerator: Accelerator,
     optimizer: str,
-    num_steps: int,
 ) -> dict[str, object]:
     config = loaded.config
     facts: dict[str, object] = {
@@ -191,5 +196,5 @@ def _identity(
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
     }
     if depends_on_num_steps(config.optim):
-        facts["num_steps"] = num_steps
+        facts |= {"training": {"max_steps": config.training.max_steps, "num_epochs": config.training.num_epochs}}
     return identity_of(config_to_mapping(config, loaded.registry), facts)

@@ -12,6 +12,7 @@ from dlm.data.words import word_start_table
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective, Visibility
 from dlm.diffusion.random_length import RandomLength
+from dlm.diffusion.schedule_check import refuse_broken_schedule
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
@@ -159,10 +160,16 @@ def build_objective(
 def build_forward_process(
     config: RunConfig, components: RunComponents, registry: Registry, vocabulary: Vocabulary
 ) -> ForwardProcess:
-    """The noise of training."""
+    """The noise of training.
+
+    Raises:
+        UserInputError: The schedule gives no mask rates.
+    """
     noise = config.training.active_noise
+    section = "sft_noise" if config.training.mode == "sft" else "noise"
+    refuse_broken_schedule(noise.schedule, components.names["noise_schedule"], f"training.{section}.schedule")
     return ForwardProcess(
-        schedule=components.noise_schedule,
+        schedule=noise.schedule,
         masking=components.masking,
         noise_type=components.noise_type,
         sample_times=TIME_SAMPLERS[noise.t_sampling],

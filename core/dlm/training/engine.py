@@ -92,7 +92,7 @@ class Engine:
         self.num_failed_saves = MAX_FAILED_SAVES - 1  # there is no next time
         self.save()
         raise StoppedBySignalError(
-            f"stopped after step {self.state.global_step}, which is saved; run the same command again to continue",
+            f"stopped after step {self.state.global_step}, which is saved; {self.job.way_on} to continue",
             ending,
         )
 
@@ -196,8 +196,8 @@ class Engine:
         self.console.say(f"step {step}: could not save a checkpoint ({error}); older ones are intact")
         if self.num_failed_saves >= MAX_FAILED_SAVES or self.is_done:
             raise FinalStateNotSavedError(
-                f"step {step} could not be saved ({error}); free some space and run the same command again: it "
-                "continues from the newest checkpoint"
+                f"step {step} could not be saved ({error}); free some space and {self.job.way_on} to continue from the "
+                "newest checkpoint"
             )
 
     def append(self, name: str, record: dict[str, object]) -> None:
@@ -212,8 +212,8 @@ class Engine:
             self.job.folder.append(name, record)
         except OSError as error:
             raise FinalStateNotSavedError(
-                f"cannot write {name} ({error}); free some space and run the same command again: it continues from the "
-                "newest checkpoint"
+                f"cannot write {name} ({error}); free some space and {self.job.way_on} to continue from the newest "
+                "checkpoint"
             ) from None
 
     def _position(self) -> dict[str, object]:

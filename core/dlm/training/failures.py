@@ -5,14 +5,15 @@ from contextlib import contextmanager
 
 import torch
 
-from dlm.config import RunConfig
+from dlm.config import LoadedConfig, RunConfig, run_components
 from dlm.data.loader import worker_failure
-from dlm.errors import OutOfMemoryError, UserInputError
+from dlm.errors import DlmError, OutOfMemoryError, UserInputError
+from dlm_plugins.records import BUILTIN
 
 
 @contextmanager
-def explained(config: RunConfig) -> Iterator[None]:
-    """Turn errors of the device and of data workers into messages.
+def explained(loaded: LoadedConfig) -> Iterator[None]:
+    """Turn errors of the device and of data workers into messages; to any other, note whose code was at work.
 
     Raises:
         OutOfMemoryError: The device has no memory left.
@@ -20,9 +21,10 @@ def explained(config: RunConfig) -> Iterator[None]:
         UserInputError: The optimizer cannot work on a sharded model.
     """
     try:
-        yield
+        with _naming_plugins(loaded):
+            yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(config, error) from error
+        raise _out_of_memory(loaded.config, error) from error
     except NotImplementedError as error:
         if "sharding strategy" in str(error):  # what torch says where an operation does not know spread tensors
             raise UserInputError(
@@ -33,7 +35,22 @@ def explained(config: RunConfig) -> Iterator[None]:
         if failure := worker_failure(error):
             raise failure from error
         if "can't allocate memory" in str(error):  # what the CPU's allocator says
-            raise _out_of_memory(config, error) from error
+            raise _out_of_memory(loaded.config, error) from error
+        raise
+
+
+@contextmanager
+def _naming_plugins(loaded: LoadedConfig) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        names = run_components(loaded.config, loaded.registry).names
+        foreign = {kind: name for kind, name in names.items() if not name.startswith(f"{BUILTIN}:")}
+        if foreign and not isinstance(error, DlmError):
+            plugins = dict.fromkeys(name.partition(":")[0] for name in foreign.values())
+            listing = ", ".join(f"{kind} {name}" for kind, name in foreign.items())
+            checks = ", ".join(f"`dlm plugins check {plugin}`" for plugin in plugins)
+            error.add_note(f"Components of third parties took part: {listing}. {checks} tries what they promise.")
         raise
 
 

@@ -15,8 +15,8 @@ _FREE = (
     "logging",
     "plugins",
 )
-"""Sections of the run file that do not bear on the weights. The number of steps is compared apart from these, because
-most learning-rate schedules depend on it."""
+"""Sections of the run file that do not bear on the weights. The number of steps is among the facts where it does: most
+learning-rate schedules depend on it."""
 
 ONLY_WARNS = ("num_threads", "device", "plugin_versions", "versions")
 """Facts that may change the last digits of a number, but not what is computed."""

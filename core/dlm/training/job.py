@@ -38,6 +38,8 @@ class Job:
     data_summary: str
     unused_rows: tuple[BadRow, ...]
     num_steps: int
+    way_on: str
+    """What the user has to do so that the run goes on after it was ended."""
     logging_every: int
     evaluate_every: int
     save_every: int

@@ -52,8 +52,8 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
     if steps and resume is None:
         raise UserInputError(
             f"training.output_dir: {folder.path} already holds checkpoints, up to step {steps[-1]}. "
-            "Continue with training.checkpoint.resume=latest, start anew with resume=none (the old run "
-            "is kept in a folder previous-N), or choose another training.output_dir"
+            "Continue with training.checkpoint.resume=latest, start anew with training.checkpoint.resume=none (the old "
+            "run is kept in a folder previous-N), or choose another training.output_dir"
         )
     if not steps and folder.final.exists():
         raise UserInputError(

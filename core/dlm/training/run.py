@@ -55,7 +55,7 @@ def run(
         loaded = config
     else:
         loaded = load_config(config, overrides)
-    with explained(loaded.config):
+    with explained(loaded):
         return _run(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
 
 
@@ -87,7 +87,8 @@ def _train(
     state, notes = restore(job, start, allow_change)
     if job.is_main:
         write_file(job.folder.path / CONFIG, job.objects.config_text)
-        write_bad_rows(job.unused_rows, job.folder.path / BAD_ROWS)
+        if job.unused_rows:
+            write_bad_rows(job.unused_rows, job.folder.path / BAD_ROWS)
         for note in loaded.notes:
             print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
     console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)

@@ -1,12 +1,16 @@
-"""Signals: the first SIGTERM or Ctrl-C ends the run after the current step, a second one at once, SIGUSR1 saves."""
+"""Signals: SIGTERM or Ctrl-C ends the run after the current step, the same again at once; SIGUSR1 saves."""
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 from dlm.errors import ExitCode
 
 _ENDINGS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+_ECHO_SECONDS = 1.0
+"""A signal that comes again within this time is the same request: a launcher passes on the Ctrl-C of a terminal that
+has told its processes already."""
 _PROMISE = b"\ndlm: the run ends after this step, and saves; the same signal again ends it at once\n"
 
 
@@ -16,6 +20,7 @@ class Signals:
     def __init__(self, *, speaks: bool) -> None:
         self.ending: ExitCode | None = None
         """How to end after this step; None: go on."""
+        self._noted_at = 0.0
         self._speaks = speaks
         self._owner = os.getpid()
         self._save_requested = False
@@ -49,15 +54,14 @@ class Signals:
             self._save_requested = True
         elif self.ending is None:
             self.ending = _ENDINGS[received]
+            self._noted_at = time.monotonic()
             if hasattr(signal, "SIGCHLD"):
                 # Whoever ends a whole group ends the data workers too: torch must not raise in the middle of the step.
                 signal.signal(signal.SIGCHLD, _take_no_notice)
             if self._speaks:
                 os.write(2, _PROMISE)
-        elif received == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            raise SystemExit(int(_ENDINGS[received]))
+        elif self.ending == _ENDINGS[received] and time.monotonic() - self._noted_at > _ECHO_SECONDS:
+            raise KeyboardInterrupt if received == signal.SIGINT else SystemExit(int(self.ending))
 
 
 def _take_no_notice(number: int, frame: FrameType | None) -> None:

@@ -270,9 +270,9 @@ def test_a_problem_beside_an_override_keeps_its_line(complaints: Complaints, min
 
 def test_plugins_are_settled_before_components_are_looked_up(complaints: Complaints, minimal_text: str) -> None:
     (line,) = complaints(minimal_text + "plugins: {disable: [nobody]}\n")
-    assert line.startswith("run.yaml:8: plugins: no plugin 'nobody'")
+    assert line.startswith("run.yaml:8: plugins.disable: no plugin 'nobody'")
     (line,) = complaints(minimal_text + "plugins:\n  require: ['dlm-nowhere>=1']\n")
-    assert line.startswith("run.yaml:8: plugins:")
+    assert line.startswith("run.yaml:9: plugins.require:")
     assert "dlm-nowhere" in line
     (line,) = complaints(minimal_text + "plugins: {disable: nobody}\n")
     assert line.startswith("run.yaml:8: plugins.disable: must be a list")

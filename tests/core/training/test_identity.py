@@ -28,7 +28,7 @@ FACTS = {
     "num_threads": 2,
     "device": "cpu",
     "plugin_versions": {"builtin": "0.1"},
-    "num_steps": 10,
+    "training": {"max_steps": 10, "num_epochs": None},
 }
 
 
@@ -82,10 +82,18 @@ def test_anything_else_is_refused_and_named(key: str, value: object, shown: str)
     assert "--allow-change" in str(caught.value)
 
 
-@pytest.mark.parametrize("fact", ["data_fingerprint", "num_processes", "num_steps"])
+@pytest.mark.parametrize("fact", ["data_fingerprint", "num_processes"])
 def test_facts_about_the_run_are_refused_too(fact: str) -> None:
     with pytest.raises(UserInputError, match=fact):
         compare(identity(), identity(**{fact: "other"}), ())
+
+
+def test_another_number_of_steps_is_named_and_allowed_by_its_key_in_the_run_file() -> None:
+    longer = identity(training={"max_steps": 20, "num_epochs": None})
+    with pytest.raises(UserInputError, match=r"training\.max_steps: 10 in the checkpoint, 20 now"):
+        compare(identity(), longer, ())
+    (note,) = compare(identity(), longer, ["training.max_steps"])
+    assert "training.max_steps" in note
 
 
 def test_every_difference_is_in_one_message() -> None:
