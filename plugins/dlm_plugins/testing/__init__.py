@@ -4,6 +4,11 @@ In a test file, one line a component::
 
     class TestClipped(NoiseScheduleContract):
         component = Clipped
+
+and one for the package, so that a hook that dlm would not find fails there too::
+
+    def test_dlm_takes_the_plugin() -> None:
+        assert check_plugin(dlm_acme) == []
 """
 
 from dlm_plugins.testing.checking import PROPERTIES, check_component
@@ -18,6 +23,7 @@ from dlm_plugins.testing.contracts import (
     RemaskerContract,
 )
 from dlm_plugins.testing.instances import options_strategy, variants
+from dlm_plugins.testing.plugin import check_plugin
 from dlm_plugins.testing.reference_view import ReferenceView
 
 __all__ = [
@@ -32,6 +38,7 @@ __all__ = [
     "ReferenceView",
     "RemaskerContract",
     "check_component",
+    "check_plugin",
     "options_strategy",
     "variants",
 ]

@@ -15,6 +15,7 @@ from dlm_plugins.testing import (
     remasking,
 )
 from dlm_plugins.testing.instances import variants
+from dlm_plugins.testing.properties import is_tried_at_every_value
 from dlm_plugins.testing.scratch import scratch_storage
 
 Check: TypeAlias = Callable[[Any], None]
@@ -36,6 +37,15 @@ PROPERTIES: Mapping[str, tuple[Check, ...]] = MappingProxyType(
 """The properties of every kind, by its name in ``dlm_plugins.KINDS``."""
 
 
+NUM_TELLING = 4
+"""Instances on which properties that cost more are tried: the defaults, and the most telling other values."""
+
+
+def instances_for(check: Check, varied: list[Any]) -> list[Any]:
+    """Those of ``variants`` on which a property is tried."""
+    return varied if is_tried_at_every_value(check) else varied[:NUM_TELLING]
+
+
 def check_component(kind: str, cls: type) -> list[str]:
     """Try every property of ``kind`` on ``cls`` with its default options and with varied ones.
 
@@ -48,12 +58,13 @@ def check_component(kind: str, cls: type) -> list[str]:
     except Exception as error:
         return [f"default_options: {cls.__qualname__}() raised {type(error).__name__}: {error}"]
     with scratch_storage():
-        messages = [_first_failure(check, instances) for check in PROPERTIES[kind]]
+        messages = [first_failure(check, instances) for check in PROPERTIES[kind]]
     return [message for message in messages if message is not None]
 
 
-def _first_failure(check: Check, instances: list[Any]) -> str | None:
-    for instance in instances:
+def first_failure(check: Check, varied: list[Any]) -> str | None:
+    """What one property says of the first of ``variants`` for which it does not hold; None when it holds for all."""
+    for instance in instances_for(check, varied):
         try:
             check(instance)
         except AssertionError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from dlm_plugins.testing.checking import PROPERTIES, Check
+from dlm_plugins.testing.checking import PROPERTIES, Check, instances_for
 from dlm_plugins.testing.instances import variants
 from dlm_plugins.testing.properties import property_name
 
@@ -26,19 +26,19 @@ class Contract:
 
 def _test_method(check: Check) -> Callable[[Contract], None]:
     def test(self: Contract) -> None:
-        for instance in _instances(type(self)):
+        for instance in _instances(type(self), check):
             check(instance)
 
     test.__doc__ = check.__doc__
     return test
 
 
-def _instances(contract: type[Contract]) -> list[Any]:
+def _instances(contract: type[Contract], check: Check) -> list[Any]:
     component = getattr(contract, "component", None)
     if component is None:
         raise AssertionError(f"{contract.__name__} tests nothing yet: add `component = YourClass` to its body")
     if isinstance(component, type):
-        return variants(component)
+        return instances_for(check, variants(component))
     return list(component) if isinstance(component, list | tuple) else [component]
 
 

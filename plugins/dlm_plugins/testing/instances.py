@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
-_FRACTIONS = (0.0, 0.1, 0.5, 1.0, 2.0)
+_FRACTIONS = (0.5, 0.1, 0.0, 1.0, 2.0)
 _COUNTS = (0, 1, 2, 3, 8)
-MAX_VARIANTS = 4
 
 
 def variants(cls: type) -> list[Any]:
-    """The default instance, then instances in which one option differs: at most ``MAX_VARIANTS`` in all.
+    """The default instance, then one for each value of each option, the others at their defaults.
+
+    The most telling values of every option come first: the start of the list is a selection.
 
     Raises:
         Exception: whatever the constructor raises without arguments.
@@ -27,7 +28,7 @@ def variants(cls: type) -> list[Any]:
         for field, values in zip(_options(cls), per_option, strict=True):
             if rank < len(values):
                 found.append(attrs.evolve(default, **{_alias(field): values[rank]}))
-    return found[:MAX_VARIANTS]
+    return found
 
 
 def options_strategy(cls: type) -> st.SearchStrategy[Any]:
@@ -47,8 +48,9 @@ def options_strategy(cls: type) -> st.SearchStrategy[Any]:
 def accepted_values(default: object, field: "attrs.Attribute[Any]") -> list[Any]:
     """Values other than the default that the constructor accepts for one option, the most telling first.
 
-    Tried are round numbers, the bounds of the option's validators, points halfway there, and listed choices. Options
-    of other types (paths, nested classes) keep their default.
+    Tried are listed choices, and for numbers the bounds of the validators, points a quarter and half of the way from a
+    bound to the default, twice the default, and round numbers, 0.5 and 0.1 among them: a power between 0 and 1 is where
+    gradients diverge. Options of other types (paths, nested classes) keep their default.
     """
     value = getattr(default, field.name)
     accepted: list[Any] = []
@@ -118,6 +120,7 @@ def _numbers(
     bounds = [bound for check in validators if isinstance(bound := getattr(check, "bound", None), int | float)]
     numbers = list(bounds)
     if isinstance(value, int | float):
-        numbers += [(value + bound) / 2 for bound in bounds] + [value * 2]
+        numbers += [bound + (value - bound) * share for share in (0.25, 0.5) for bound in bounds]
+        numbers += [*round_numbers[:1], value * 2]
     for number in (*numbers, *round_numbers):
         yield int(number) if is_int else float(number)

@@ -5,9 +5,16 @@ import torch
 from torch import Tensor
 
 from dlm_plugins.loss import Loss, LossOutput
-from dlm_plugins.testing.loss_rows import LossRows, loss_rows
+from dlm_plugins.testing.loss_rows import LossRows, loss_rows, score
 from dlm_plugins.testing.loss_statistics import check_mean_over_masks, check_positions_weigh_alike
-from dlm_plugins.testing.properties import contract_property, for_all, require_close, require_tensor
+from dlm_plugins.testing.properties import (
+    at_every_value,
+    contract_property,
+    describe,
+    for_all,
+    require_close,
+    require_tensor,
+)
 from dlm_plugins.testing.purity import require_pure
 from dlm_plugins.testing.reference_view import ReferenceView
 
@@ -23,8 +30,9 @@ def _backward(output: LossOutput, view: ReferenceView) -> Tensor:
 
 
 def _score(loss: Loss, rows: LossRows) -> tuple[LossOutput, Tensor]:
+    """What the loss says, and the gradient (B, L, V)."""
     view = rows.view()
-    output = loss(view)
+    output = score(loss, view)
     return output, _backward(output, view)
 
 
@@ -33,14 +41,15 @@ def _require_same(output: LossOutput, expected: LossOutput, how: str) -> None:
     require_close(torch.as_tensor(output.normaliser), torch.as_tensor(expected.normaliser), f"another normaliser {how}")
 
 
+@at_every_value
 @contract_property
 def check_scalars(loss: Loss) -> None:
     """``total`` is a finite float32 scalar; ``normaliser`` a finite scalar, at least 0, without gradient."""
 
     def body(rows: LossRows) -> None:
-        output = loss(rows.view())
+        output = score(loss, rows.view())
         require_tensor(output.total, "total", torch.Size(), torch.float32)
-        if getattr(output.normaliser, "shape", None) != ():
+        if output.normaliser.shape != ():
             raise AssertionError(f"normaliser is {output.normaliser!r}, not a scalar tensor")
         if not (output.total.isfinite() and output.normaliser.isfinite()):
             raise AssertionError(f"total {output.total.item()}, normaliser {output.normaliser.item()}: not finite")
@@ -61,7 +70,9 @@ def check_scores_eligible_only(loss: Loss) -> None:
         if gradient[~rows.eligible].any():
             raise AssertionError("positions that are not eligible get a gradient")
         elsewhere = torch.where(rows.eligible[..., None], rows.logits, rows.logits.flip(-1) + 3)
-        _require_same(loss(attrs.evolve(rows, logits=elsewhere).view()), output, "with other logits outside eligible")
+        _require_same(
+            score(loss, attrs.evolve(rows, logits=elsewhere).view()), output, "with other logits outside eligible"
+        )
 
     for_all(loss_rows(), body)
 
@@ -143,6 +154,7 @@ def check_favours_clean_ids(loss: Loss) -> None:
     for_all(loss_rows(), body, max_examples=10)
 
 
+@at_every_value
 @contract_property
 def check_finite_at_extremes(loss: Loss) -> None:
     """Total and gradient stay finite where predictions are certain, right or wrong."""
@@ -150,8 +162,14 @@ def check_finite_at_extremes(loss: Loss) -> None:
     def body(rows: LossRows) -> None:
         for scale in (100.0, 10000.0):
             output, gradient = _score(loss, attrs.evolve(rows, logits=rows.logits * scale))
-            if not (output.total.isfinite() and gradient.isfinite().all()):
-                raise AssertionError(f"total {output.total.item()}, or its gradient, with logits up to {scale:g}")
+            how = f"with the logits of the case times {scale:g}"
+            if not output.total.isfinite():
+                raise AssertionError(f"total is {output.total.item()}, not finite, {how}")
+            wrong = ~gradient.isfinite()
+            if wrong.any():
+                row, position, _ = wrong.nonzero()[0].tolist()
+                found = f"{describe(gradient[wrong][0])} at position {position} of row {row}"
+                raise AssertionError(f"the gradient is {found}, not finite, {how} (total {output.total.item():g})")
 
     for_all(loss_rows(), body, max_examples=15)
 
@@ -159,7 +177,7 @@ def check_finite_at_extremes(loss: Loss) -> None:
 @contract_property
 def check_pure(loss: Loss) -> None:
     """Same answer every time, the view left as it was, no random numbers."""
-    for_all(loss_rows(), lambda rows: require_pure(loss, rows.view()), max_examples=5)
+    for_all(loss_rows(), lambda rows: require_pure(lambda view: score(loss, view), rows.view()), max_examples=5)
 
 
 PROPERTIES = (

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from dlm_plugins.loss import Loss, LossOutput
 from dlm_plugins.testing.choices import Choices, sized_cases
+from dlm_plugins.testing.properties import returned
 from dlm_plugins.testing.reference_view import ReferenceView
 
 NUM_LOGITS = 7
@@ -70,6 +72,14 @@ class LossRows:
     def _answer_length(self) -> Tensor:
         same = (self.document_id[:, :, None] == self.document_id[:, None, :]) & (self.document_id[:, None, :] >= 0)
         return (same & self.eligible[:, None, :]).sum(-1)
+
+
+def score(loss: Loss, view: ReferenceView) -> LossOutput:
+    """What ``loss`` says of the view; raise unless it is two tensors."""
+    output = returned(loss(view), LossOutput, "the loss")
+    returned(output.total, Tensor, "the loss, as total,")
+    returned(output.normaliser, Tensor, "the loss, as normaliser,")
+    return output
 
 
 def mask_rate(t: Tensor) -> Tensor:

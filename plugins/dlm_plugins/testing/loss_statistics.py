@@ -5,7 +5,7 @@ import math
 import torch
 
 from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, Loss
-from dlm_plugins.testing.loss_rows import NUM_LOGITS, uniform_rows
+from dlm_plugins.testing.loss_rows import NUM_LOGITS, score, uniform_rows
 from dlm_plugins.testing.properties import contract_property, describe
 from dlm_plugins.testing.z_test import threshold, z_of_mean
 
@@ -26,7 +26,7 @@ def check_mean_over_masks(loss: Loss) -> None:
     for mode, answers in (("pre-training", False), ("fine-tuning", True)):
         totals, normalisers = [], []
         for seed in range(_NUM_BATCHES):
-            output = loss(uniform_rows(answers=answers, num_rows=_NUM_ROWS, length=_LENGTH, seed=seed).view())
+            output = score(loss, uniform_rows(answers=answers, num_rows=_NUM_ROWS, length=_LENGTH, seed=seed).view())
             totals.append(output.total.detach().double())
             normalisers.append(output.normaliser.detach().double())
         total, normaliser = torch.stack(totals), torch.stack(normalisers)
@@ -51,7 +51,7 @@ def check_positions_weigh_alike(loss: Loss) -> None:
     for seed in range(_NUM_BATCHES):
         rows = uniform_rows(answers=False, num_rows=_NUM_ROWS, length=_LENGTH, seed=seed)
         view = rows.view()
-        (gradient,) = torch.autograd.grad(loss(view).total, view.all_logits)
+        (gradient,) = torch.autograd.grad(score(loss, view).total, view.all_logits)
         # Where all logits are equal, the slope of the clean id's logit is the position's weight, up to one constant.
         weights.append(gradient.gather(2, rows.clean_ids[..., None])[..., 0].sum(0))
     weight = torch.stack(weights)

@@ -2,8 +2,8 @@
 
 import torch
 
-from dlm_plugins.masking import NUM_VIEWS, Masking, Selection
-from dlm_plugins.testing.masking_rows import MaskingRows, many_rows, masking_rows
+from dlm_plugins.masking import NUM_VIEWS, Masking
+from dlm_plugins.testing.masking_rows import MaskingRows, many_rows, masking_rows, select
 from dlm_plugins.testing.masking_statistics import (
     check_frequency_matches_p_mask,
     check_independence_claim,
@@ -11,6 +11,7 @@ from dlm_plugins.testing.masking_statistics import (
     check_rate_follows_p,
 )
 from dlm_plugins.testing.properties import (
+    at_every_value,
     contract_property,
     describe,
     for_all,
@@ -19,10 +20,6 @@ from dlm_plugins.testing.properties import (
     require_tensor,
 )
 from dlm_plugins.testing.purity import require_device_kept, require_pure
-
-
-def _select(masking: Masking, rows: MaskingRows) -> Selection:
-    return masking.select(rows.request())
 
 
 def _num_views(masking: Masking) -> int:
@@ -37,7 +34,7 @@ def check_shapes(masking: Masking) -> None:
     """``corrupted`` is (B, L) bool, ``p_mask`` (B, L) float32."""
 
     def body(rows: MaskingRows) -> None:
-        selection = _select(masking, rows)
+        selection = select(masking, rows)
         require_tensor(selection.corrupted, "corrupted", rows.eligible.shape, torch.bool)
         require_tensor(selection.p_mask, "p_mask", rows.eligible.shape, torch.float32)
 
@@ -49,7 +46,7 @@ def check_nothing_outside_eligible(masking: Masking) -> None:
     """Positions that are not eligible are never corrupted, and their ``p_mask`` is 0."""
 
     def body(rows: MaskingRows) -> None:
-        selection = _select(masking, rows)
+        selection = select(masking, rows)
         if (selection.corrupted & ~rows.eligible).any():
             raise AssertionError(f"corrupts positions that are not eligible: {describe(selection.corrupted)}")
         if (selection.p_mask[~rows.eligible] != 0).any():
@@ -58,17 +55,21 @@ def check_nothing_outside_eligible(masking: Masking) -> None:
     for_all(masking_rows(_num_views(masking)), body)
 
 
+@at_every_value
 @contract_property
 def check_p_mask_is_probability(masking: Masking) -> None:
     """``p_mask`` is in [0, 1]; at 0 nothing is corrupted, at 1 everything."""
 
     def body(rows: MaskingRows) -> None:
-        selection = _select(masking, rows)
+        selection = select(masking, rows)
         corrupted, p_mask = selection.corrupted, selection.p_mask
         if not ((p_mask >= 0) & (p_mask <= 1)).all():
             raise AssertionError(f"p_mask leaves [0, 1]: {describe(p_mask)}")
-        if (corrupted & (p_mask == 0)).any() or (~corrupted & (p_mask == 1)).any():
-            raise AssertionError(f"p_mask {describe(p_mask)} excludes what was corrupted: {describe(corrupted)}")
+        for certain, wrong, what in ((0, corrupted, "it is corrupted"), (1, ~corrupted, "it is not corrupted")):
+            places = (wrong & (p_mask == certain)).nonzero()
+            if len(places):
+                row, position = places[0].tolist()
+                raise AssertionError(f"p_mask is {certain} at position {position} of row {row}, but {what}")
 
     for_all(masking_rows(_num_views(masking)), body)
 
@@ -79,12 +80,12 @@ def check_row_independent_of_batch(masking: Masking) -> None:
 
     def body(rows: MaskingRows) -> None:
         num_rows, length = rows.eligible.shape
-        whole = _select(masking, rows)
+        whole = select(masking, rows)
         order = list(reversed(range(num_rows)))
         others = {
-            "in another order": (_select(masking, rows.take(order)), order),
-            "with more padding": (_select(masking, rows.padded(3)), list(range(num_rows))),
-            **{f"row {row} alone": (_select(masking, rows.take([row])), [row]) for row in range(num_rows)},
+            "in another order": (select(masking, rows.take(order)), order),
+            "with more padding": (select(masking, rows.padded(3)), list(range(num_rows))),
+            **{f"row {row} alone": (select(masking, rows.take([row])), [row]) for row in range(num_rows)},
         }
         for how, (selection, which) in others.items():
             corrupted, p_mask = selection.corrupted[:, :length], selection.p_mask[:, :length]
@@ -110,7 +111,7 @@ def check_views_differ(masking: Masking) -> None:
         return
     length = 12
     rows = many_rows(torch.ones(length, dtype=torch.bool), torch.full((length,), 0.5), num_rows=16, num_views=num_views)
-    views = _select(masking, rows).corrupted.view(-1, num_views, length)
+    views = select(masking, rows).corrupted.view(-1, num_views, length)
     if (views == views[:, :1]).all():
         raise AssertionError(f"claims num_views = {num_views}, but all views of a row are the same")
 
@@ -120,7 +121,7 @@ def check_device_kept(masking: Masking) -> None:
     """The selection is where the request is."""
     length, num_views = 6, _num_views(masking)
     rows = many_rows(torch.ones(length, dtype=torch.bool), torch.full((length,), 0.5), num_rows=2, num_views=num_views)
-    require_device_kept(lambda: _select(masking, rows.to("meta")))
+    require_device_kept(lambda: select(masking, rows.to("meta")))
 
 
 PROPERTIES = (

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlm_plugins.draws import KeyedDraws
-from dlm_plugins.masking import MaskingRequest
+from dlm_plugins.masking import Masking, MaskingRequest, Selection
 from dlm_plugins.testing.choices import Choices, sized_cases
+from dlm_plugins.testing.properties import returned
 
 _RATES = (0.5, 0.0, 0.001, 0.1, 0.9, 1.0)
 _PADDING = {"eligible": False, "p": 0.0, "spans": -1, "document_id": -1}
@@ -66,6 +67,14 @@ class MaskingRows:
 
     def _with(self, changes: dict[str, Any]) -> "MaskingRows":
         return attrs.evolve(self, **changes)
+
+
+def select(masking: Masking, rows: MaskingRows) -> Selection:
+    """What ``masking`` selects; raise unless it is two tensors."""
+    selection = returned(masking.select(rows.request()), Selection, "select")
+    returned(selection.corrupted, Tensor, "select, as corrupted,")
+    returned(selection.p_mask, Tensor, "select, as p_mask,")
+    return selection
 
 
 def _repeat_views(rows: MaskingRows, num_views: int) -> MaskingRows:

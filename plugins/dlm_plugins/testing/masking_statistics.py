@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dlm_plugins.masking import IS_INDEPENDENT, NUM_VIEWS, Masking
-from dlm_plugins.testing.masking_rows import many_rows
+from dlm_plugins.testing.masking_rows import many_rows, select
 from dlm_plugins.testing.properties import contract_property, describe
 from dlm_plugins.testing.z_test import threshold, z_of_frequency, z_of_mean
 
@@ -29,7 +29,7 @@ def _samples(masking: Masking) -> Iterator[tuple[str, Tensor, Tensor]]:
     num_views = NUM_VIEWS.of(masking)
     for seed, (eligible, p) in enumerate((eligible, p) for eligible in _ELIGIBLE for p in _RATES):
         rows = many_rows(eligible, p, num_rows=_NUM_ROWS, num_views=num_views, seed=seed)
-        selection = masking.select(rows.request())
+        selection = select(masking, rows)
         for view in range(num_views):
             case = f"eligible {describe(eligible.int())}, p {describe(p)}, view {view}, {_NUM_ROWS} rows"
             where = slice(view, None, num_views)
@@ -94,6 +94,6 @@ def check_rate_follows_p(masking: Masking) -> None:
     shares = []
     for p in (0.1, 0.5, 0.9):
         rows = many_rows(everywhere, torch.full((_LENGTH,), p), num_rows=512)
-        shares.append(masking.select(rows.request()).corrupted.double().mean().item())
+        shares.append(select(masking, rows).corrupted.double().mean().item())
     if not shares[0] < shares[1] < shares[2]:
         raise AssertionError(f"with p = 0.1, 0.5, 0.9 a share of {shares} of the positions is corrupted")

@@ -1,11 +1,24 @@
 """Properties of noise types."""
 
 import torch
+from torch import Tensor
 
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
 from dlm_plugins.testing.corruption_rows import CorruptionRows, corruption_rows, large_rows
-from dlm_plugins.testing.properties import contract_property, describe, for_all, require_equal, require_tensor
+from dlm_plugins.testing.properties import (
+    at_every_value,
+    contract_property,
+    describe,
+    for_all,
+    require_equal,
+    require_tensor,
+    returned,
+)
 from dlm_plugins.testing.purity import require_device_kept, require_pure
+
+
+def _corrupt(noise_type: NoiseType, rows: CorruptionRows) -> Tensor:
+    return returned(noise_type.corrupt(rows.request()), Tensor, "corrupt")
 
 
 @contract_property
@@ -13,7 +26,7 @@ def check_shapes(noise_type: NoiseType) -> None:
     """Noisy ids are (B, L) int64."""
 
     def body(rows: CorruptionRows) -> None:
-        require_tensor(noise_type.corrupt(rows.request()), "noisy ids", rows.input_ids.shape, torch.int64)
+        require_tensor(_corrupt(noise_type, rows), "noisy ids", rows.input_ids.shape, torch.int64)
 
     for_all(corruption_rows(), body)
 
@@ -23,7 +36,7 @@ def check_clean_elsewhere(noise_type: NoiseType) -> None:
     """Positions that are not corrupted keep their id."""
 
     def body(rows: CorruptionRows) -> None:
-        noisy = noise_type.corrupt(rows.request())
+        noisy = _corrupt(noise_type, rows)
         changed = (noisy != rows.input_ids) & ~rows.corrupted
         if changed.any():
             raise AssertionError(f"changes positions that are not corrupted: {describe(noisy)}")
@@ -31,13 +44,14 @@ def check_clean_elsewhere(noise_type: NoiseType) -> None:
     for_all(corruption_rows(), body)
 
 
+@at_every_value
 @contract_property
 def check_replacements_allowed(noise_type: NoiseType) -> None:
     """A corrupted position holds an id of [0, V) that is not special; the mask only where that is claimed."""
     may_write_mask = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
 
     def body(rows: CorruptionRows) -> None:
-        written = noise_type.corrupt(rows.request())[rows.corrupted]
+        written = _corrupt(noise_type, rows)[rows.corrupted]
         if not ((written >= 0) & (written < rows.vocabulary_size)).all():
             raise AssertionError(f"writes ids outside the vocabulary of {rows.vocabulary_size}: {describe(written)}")
         is_mask = written == rows.mask_id
@@ -57,7 +71,7 @@ def check_absorbing_claim(noise_type: NoiseType) -> None:
         return
 
     def body(rows: CorruptionRows) -> None:
-        written = noise_type.corrupt(rows.request())[rows.corrupted]
+        written = _corrupt(noise_type, rows)[rows.corrupted]
         if (written != rows.mask_id).any():
             raise AssertionError(f"claims is_absorbing, but writes {describe(written)} with the mask {rows.mask_id}")
 
@@ -69,7 +83,7 @@ def check_absorbing_claim(noise_type: NoiseType) -> None:
 def check_changes_text(noise_type: NoiseType) -> None:
     """Most corrupted positions hold another id than before: noise is noise."""
     rows = large_rows()
-    changed = (noise_type.corrupt(rows.request()) != rows.input_ids)[rows.corrupted].double().mean().item()
+    changed = (_corrupt(noise_type, rows) != rows.input_ids)[rows.corrupted].double().mean().item()
     if changed < 0.5:
         raise AssertionError(f"of {int(rows.corrupted.sum())} corrupted positions only {changed:.0%} hold another id")
 
@@ -80,13 +94,13 @@ def check_row_independent_of_batch(noise_type: NoiseType) -> None:
 
     def body(rows: CorruptionRows) -> None:
         num_rows, length = rows.input_ids.shape
-        whole = noise_type.corrupt(rows.request())
+        whole = _corrupt(noise_type, rows)
         order = list(reversed(range(num_rows)))
-        require_equal(noise_type.corrupt(rows.take(order).request()), whole[order], "other ids in another order")
-        padded = noise_type.corrupt(rows.padded(3).request())
+        require_equal(_corrupt(noise_type, rows.take(order)), whole[order], "other ids in another order")
+        padded = _corrupt(noise_type, rows.padded(3))
         require_equal(padded[:, :length], whole, "other ids with more padding")
         for row in range(num_rows):
-            alone = noise_type.corrupt(rows.take([row]).request())
+            alone = _corrupt(noise_type, rows.take([row]))
             require_equal(alone, whole[[row]], f"other ids for row {row} alone")
 
     for_all(corruption_rows(), body)
@@ -101,7 +115,7 @@ def check_pure(noise_type: NoiseType) -> None:
 @contract_property
 def check_device_kept(noise_type: NoiseType) -> None:
     """The noisy ids are where the request is."""
-    require_device_kept(lambda: noise_type.corrupt(large_rows().to("meta").request()))
+    require_device_kept(lambda: _corrupt(noise_type, large_rows().to("meta")))
 
 
 PROPERTIES = (

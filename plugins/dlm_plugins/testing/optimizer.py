@@ -7,8 +7,12 @@ import torch
 from torch.optim import Optimizer
 
 from dlm_plugins.optimizer import OptimizerFactory
-from dlm_plugins.testing.properties import contract_property
+from dlm_plugins.testing.properties import at_every_value, contract_property, returned
 from dlm_plugins.testing.toy_model import ToyModel, toy_model
+
+
+def _build(factory: OptimizerFactory, model: ToyModel) -> Optimizer:
+    return returned(factory.build(model.groups()), Optimizer, "build")
 
 
 def _step(optimizer: Optimizer, model: ToyModel) -> None:
@@ -26,13 +30,13 @@ def _set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+@at_every_value
 @contract_property
 def check_groups_kept(factory: OptimizerFactory) -> None:
     """One parameter group for each group handed over, in order, with exactly its parameters."""
-    groups = toy_model().groups()
-    optimizer = factory.build(groups)
-    if not isinstance(optimizer, Optimizer):
-        raise AssertionError(f"builds a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    model = toy_model()
+    groups = model.groups()
+    optimizer = _build(factory, model)
     if len(optimizer.param_groups) != len(groups):
         raise AssertionError(f"makes {len(optimizer.param_groups)} parameter groups of {len(groups)}")
     for index, (made, given) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
@@ -40,22 +44,24 @@ def check_groups_kept(factory: OptimizerFactory) -> None:
             raise AssertionError(f"parameter group {index} does not hold {list(given.parameters)} in order")
 
 
+@at_every_value
 @contract_property
 def check_lr_is_peak(factory: OptimizerFactory) -> None:
     """``lr`` is above 0, and the largest learning rate of the groups."""
     if not factory.lr > 0:
         raise AssertionError(f"lr is {factory.lr}, not above 0")
-    rates = [group["lr"] for group in factory.build(toy_model().groups()).param_groups]
+    rates = [group["lr"] for group in _build(factory, toy_model()).param_groups]
     if max(rates) != factory.lr or min(rates) <= 0:
         raise AssertionError(f"lr is {factory.lr}, but the groups start with {rates}")
 
 
+@at_every_value
 @contract_property
 def check_every_parameter_moves(factory: OptimizerFactory) -> None:
     """A step moves every parameter that has a gradient."""
     model = toy_model()
     before = model.values()
-    optimizer = factory.build(model.groups())
+    optimizer = _build(factory, model)
     _set_lr(optimizer, 1e-2)
     _step(optimizer, model)
     still = set(before) - set(_changed(model, before))
@@ -63,11 +69,12 @@ def check_every_parameter_moves(factory: OptimizerFactory) -> None:
         raise AssertionError(f"a step leaves {sorted(still)} where they were")
 
 
+@at_every_value
 @contract_property
 def check_descends(factory: OptimizerFactory) -> None:
     """A few steps at a learning rate of 0.01 lower a quadratic loss."""
     model = toy_model()
-    optimizer = factory.build(model.groups())
+    optimizer = _build(factory, model)
     _set_lr(optimizer, 1e-2)
     first = model.loss().item()
     for _ in range(5):
@@ -77,12 +84,13 @@ def check_descends(factory: OptimizerFactory) -> None:
         raise AssertionError(f"five steps take the loss from {first:.6g} to {last:.6g}")
 
 
+@at_every_value
 @contract_property
 def check_weight_decay_where_asked(factory: OptimizerFactory) -> None:
     """Without gradient, groups that do not decay stay; the others shrink if there is an option ``weight_decay`` > 0."""
     model = toy_model()
     before = model.values()
-    optimizer = factory.build(model.groups())
+    optimizer = _build(factory, model)
     _set_lr(optimizer, 1e-2)
     for parameter in model.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
@@ -97,11 +105,12 @@ def check_weight_decay_where_asked(factory: OptimizerFactory) -> None:
                 raise AssertionError(f"weight_decay is {weight_decay}, but {name!r} of group {index} does not decay")
 
 
+@at_every_value
 @contract_property
 def check_schedule_takes_effect(factory: OptimizerFactory) -> None:
     """A learning rate written into the groups is the one used: 0 moves nothing."""
     model = toy_model()
-    optimizer = factory.build(model.groups())
+    optimizer = _build(factory, model)
     _step(optimizer, model)
     before = model.values()
     _set_lr(optimizer, 0.0)
@@ -111,15 +120,16 @@ def check_schedule_takes_effect(factory: OptimizerFactory) -> None:
         raise AssertionError(f"with the learning rate set to 0, a step still moves {changed}")
 
 
+@at_every_value
 @contract_property
 def check_state_round_trip(factory: OptimizerFactory) -> None:
     """Saved (loadable with ``weights_only=True``), loaded into a new optimizer, it goes on bit for bit."""
     model = toy_model()
-    optimizer = factory.build(model.groups())
+    optimizer = _build(factory, model)
     for _ in range(2):
         _step(optimizer, model)
     resumed_model = model.copy()
-    resumed = factory.build(resumed_model.groups())
+    resumed = _build(factory, resumed_model)
     resumed.load_state_dict(_through_file(optimizer.state_dict()))
     for _ in range(2):
         _step(optimizer, model)

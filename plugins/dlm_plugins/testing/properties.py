@@ -13,6 +13,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 Case = TypeVar("Case")
+Answer = TypeVar("Answer")
 
 # The same examples in every run, on every machine: a contract that fails on Tuesdays only is of no use to an author.
 _SETTINGS = settings(
@@ -50,6 +51,20 @@ def contract_property(check: Callable[[T], None]) -> Callable[[T], None]:
     return checked
 
 
+def at_every_value(check: Callable[[T], None]) -> Callable[[T], None]:
+    """Have a property tried at every value of every option, not only at the most telling ones.
+
+    For properties that are cheap, and that hinge on numbers: what is finite, in range, or accurate.
+    """
+    check.__dict__["at_every_value"] = True
+    return check
+
+
+def is_tried_at_every_value(check: Callable[..., None]) -> bool:
+    """Whether ``check`` is marked by ``at_every_value``."""
+    return bool(check.__dict__.get("at_every_value", False))
+
+
 def for_all(cases: SearchStrategy[Case], body: Callable[[Case], None], *, max_examples: int = 20) -> None:
     """Run ``body`` on many cases; on failure shrink, and raise for the smallest case with that case in the message."""
 
@@ -59,9 +74,9 @@ def for_all(cases: SearchStrategy[Case], body: Callable[[Case], None], *, max_ex
         try:
             body(case)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n  smallest failing case: {describe(case)}") from error.__cause__
+            raise AssertionError(f"{error}\n  smallest failing case:{_by_field(case)}") from error.__cause__
         except Exception as error:
-            message = f"raised {type(error).__name__}: {error}\n  smallest failing case: {describe(case)}"
+            message = f"raised {type(error).__name__}: {error}\n  smallest failing case:{_by_field(case)}"
             raise AssertionError(message) from error
 
     run()
@@ -75,6 +90,28 @@ def describe(value: Any) -> str:
         fields = (field.name for field in attrs.fields(type(value)))
         return "{" + ", ".join(f"{name}: {describe(getattr(value, name))}" for name in fields) + "}"
     return repr(value)
+
+
+def _by_field(case: Any) -> str:
+    """What goes behind a colon: ``describe``, or every field of an attrs object on a line of its own."""
+    if not attrs.has(type(case)):
+        return f" {describe(case)}"
+    lines = [f"{field.name}: {describe(getattr(case, field.name))}" for field in attrs.fields(type(case))]
+    return "".join(f"\n    {line}" for line in lines)
+
+
+def digits(number: Tensor) -> str:
+    """A number with as many digits as tell it from its neighbours."""
+    return f"{number.item():.{17 if number.dtype == torch.float64 else 9}g}"
+
+
+def returned(value: object, expected: type[Answer], what: str) -> Answer:
+    """``value``, which ``what`` returned; raise unless it is of the expected class."""
+    if not isinstance(value, expected):
+        names = [type(value).__name__, expected.__name__]
+        found, wanted = (f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}" for name in names)
+        raise AssertionError(f"{what} returned {found}, not {wanted}")
+    return value
 
 
 def require_equal(actual: Tensor, expected: Tensor, message: str) -> None:
@@ -92,7 +129,7 @@ def require_close(actual: Tensor, expected: Tensor, message: str, *, rtol: float
 def require_tensor(value: object, name: str, shape: torch.Size, dtype: torch.dtype) -> None:
     """Raise unless ``value`` is a tensor of this shape and dtype."""
     if not isinstance(value, Tensor):
-        raise AssertionError(f"{name} is a {type(value).__name__}, not a tensor")
+        raise AssertionError(f"{name} is a {type(value).__name__}, not a Tensor")
     if value.shape != shape or value.dtype != dtype:
         found, wanted = f"{tuple(value.shape)} {value.dtype}", f"{tuple(shape)} {dtype}"
         raise AssertionError(f"{name} is {found}, not {wanted}")

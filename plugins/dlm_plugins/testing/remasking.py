@@ -5,9 +5,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Remasker
+from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Decision, Remasker
 from dlm_plugins.testing.decoding_state import ReferenceState, decoding_states
-from dlm_plugins.testing.properties import contract_property, describe, for_all, require_equal, require_tensor
+from dlm_plugins.testing.properties import (
+    contract_property,
+    describe,
+    for_all,
+    require_equal,
+    require_tensor,
+    returned,
+)
 from dlm_plugins.testing.purity import require_pure
 
 
@@ -17,9 +24,9 @@ def _states(remasker: Remasker) -> st.SearchStrategy[ReferenceState]:
 
 def _decide(remasker: Remasker, state: ReferenceState) -> tuple[Tensor, Tensor]:
     """(commit, remask), both (B, K) bool."""
-    decision = remasker.decide(state)
-    remask = decision.remask
-    return decision.commit, torch.zeros_like(state.masked) if remask is None else remask
+    decision = returned(remasker.decide(state), Decision, "decide")
+    remask = torch.zeros_like(state.masked) if decision.remask is None else decision.remask
+    return returned(decision.commit, Tensor, "decide, as commit,"), returned(remask, Tensor, "decide, as remask,")
 
 
 @contract_property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dlm_plugins.attention_bias import AttentionBias, SequenceLayout, bias_of_layer
+from dlm_plugins.testing.properties import returned
 
 NUM_LAYERS = 4
 NUM_HEADS = 2
@@ -22,7 +23,9 @@ def visible(bias: AttentionBias, layout: SequenceLayout) -> Tensor | None:
     num_rows, length = layout.position.shape
     index = torch.arange(length)
     batch, head = torch.arange(num_rows)[:, None, None, None], torch.arange(NUM_HEADS)[None, :, None, None]
-    answers = function(batch, head, index[:, None], index)
+    if not callable(function):
+        raise AssertionError(f"mask_function returned {function!r}, not a function")
+    answers = returned(function(batch, head, index[:, None], index), Tensor, "the mask function")
     return answers.expand(num_rows, NUM_HEADS, length, length)
 
 

@@ -1,6 +1,7 @@
 """Wrong losses are caught by the property they break."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -172,6 +173,53 @@ class Overflows:
 
 
 @attrs.frozen(kw_only=True)
+class NaiveFocal:
+    """(1 - q)^gamma as textbooks write it: its slope at q = 1 is infinite for gamma in (0, 1), and 0 times that NaN."""
+
+    is_likelihood_weighted: ClassVar[bool] = False
+    gamma: float = attrs.field(default=2.0, validator=attrs.validators.ge(0), metadata={"help": "At least 0."})
+
+    def __call__(self, view: LossView) -> LossOutput:
+        where = view.corrupted & view.eligible
+        log_q = view.log_probabilities(where)
+        terms = (1 - log_q.exp()) ** self.gamma * -log_q * (view.weight * share(view))[where]
+        return LossOutput(terms.sum(), torch.where(view.eligible, share(view), 0.0).sum())
+
+
+@attrs.frozen(kw_only=True)
+class NaiveFocalFromZero(NaiveFocal):
+    """The same, starting where it is harmless."""
+
+    gamma: float = attrs.field(default=0.0, validator=attrs.validators.ge(0), metadata={"help": "At least 0."})
+
+
+@attrs.frozen(kw_only=True)
+class NaiveFocalAmongOthers(NaiveFocal):
+    """The same with an odd default, no bounds, and behind many other options."""
+
+    first: float = attrs.field(default=0.3, metadata={"help": "Without effect."})
+    second: int = attrs.field(default=7, metadata={"help": "Without effect."})
+    third: bool = attrs.field(default=False, metadata={"help": "Without effect."})
+    gamma: float = attrs.field(default=4.7, metadata={"help": "Any number."})
+
+
+@attrs.frozen(kw_only=True)
+class PlainNumber:
+    """A total that is no tensor."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return attrs.evolve(Weighted()(view), total=0.5)
+
+
+@attrs.frozen(kw_only=True)
+class PlainTensor:
+    """A total without its normaliser."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return Weighted()(view).total  # type: ignore[return-value]  # the mistake
+
+
+@attrs.frozen(kw_only=True)
 class HalfPrecision:
     """float16 total."""
 
@@ -195,6 +243,9 @@ WRONG = [
     (ScoresPrompt, "scores_eligible_only"),
     (Ascends, "favours_clean_ids"),
     (Overflows, "finite_at_extremes"),
+    (NaiveFocal, "finite_at_extremes"),
+    (NaiveFocalFromZero, "finite_at_extremes"),
+    (NaiveFocalAmongOthers, "finite_at_extremes"),
     (HalfPrecision, "scalars"),
 ]
 
@@ -212,3 +263,24 @@ def test_sound_loss_passes(cls: type) -> None:
 def test_wrong_loss_fails_by_its_property_only() -> None:
     (message,) = check_component("loss", ForgetsRate)
     assert f"instead of ln 7 = {math.log(7):.4f}" in message
+
+
+def test_naive_focal_loss_fails_by_its_gradient_only() -> None:
+    (message,) = check_component("loss", NaiveFocal)
+    assert re.match(r"finite_at_extremes: NaiveFocal\(gamma=0\.\d+\): the gradient is (nan|-?inf) at position", message)
+    assert ", not finite, with the logits of the case times 100 (total " in message
+    assert "\n  smallest failing case:\n    clean_ids: [[" in message
+
+
+@pytest.mark.parametrize("name", ["scalars", "adds_up", "padding", "mean_over_masks", "positions_weigh_alike", "pure"])
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (PlainNumber, "the loss, as total, returned a float, not a Tensor"),
+        (PlainTensor, "the loss returned a Tensor, not a LossOutput"),
+    ],
+)
+def test_every_property_says_first_that_the_type_is_wrong(
+    refute: Callable[[str, type, str], str], cls: type, reason: str, name: str
+) -> None:
+    assert reason in refute("loss", cls, name)

@@ -158,6 +158,14 @@ class FloatMask(Independent):
         return attrs.evolve(sound, corrupted=sound.corrupted.float())
 
 
+@attrs.frozen(kw_only=True)
+class CertainOfNothing(Independent):
+    """Corrupts nothing, and says that it always does."""
+
+    def select(self, request: MaskingRequest) -> Selection:
+        return selection(request, torch.zeros_like(request.eligible), torch.ones_like(request.p))
+
+
 WRONG = [
     (TenPercentOff, "frequency_matches_p_mask"),
     (TenPercentOff, "inverse_weights_have_mean_one"),
@@ -166,6 +174,7 @@ WRONG = [
     (ForgetsEligible, "nothing_outside_eligible"),
     (ProbabilityOutside, "nothing_outside_eligible"),
     (ForcesOne, "p_mask_is_probability"),
+    (CertainOfNothing, "p_mask_is_probability"),
     (ForcesOne, "frequency_matches_p_mask"),
     (ExactCountOfBatch, "row_independent_of_batch"),
     (CentredOnPadding, "row_independent_of_batch"),
@@ -202,7 +211,12 @@ def test_sound_masking_passes(cls: type) -> None:
 
 def test_message_holds_the_smallest_failing_case(refute: Callable[[str, type, str], str]) -> None:
     message = refute("masking", ProbabilityOutside, "nothing_outside_eligible")
-    assert "smallest failing case: {eligible: [[False]], p: [[" in message
+    assert "\n  smallest failing case:\n    eligible: [[False]]\n    p: [[" in message
+
+
+def test_message_says_where_a_certain_position_is_not_corrupted(refute: Callable[[str, type, str], str]) -> None:
+    message = refute("masking", CertainOfNothing, "p_mask_is_probability")
+    assert ": p_mask is 1 at position 0 of row 0, but it is not corrupted\n" in message
 
 
 def test_wrong_masking_fails_by_its_properties_only() -> None:

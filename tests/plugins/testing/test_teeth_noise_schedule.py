@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_plugins.testing import check_component
+from dlm_plugins.testing import PROPERTIES, check_component, component
+from dlm_plugins.testing.properties import property_name
 
 
 @attrs.frozen(kw_only=True)
@@ -136,10 +137,29 @@ class TableOnCpu(Linear):
         return t * torch.ones(t.shape[-1] if t.ndim else 1, dtype=t.dtype, device="cpu").reshape(t.shape[-1:])
 
 
+@attrs.frozen(kw_only=True)
+class OneUlpAbove(Linear):
+    """The next float32 after 1, at the end."""
+
+    covers_unit_interval: ClassVar[bool] = False
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return torch.where(t == 1, 1 + torch.finfo(t.dtype).eps, t)
+
+
+@attrs.frozen(kw_only=True)
+class PlainNumber(Linear):
+    """Computes with Python's numbers."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return 0.5  # type: ignore[return-value]  # the mistake
+
+
 WRONG = [
     (Dip, "monotone"),
     (StartsNoisy, "starts_clean"),
     (Overshoots, "rate_in_unit_interval"),
+    (OneUlpAbove, "rate_in_unit_interval"),
     (ClippedWithoutSaying, "covers_unit_interval_claim"),
     (HalfDerivative, "derivative_matches_rate"),
     (FallingDerivative, "derivative_not_negative"),
@@ -160,6 +180,19 @@ def test_wrong_schedule_is_caught(refute: Callable[[str, type, str], str], cls: 
 
 def test_message_holds_the_first_pair_that_falls(refute: Callable[[str, type, str], str]) -> None:
     assert "p(0.485" in refute("noise_schedule", Dip, "monotone")
+
+
+def test_message_shows_enough_digits(refute: Callable[[str, type, str], str]) -> None:
+    message = refute("noise_schedule", OneUlpAbove, "rate_in_unit_interval")
+    assert "p(1.0) = 1.00000012 in torch.float32" in message or "p(1) = 1.00000012 in torch.float32" in message
+
+
+def test_every_property_says_first_that_a_rate_is_no_tensor() -> None:
+    messages = check_component("noise_schedule", PlainNumber)
+    unaffected = {"derivative_not_negative", *map(property_name, component.PROPERTIES)}
+    expected = [property_name(check) for check in PROPERTIES["noise_schedule"]]
+    assert [message.partition(":")[0] for message in messages] == [each for each in expected if each not in unaffected]
+    assert all("mask_rate returned a float, not a Tensor" in message for message in messages)
 
 
 def test_sound_schedule_passes_and_a_wrong_one_fails_by_its_property_only() -> None:
