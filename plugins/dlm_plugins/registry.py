@@ -119,9 +119,13 @@ class Registry:
         if not close and not elsewhere:
             parts.append("if a plugin provides it, install that")
         if missing:
-            states = ", ".join(f"{record} is {record.status}" for record in missing)
-            parts.append(f"not loaded: {states} (see `dlm plugins check`)")
+            parts.append(f"not loaded: {', '.join(map(_state_of, missing))}")
         return "; ".join(parts).replace("?; ", "? ")
+
+
+def _state_of(record: PluginRecord) -> str:
+    """Why a plugin gives nothing, and where to read more."""
+    return f"{record} is {record.status} ({'see `dlm plugins check`' if record.failed else record.error})"
 
 
 def _refused_name(candidate: Candidate, earlier: Sequence[PluginRecord]) -> str | None:

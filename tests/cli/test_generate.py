@@ -146,6 +146,16 @@ def test_settings_come_from_a_file_and_the_command_line_wins(folder: Path, tmp_p
     assert from_file.stdout == generate(folder, "--prompt", "hello", *given).stdout
 
 
+def test_a_component_may_be_written_as_in_a_run_file(folder: Path) -> None:
+    common = ["--prompt", "hello", "--gen_length", "12", "--steps", "6"]
+    dotted = generate(folder, *common, "--remasking", "random_topk", "--remasking.temperature", "2")
+    mapping = generate(folder, *common, "--remasking", "{name: random_topk, temperature: 2}")
+    assert mapping.stdout == dotted.stdout
+    assert mapping.stdout != generate(folder, *common).stdout
+    refused = invoke("generate", folder, *common, "--remasking", "{name: random_topk, temprature: 2}")
+    assert "sampling.remasking.temprature: unknown key; did you mean 'temperature'?" in str(refused.exception)
+
+
 def test_watching_and_tracing_change_nothing(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "trace.html"
     plain = generate(folder, "--prompt", "hello", "--gen_length", "10")

@@ -14,7 +14,7 @@ def block_of(batch: Batch, block_length: int) -> Tensor:
 
 
 def training_layout(batch: Batch, block_length: int) -> SequenceLayout:
-    """The layout of a single copy: prompt and padding count as clean."""
+    """The layout of a single copy: the prompt counts as clean. On padding only ``document`` has a meaning."""
     block = block_of(batch, block_length)
     return SequenceLayout(position=batch.position, block=block, document=batch.document_id, is_clean=block < 0)
 

@@ -46,7 +46,9 @@ def read_settings(
     """
     source = _section_of(read_source(path)) if path is not None else Source(COMMAND_LINE, {_SECTION: {}}, {})
     for key, value in given.items():
-        source.override(f"{_SECTION}.{key}={json.dumps(value)}")
+        # A component may be written as in a run file: {name: random_topk, temperature: 0.5}.
+        is_mapping = isinstance(value, str) and value.lstrip().startswith("{")
+        source.override(f"{_SECTION}.{key}={value if is_mapping else json.dumps(value)}")
     for key, text in component_options.items():
         source.override(f"{_SECTION}.{key}={text}")
     registry = Registry.discover(disable=disable, strict=strict)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class TrainingConsole:
@@ -18,8 +18,7 @@ class TrainingConsole:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
             disable=not (is_main and self.console.is_terminal),
         )
@@ -46,15 +45,15 @@ class TrainingConsole:
 
     def report(self, step: int, metrics: Mapping[str, object], tokens_per_second: float) -> None:
         """Show the figures of a logging window: in the bar on a terminal, as a line elsewhere."""
-        figures = (
-            f"loss {_number(metrics['loss'])}  masked ce {_number(metrics['masked_ce'])}  "
-            f"accuracy {percent(metrics['masked_accuracy'])}"
-        )
+        loss, accuracy = f"loss {_number(metrics['loss'])}", f"accuracy {percent(metrics['masked_accuracy'])}"
         if self.console.is_terminal:
-            self._progress.update(self._task, figures=figures)
+            self._progress.update(self._task, figures=f"{loss}  {accuracy}")  # as much as 80 columns hold
         else:
-            figures += f"  lr {_number(metrics['lr'])}  grad norm {_number(metrics['grad_norm'])}"
-            self.say(f"step {step}/{self._num_steps}  {figures}  {tokens_per_second:,.0f} tokens/s")
+            self.say(
+                f"step {step}/{self._num_steps}  {loss}  masked ce {_number(metrics['masked_ce'])}  {accuracy}  "
+                f"lr {_number(metrics['lr'])}  grad norm {_number(metrics['grad_norm'])}  "
+                f"{tokens_per_second:,.0f} tokens/s"
+            )
 
 
 def _number(value: object) -> str:

@@ -100,7 +100,8 @@ def _print_tables(entries: list["Entry"], records: list["PluginRecord"]) -> None
         click.echo(f"\n{len(missing)} plugin{'s are' if len(missing) > 1 else ' is'} not available:")
         left_out = [(each.name, f"{each.distribution} {each.version}", each.status, each.error) for each in missing]
         click.echo(format_table(("", "", "", ""), left_out, screen_width(), indent="  "))
-        click.echo("Run `dlm plugins check` for details.")
+        if any(each.failed for each in missing):
+            click.echo("Run `dlm plugins check` for details.")
 
 
 def _print_notes(registry: "Registry") -> None:
