@@ -43,7 +43,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     """accelerate, as the run file and the launcher say; it averages nothing over micro-steps itself.
 
     Raises:
-        UserInputError: A launcher started several processes, and accelerate would let each train alone.
+        UserInputError: A launcher started several processes, and accelerate would let each train alone; or the device
+            has no fp16.
     """
     training = config.training
     # accelerate keeps the precision of the first Accelerator of a process for ever; a run brings its own.
@@ -57,6 +58,11 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
+    if training.mixed_precision == "fp16" and accelerator.scaler is None:
+        # accelerate would train in float32 without a word.
+        raise UserInputError(
+            f"training.mixed_precision: fp16 does not work on {accelerator.device.type}; use bf16, or no"
+        )
     return accelerator
 
 

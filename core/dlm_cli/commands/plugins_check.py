@@ -139,9 +139,10 @@ def _details(checked: PluginCheck) -> list[str]:
         + (", slow to load" if record.seconds > SLOW_SECONDS else "")
     )
     failures = [
-        f"{each.entry.kind} {each.entry.name!r}: {' '.join(failure.split())}"
+        line
         for each in checked.components
         for failure in each.failures
+        for line in f"{each.entry.kind} {each.entry.name!r}: {failure}".splitlines()
     ]
     return [summary, *record.notes, *failures]
 

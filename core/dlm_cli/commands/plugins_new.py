@@ -13,7 +13,8 @@ import click
 def new(kind: str, name: str, out: Path) -> None:
     """Write a complete package with one component, its contract test and its entry point.
 
-    It installs, lists, passes its own tests and type-checks as it is; then it is yours to change.
+    It installs, lists, passes its own tests and type-checks as it is; then it is yours to change. NAME is one that no
+    built-in of the kind has.
 
     \b
     Examples:
@@ -22,10 +23,13 @@ def new(kind: str, name: str, out: Path) -> None:
     """
     from dlm_plugins.kinds import KINDS
     from dlm_plugins.scaffold import write_project
+    from dlm_plugins.suggestions import did_you_mean
 
     if kind not in KINDS:
-        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
+        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     for path in write_project(KINDS[kind], name, out):
         click.echo(f"Wrote {path}")
-    folder = shlex.quote(str(out))
-    click.echo(f"Next: pip install -e {folder} && pytest {folder} && dlm plugins show {kind} {name}")
+    # Both are paths to pip and pytest, never the name of a package; `[test]` brings pytest.
+    folder = str(out) if "/" in str(out) else f"./{out}"
+    install = shlex.join(["pip", "install", "-e", f"{folder}[test]"])
+    click.echo(f"Next: {install} && pytest {shlex.quote(folder)} && dlm plugins show {kind} {name}")
