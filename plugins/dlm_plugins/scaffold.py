@@ -5,6 +5,7 @@ from pathlib import Path
 from string import Template
 
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from dlm_plugins import hookspecs, testing
 from dlm_plugins.discovery import COMPONENT_NAME, FRAMEWORK
@@ -12,6 +13,7 @@ from dlm_plugins.errors import PluginSettingError
 from dlm_plugins.kinds import Kind
 from dlm_plugins.plugin_settings import ALL
 from dlm_plugins.records import BUILTIN
+from dlm_plugins.registry import Registry
 
 
 def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
@@ -25,7 +27,7 @@ def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
         folder: where to write; new or empty.
 
     Raises:
-        PluginSettingError: a name that is not allowed, or a folder that already holds something.
+        PluginSettingError: a name that is not allowed or a built-in's, or a folder that already holds something.
     """
     if not COMPONENT_NAME.fullmatch(name):
         raise PluginSettingError(f"{name!r} is no name for a component: {_RULE}, e.g. focal_elbo")
@@ -38,6 +40,11 @@ def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PluginSettingError(f"{folder} already holds something; nothing was written: choose another --out")
+    if any(entry.name == name for entry in Registry.discover(disable=[ALL]).entries(kind.name)):
+        raise PluginSettingError(
+            f"{name!r} is a built-in {kind.name}, and a bare name stays the built-in's: only {plugin}:{name} would "
+            f"select yours; choose another, e.g. {plugin}_{name}"
+        )
     package = f"{FRAMEWORK}_{plugin}"
     values = _values(kind, name) | {"distribution": distribution, "plugin": plugin, "package": package}
     sources = {
@@ -76,8 +83,14 @@ def _values(kind: Kind, name: str) -> dict[str, str]:
         ),
         "contract": _contract(kind),
         "snippet": _snippet(kind, name),
-        "framework_version": metadata.version(FRAMEWORK),
+        "framework_requirement": f"{FRAMEWORK}{_tested_range(Version(metadata.version(FRAMEWORK)))}",
     }
+
+
+def _tested_range(running: Version) -> str:
+    """From the running minor version up to the next that may break: the next minor one before 1.0, then the major."""
+    major, minor = running.major, running.minor
+    return f">={major}.{minor},<" + (f"0.{minor + 1}" if major == 0 else f"{major + 1}")
 
 
 def _contract(kind: Kind) -> str:

@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import attrs
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from packaging.requirements import Requirement
 
 from dlm_cli.commands.plugins import plugins
 from dlm_plugins.kinds import KINDS
+from dlm_plugins.scaffold import write_project
 
 NAME = "mine"
 
@@ -72,6 +76,35 @@ def test_its_own_tests_pass(kind: str, installed: Installed) -> None:
     assert " passed" in done.stdout
 
 
+def test_a_forgotten_marker_fails_the_tests_of_every_kind(installed: Installed, tmp_path: Path) -> None:
+    for kind, project in installed.projects.items():
+        copy = shutil.copytree(project, tmp_path / kind)
+        module = copy / f"dlm_new_{kind}" / "__init__.py"
+        text = module.read_text()
+        assert "@hookimpl\n" in text
+        module.write_text(text.replace("@hookimpl\n", ""))
+        shutil.copytree(module.parent, tmp_path / "packages" / module.parent.name)
+    packages = attrs.evolve(installed, folder=tmp_path / "packages")
+    options = ["-q", "-k", "test_dlm_takes_the_plugin", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    done = packages.run("-m", "pytest", *options, *KINDS, cwd=tmp_path)
+    assert done.stdout.count("is not marked as a hook; is @hookimpl missing?") >= len(KINDS), done.stdout
+    assert f"\n{len(KINDS)} failed, " in done.stdout
+
+
+def test_what_a_change_breaks_is_shown_with_the_smallest_case_line_by_line(
+    installed: Installed, tmp_path: Path
+) -> None:
+    new("masking", "greedy", "--out", str(tmp_path / "dlm-greedy"))
+    component = tmp_path / "dlm-greedy" / "dlm_greedy" / "masking.py"
+    component.write_text(component.read_text().replace("corrupted = request.eligible & ", "corrupted = "))
+    done = installed.run("-c", "from dlm_cli.main import main; main()", "plugins", "check", f"{tmp_path}/dlm-greedy")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert done.returncode == 1, done.stderr
+    at = lines.index("smallest failing case:")
+    assert lines[at - 1].startswith("masking 'greedy': nothing_outside_eligible: GreedyMasking(stride=0.618034): corr")
+    assert [line.partition(":")[0] for line in lines[at + 1 : at + 5]] == ["eligible", "p", "spans", "document_id"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_type_checks(kind: str, installed: Installed) -> None:
     cache = str(installed.folder.parent / "mypy-cache")
@@ -87,6 +120,43 @@ def test_its_readme_says_how_to_select_it(kind: str, installed: Installed) -> No
     for key in KINDS[kind].key.split("."):
         value = value[key]
     assert value in (NAME, {"name": NAME})
+
+
+def test_what_to_do_next_brings_what_the_tests_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = new("loss", NAME, "--out", "my work/dlm-acme")
+    commands = result.output.splitlines()[-1].removeprefix("Next: ").split(" && ")
+    assert commands == [
+        "pip install -e 'my work/dlm-acme[test]'",
+        "pytest 'my work/dlm-acme'",
+        "dlm plugins show loss mine",
+    ]
+    assert (
+        "Next: pip install -e './dlm-acme[test]' && pytest ./dlm-acme && "
+        in new("loss", NAME, "--out", "dlm-acme").output
+    )
+    project = tomllib.loads((tmp_path / "dlm-acme" / "pyproject.toml").read_text())["project"]
+    assert "pytest" in {Requirement(each).name for each in project["optional-dependencies"]["test"]}
+
+
+@pytest.mark.parametrize(
+    ("running", "accepted", "refused"),
+    [
+        ("0.1.0", ["0.1.0", "0.1.7"], ["0.2.0", "0.0.9"]),
+        ("0.9.3", ["0.9.0"], ["0.10.0", "1.0.0"]),
+        ("1.4.2", ["1.4.0", "1.9.0"], ["1.3.9", "2.0.0"]),
+    ],
+)
+def test_it_declares_the_versions_that_cannot_break_it(
+    running: str, accepted: list[str], refused: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: running)
+    write_project(KINDS["loss"], NAME, tmp_path / "dlm-acme")
+    project = tomllib.loads((tmp_path / "dlm-acme" / "pyproject.toml").read_text())["project"]
+    (requirement,) = map(Requirement, project["dependencies"])
+    assert requirement.name == "dlm"
+    assert all(requirement.specifier.contains(version) for version in accepted)
+    assert not any(requirement.specifier.contains(version) for version in refused)
 
 
 def test_the_folder_names_the_package(tmp_path: Path) -> None:
@@ -112,6 +182,9 @@ def test_no_name_makes_a_class_that_clashes_with_the_language_or_the_contract(na
     ("kind", "name", "folder", "message"),
     [
         ("losses", "mine", "dlm-acme", "unknown kind 'losses'; the kinds are loss, "),
+        ("lss", "mine", "dlm-acme", "attention_bias, remasking, optimizer; did you mean 'loss'?"),
+        ("loss", "elbo", "dlm-acme", "'elbo' is a built-in loss, and a bare name stays the built-in's: only acme:elbo"),
+        ("optimizer", "adamw", "dlm-acme", "choose another, e.g. acme_adamw"),
         ("loss", "Mine", "dlm-acme", "'Mine' is no name for a component: lower-case letters"),
         ("loss", "my-loss", "dlm-acme", "'my-loss' is no name for a component"),
         ("loss", "mine", "dlm-builtin", "cannot name a package: the plugin would be called 'builtin'"),
