@@ -77,7 +77,7 @@ class LossView(Protocol):
     def answer_length(self) -> Tensor | None:
         """(B, L) int64: number of eligible positions in the document each position belongs to; None in pre-training.
 
-        Pre-training averages over tokens, fine-tuning first over each answer and then over the answers.
+        The built-in losses average over tokens in pre-training; in fine-tuning over each answer, then over the answers.
         """
         ...
 

@@ -28,9 +28,10 @@ def show(kind: str, name: str, as_json: bool) -> None:
     from dlm_plugins.kinds import KINDS
     from dlm_plugins.options import as_yaml, options_of
     from dlm_plugins.registry import Registry
+    from dlm_plugins.suggestions import did_you_mean
 
     if kind not in KINDS:
-        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
+        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     registry = Registry.discover()
     for warning in registry.warnings():
         click.echo(f"dlm: warning: {warning}", err=True)

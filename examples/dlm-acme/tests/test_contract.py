@@ -26,6 +26,7 @@ from dlm_plugins.testing import (
     NoiseTypeContract,
     OptimizerContract,
     RemaskerContract,
+    check_plugin,
 )
 
 # A type checker holds hooks and components against the contract.
@@ -36,6 +37,11 @@ noise_types: ProvidesNoiseTypes = dlm_acme
 attention_biases: ProvidesAttentionBiases = dlm_acme
 remaskers: ProvidesRemaskers = dlm_acme
 optimizers: ProvidesOptimizers = dlm_acme
+
+
+def test_the_framework_takes_the_plugin() -> None:
+    """Its hooks are found, and offer components that may be chosen."""
+    assert check_plugin(dlm_acme) == []
 
 
 class TestFocalLoss(LossContract):
