@@ -56,6 +56,7 @@ def show(preview: "Preview", console: Console | None = None) -> None:
 
 def _facts(preview: "Preview") -> Iterator[tuple[str, str]]:
     yield "data", preview.data_summary
+    yield from (("", note) for note in preview.notes)
     lengths = preview.lengths
     if lengths is not None:
         spread = f"{lengths.shortest} to {lengths.longest}, median {lengths.median}, at most {preview.max_length}"

@@ -147,6 +147,17 @@ def test_pre_training_rows_are_shown_too(run_file: Path) -> None:
     assert len(re.findall(r"(?m)^row \d.*32 tokens", result.output)) == 2
 
 
+def test_columns_beside_the_text_are_named(run_file: Path) -> None:
+    rows = [{"text": "some words to learn " * 9, "url": "u", "score": 3, "empty": None}] * 9
+    data = run_file.with_name("texts.jsonl")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changes = [str(run_file), "training.mode=pretrain", f"dataset.name={data}", "dataset.max_length=32"]
+    for command in (["data", "preview"], ["run", "--dry-run"], ["run"]):
+        result = CliRunner().invoke(cli, [*command, *changes])
+        assert result.exit_code == 0, result.output
+        assert "texts.jsonl:columnsnotused:url,score" in re.sub(r"\s", "", result.stdout), command
+
+
 def test_one_file_has_to_be_named(run_file: Path) -> None:
     result = run("training.max_steps=2")
     assert result.exit_code == 2

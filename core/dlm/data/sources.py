@@ -88,7 +88,7 @@ class _MemoryReader:
 def _python_docs() -> tuple[Mapping[str, object], ...]:
     from pydoc_data.topics import topics
 
-    return tuple({"topic": topic, "text": text} for topic, text in sorted(topics.items()))
+    return tuple({"text": topics[name]} for name in sorted(topics))
 
 
 SAMPLES: Mapping[str, Callable[[], tuple[Mapping[str, object], ...]]] = {"python-docs": _python_docs}

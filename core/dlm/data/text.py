@@ -42,6 +42,16 @@ def find_text_column(source: Source, wanted: str | None = None) -> str:
     raise DataError(f"{source.name}: {what}; name one with dataset.text_column {_listing(columns, records)}")
 
 
+def other_columns(source: Source, text_column: str) -> tuple[str, ...]:
+    """Names of the columns that hold something, in the first rows, beside the text."""
+    found = (column for record in first_records(source, _NUM_RECORDS_LOOKED_AT) for column in _filled(record))
+    return tuple(column for column in dict.fromkeys(found) if column != text_column)
+
+
+def _filled(record: Record) -> list[str]:
+    return [column for column, value in record.values.items() if value not in (None, "")]
+
+
 def _listing(columns: Sequence[str], records: Sequence[Record]) -> str:
     if not columns:
         problem = next((f" {record.origin}: {record.problem}" for record in records if record.problem), "")

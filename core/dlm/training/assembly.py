@@ -120,6 +120,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         folder=OutputFolder(Path(training.output_dir)),
         store=build_store(config),
         data_summary=data.summary,
+        data_notes=data.notes,
         unused_rows=data.unused,
         num_steps=num_steps,
         way_on=_way_on(training.checkpoint.resume),

@@ -21,7 +21,7 @@ from dlm.data.sources import load_source
 from dlm.data.split import split_rows
 from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
-from dlm.data.text import find_text_column, read_texts
+from dlm.data.text import find_text_column, other_columns, read_texts
 from dlm.data.tokenization import eos_id_of, store_documents
 from dlm.errors import UserInputError
 
@@ -52,6 +52,8 @@ class PreparedData:
     summary: str
     unused: tuple[BadRow, ...] = ()
     """Rows of the source that were passed over, with the reasons."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the data was read: a line each, said before anything is trained."""
 
 
 def read_training_texts(config: RunConfig) -> Iterator[str]:
@@ -70,7 +72,8 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
     if dataset.streaming:
         return _streamed(config, tokenizer, accelerator)
     make_rows = _ROWS[config.training.mode]
-    rows = make_rows(load_source(dataset.name, split=dataset.split), dataset, tokenizer)
+    source = load_source(dataset.name, split=dataset.split)
+    rows = make_rows(source, dataset, tokenizer)
     summary = rows.summary()
     held_out: Rows | None = None
     if evaluation.do_eval_loss and evaluation.split is not None:
@@ -87,6 +90,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         fingerprint=rows.fingerprint,
         summary=summary,
         unused=rows.unused if isinstance(rows, ConversationRows) else (),
+        notes=() if isinstance(rows, ConversationRows) else _column_notes(source, dataset),
     )
 
 
@@ -115,6 +119,11 @@ def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows |
 
 def _texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
     return read_texts(source, find_text_column(source, dataset.text_column))
+
+
+def _column_notes(source: Source, dataset: DatasetConfig) -> tuple[str, ...]:
+    others = other_columns(source, find_text_column(source, dataset.text_column))
+    return (f"{source.name}: columns not used: {', '.join(others)}",) if others else ()
 
 
 def _turn_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
@@ -170,7 +179,13 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
             )
         rows = _text_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
         held_out = _evaluation_batches(rows, collate, shape)
-    return PreparedData(loader=loader, evaluation=held_out, fingerprint=f"stream {source.name}", summary=source.name)
+    return PreparedData(
+        loader=loader,
+        evaluation=held_out,
+        fingerprint=f"stream {source.name}",
+        summary=source.name,
+        notes=_column_notes(source, dataset),
+    )
 
 
 _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {

@@ -28,7 +28,7 @@ def describe(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
         "output": f"{job.folder.path} (nothing was written)",
     }
     width = max(map(len, lines))
-    return "\n".join([*loaded.notes, *(f"{name:<{width}}  {value}" for name, value in lines.items())])
+    return "\n".join([*loaded.notes, *job.data_notes, *(f"{name:<{width}}  {value}" for name, value in lines.items())])
 
 
 def _components(loaded: LoadedConfig, registry: Registry) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Job:
     folder: OutputFolder
     store: CheckpointStore
     data_summary: str
+    data_notes: tuple[str, ...]
     unused_rows: tuple[BadRow, ...]
     num_steps: int
     way_on: str

@@ -63,6 +63,8 @@ class Preview:
     rows: tuple[PreviewRow, ...]
     unused: tuple[BadRow, ...]
     """What was dropped, and why."""
+    notes: tuple[str, ...]
+    """What the user should know of how the data was read."""
 
 
 def preview(loaded: LoadedConfig, accelerator: Accelerator, num_rows: int) -> Preview:
@@ -90,6 +92,7 @@ def preview(loaded: LoadedConfig, accelerator: Accelerator, num_rows: int) -> Pr
         num_views=max((row.view for row in rows), default=0) + 1,
         rows=tuple(row for row in sorted(rows, key=lambda row: (row.number, row.view)) if row.number < num_rows),
         unused=data.unused,
+        notes=data.notes,
     )
 
 

@@ -32,6 +32,8 @@ class Report:
         num_trained, num_parameters = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
         trained = "" if num_trained == num_parameters else f", of which {num_trained:,} are trained"
         say(f"data: {job.data_summary}")
+        for note in job.data_notes:
+            say(f"  {note}")
         say(
             f"model: {type(job.objects.model).__name__}, {num_parameters:,} parameters{trained}, on {job.device}; "
             f"{job.num_steps} steps of {job.loader.shape.rows_per_step} rows; writing to {job.folder.path}"

@@ -83,7 +83,7 @@ def test_reading_goes_on_where_a_reader_stood(tmp_path, write):
 def test_python_docs_are_always_there():
     records = list(load_source("python-docs").open())
     assert len(records) > 50
-    assert "assert" in {record.values["topic"] for record in records}
+    assert any("assert" in record.values["text"] for record in records)
     assert sum(len(record.values["text"]) for record in records) > 300_000
 
 
