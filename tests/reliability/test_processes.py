@@ -51,6 +51,26 @@ def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_pat
     assert largest < 1e-5
 
 
+def test_a_sharded_run_in_bf16_counts_exactly_and_has_the_loss_of_a_replicated_one(
+    laboratory: Any, count: Any, tmp_path: Path
+) -> None:
+    config = config_of(laboratory, "bf16", dropout=0.0, mixed_precision="bf16", max_steps=6, batch_size=6)
+    arguments = ["dataset.max_length=128"]  # so that there are more tokens of a kind than bf16 can count
+    tokens_seen = []
+    for name, shards in (("replicated", False), ("sharded", True)):
+        outcome = laboratory.run(config, tmp_path / name, num_processes=2, shards=shards, arguments=arguments)
+        assert outcome.codes == [0, 0], outcome.log
+        state = tmp_path / name / "run" / "checkpoints" / "step-6" / "trainer_state.json"
+        tokens_seen.append(json.loads(state.read_text(encoding="utf-8"))["tokens_seen"])
+    assert tokens_seen[0] == tokens_seen[1]
+    pairs = list(zip(lines(tmp_path / "replicated"), lines(tmp_path / "sharded"), strict=True))
+    assert {one["split"] for one, _ in pairs} == {"train", "eval"}
+    assert all(one["masked_tokens_by_rate"] == two["masked_tokens_by_rate"] for one, two in pairs)
+    largest = max(abs(one[name] / two[name] - 1) for one, two in pairs for name in ("loss", "masked_ce"))
+    count("two processes in bf16, sharded (FSDP2) against replicated", f"largest relative difference {largest:.1e}")
+    assert largest < 3e-3
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_all_and_the_same_command_goes_on(
     laboratory: Any, digest_of: Any, count: Any, tmp_path: Path, victim: int

@@ -34,7 +34,7 @@ from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.samples import Sampler
 from dlm.training.saving import TrainingObjects
-from dlm.training.sharding import is_sharded
+from dlm.training.sharding import is_sharded, precision_policy
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 
@@ -58,6 +58,9 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
+    if accelerator.is_fsdp2:
+        # accelerate's own would round what the objective returns, and sum gradients in half precision.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = precision_policy(training.mixed_precision)
     if training.mixed_precision == "fp16" and accelerator.scaler is None:
         # accelerate would train in float32 without a word.
         raise UserInputError(

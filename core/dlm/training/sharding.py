@@ -1,12 +1,25 @@
-"""Tensors that FSDP spreads over processes: made whole for a checkpoint, and spread again."""
+"""Tensors that FSDP spreads over processes: in which precision, made whole for a checkpoint, and spread again."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+_COMPUTE_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
+    """How FSDP computes under ``training.mixed_precision``: ``no``, ``fp16`` or ``bf16``.
+
+    Parameters are gathered in that precision, and gradients are summed in float32, over processes and micro-batches.
+    What a module returns stays as it is: the objective returns sums and counts, which half precision would round.
+    """
+    dtype = _COMPUTE_DTYPES[mixed_precision]
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
 
 
 def is_sharded(module: nn.Module) -> bool:

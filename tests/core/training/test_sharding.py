@@ -1,0 +1,51 @@
+"""The precision of FSDP: what is computed in half precision, and what is not."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from dlm.training.sharding import precision_policy, whole
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+class Counting(nn.Module):
+    """Returns a number that half precision cannot hold, and the precision of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, factor: float) -> tuple[Tensor, Tensor, torch.dtype]:
+        return self.weight.sum() * factor, torch.tensor([2394.0, 2.0**24 - 1]), self.weight.dtype
+
+
+@pytest.mark.parametrize(
+    ("mixed_precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+@pytest.mark.usefixtures("group_of_one")
+def test_sums_are_exact_whatever_the_precision_of_the_parameters(mixed_precision: str, dtype: torch.dtype) -> None:
+    module = Counting()
+    fully_shard(module, mp_policy=precision_policy(mixed_precision))
+    module.set_requires_gradient_sync(False)
+    total, counts, computed = module(2048.0)
+    total.backward()
+    module.set_requires_gradient_sync(True)
+    module(1.0)[0].backward()
+    assert computed == dtype
+    assert counts.tolist() == [2394.0, 2.0**24 - 1]
+    assert module.weight.dtype == torch.float32
+    assert module.weight.grad is not None
+    assert whole(module.weight.grad).item() == 2049.0  # half precision of either kind makes it 2048
+
+
+def test_nothing_is_cast_without_mixed_precision() -> None:
+    assert precision_policy("no") == MixedPrecisionPolicy()
