@@ -10,6 +10,7 @@ import attrs
 from dlm.config.places import component_defaults
 from dlm.config.yaml12 import MAX_BYTES, Document, YamlError, parse_yaml
 from dlm.errors import UserInputError
+from dlm.user_paths import user_path
 from dlm_plugins import KINDS
 from dlm_plugins.errors import Problem
 from dlm_plugins.problems import join_path, shown
@@ -111,7 +112,7 @@ def read_source(path: str | Path) -> Source:
         RunFileError: the file is missing, unreadable, too large, not UTF-8, not YAML, empty or not a mapping.
     """
     name = str(path)
-    text = _read_text(Path(path), name)
+    text = _read_text(user_path(path), name)
     try:
         document: Document = parse_yaml(text)
     except YamlError as error:

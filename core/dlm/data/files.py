@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dlm.data.readers import READERS
 from dlm.errors import DataError
+from dlm.user_paths import user_path
 
 PACKAGE_PREFIX = "pkg://"
 _GLOB_CHARACTERS = "*?["
@@ -17,7 +18,7 @@ _SPLITS = ("train", "validation", "valid", "dev", "test", "eval")
 
 def is_local(name: str) -> bool:
     """Whether the name means files here: it looks like a path, or something of that name exists."""
-    looks_like_path = name.startswith(("./", "../", "/", "~", ".\\")) or name in {".", ".."}
+    looks_like_path = name.startswith(("./", "../", "/", "~", "$", ".\\")) or name in {".", ".."}
     has_known_suffix = Path(name).suffix.lower() in READERS
     return looks_like_path or has_known_suffix or any(c in name for c in _GLOB_CHARACTERS) or Path(name).exists()
 
@@ -34,7 +35,7 @@ def find_files(name: str, split: str) -> tuple[Path, ...]:
     if name.startswith(PACKAGE_PREFIX):
         path = inside_package(name)
     else:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if any(c in name for c in _GLOB_CHARACTERS) and not path.exists():
             found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
             files = tuple(match for match in found if match.is_file())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm.model.checkpoint_tensors import CheckpointTensors, open_tensors
+from dlm.user_paths import user_path
 
 _CHUNK = 2**24
 """Elements compared at a time, so that embeddings of any size fit in memory."""
@@ -77,7 +78,7 @@ def analyze(path_a: str | Path, path_b: str | Path) -> Comparison:
     Raises:
         ModelError: One of them cannot be read, with the reason.
     """
-    with open_tensors(Path(path_a)) as a, open_tensors(Path(path_b)) as b:
+    with open_tensors(user_path(path_a)) as a, open_tensors(user_path(path_b)) as b:
         names = sorted(a.slices.keys() | b.slices.keys())
         tensors = tuple(_compare(name, a, b) for name in names)
     return Comparison(path_a=str(path_a), path_b=str(path_b), tensors=tensors)

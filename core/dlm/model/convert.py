@@ -21,6 +21,7 @@ from dlm.model.new_folder import check_destination, published, scratch_beside
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
+from dlm.user_paths import user_path
 
 _NOTICES = ("LICENSE*", "NOTICE*")
 _NOT_CARRIED_OVER = ("model_type", "architectures", "transformers_version", "is_causal", "use_cache", "auto_map")
@@ -67,7 +68,7 @@ def convert(
     Raises:
         ModelError: ``dst`` is not empty, the source cannot be read or converted, or what was written does not verify.
     """
-    destination = Path(dst).expanduser()
+    destination = user_path(dst)
     check_destination(destination)
     with _local_source(src, destination) as source:
         refuse_adapters(source)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dlm.data.files import PACKAGE_PREFIX, inside_package
 from dlm.errors import DataError, ModelError
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers
+from dlm.user_paths import user_path
 
 GGUF_SUFFIX = ".gguf"
 _NOT_CARRIED_OVER = ("quantization_config", "_name_or_path", "architectures")
@@ -25,7 +26,7 @@ def gguf_file_of(src: str | Path) -> Path | None:
     if not text.lower().endswith(GGUF_SUFFIX):
         return None
     try:
-        path = inside_package(text) if text.startswith(PACKAGE_PREFIX) else Path(text).expanduser()
+        path = inside_package(text) if text.startswith(PACKAGE_PREFIX) else user_path(text)
     except DataError as error:
         raise ModelError(f"{error} (with --no-deps: only the file is needed)") from None
     if not path.is_file():

@@ -15,6 +15,7 @@ from dlm.model.loading import load_config, load_model
 from dlm.model.new_folder import check_destination, published
 from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
+from dlm.user_paths import user_path
 
 _PLAIN: dict[str, object] = {
     "use_dora": False,
@@ -54,7 +55,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
     Raises:
         ModelError: no adapters there, of a kind that cannot be merged, or the base is another one now.
     """
-    folder, destination = Path(adapter).expanduser(), Path(out).expanduser()
+    folder, destination = user_path(adapter), user_path(out)
     settings = _settings_of(folder)
     check_destination(destination)
     origin = base or settings.get("base_model_name_or_path")

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from dlm.errors import ModelError
+from dlm.user_paths import user_path
 
 LOADING_ERRORS = (
     OSError,
@@ -60,14 +61,14 @@ def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
     text = str(name_or_path)
     if not text.strip():
         raise ModelError("the name of the model is empty: no such folder")
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir():
         return str(path), True
     if path.exists():
         hint = "; `dlm convert` makes such a folder of it" if path.suffix.lower() == ".gguf" else ""
         raise ModelError(f"{text}: a file; give the folder that holds config.json and the weights{hint}")
     # A hub name is "name" or "owner/name"; anything else can only have been meant as a path.
-    looks_like_path = isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1
+    looks_like_path = isinstance(name_or_path, Path) or text.startswith((".", "/", "~", "$")) or text.count("/") > 1
     if looks_like_path or "\\" in text:
         raise ModelError(f"{text}: no such folder")
     return text, False

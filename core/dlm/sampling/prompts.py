@@ -10,6 +10,7 @@ from dlm.data.conversations.chat_template import ChatTemplateRendering
 from dlm.data.conversations.rendering import PlainRendering, Rendering, encode_text
 from dlm.data.conversations.turns import Conversation, Turn
 from dlm.errors import ModelError, UserInputError
+from dlm.user_paths import user_path
 
 _RENDERINGS: Mapping[str, Callable[[Any], Rendering]] = {
     "plain": PlainRendering,
@@ -85,7 +86,7 @@ def read_prompts(path: str | Path) -> list[str]:
         UserInputError: no such file, not UTF-8, no prompt in it, or a line that is not as it should be.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = user_path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserInputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -1,7 +1,5 @@
 """From a checked configuration to a job that is ready to run."""
 
-from pathlib import Path
-
 import accelerate
 import torch
 import transformers
@@ -37,6 +35,7 @@ from dlm.training.saving import TrainingObjects
 from dlm.training.sharding import is_sharded, precision_policy
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
+from dlm.user_paths import user_path
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -54,7 +53,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         cpu=is_launched() and not torch.accelerator.is_available(),
         mixed_precision=training.mixed_precision,
         log_with=list(config.logging.trackers) or None,
-        project_dir=training.output_dir,
+        project_dir=user_path(training.output_dir),
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
@@ -72,8 +71,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
 def build_store(config: RunConfig) -> CheckpointStore:
     """The checkpoints of the output folder."""
     checkpoint = config.training.checkpoint
-    pinned = None if checkpoint.resume in (None, LATEST, ANEW) else Path(checkpoint.resume)
-    return CheckpointStore(Path(config.training.output_dir) / "checkpoints", checkpoint.keep_last, pinned)
+    pinned = None if checkpoint.resume in (None, LATEST, ANEW) else user_path(checkpoint.resume)
+    return CheckpointStore(user_path(config.training.output_dir) / "checkpoints", checkpoint.keep_last, pinned)
 
 
 def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_code: bool = False) -> Job:
@@ -120,7 +119,7 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
         sampler=_sampler(config, data, objects, objective),
         loader=data.loader,
         objects=objects,
-        folder=OutputFolder(Path(training.output_dir)),
+        folder=OutputFolder(user_path(training.output_dir)),
         store=build_store(config),
         data_summary=data.summary,
         data_notes=data.notes,

@@ -19,6 +19,7 @@ from dlm.errors import UserInputError
 from dlm.model.loading import load_model, make_bidirectional
 from dlm.model.parts import split
 from dlm.model.scratch import model_from_config
+from dlm.model.sources import resolve_source
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
 from dlm.training.adapters import add_adapters
 from dlm.training.data import read_training_texts
@@ -106,7 +107,8 @@ def build_weights(config: RunConfig, model: PreTrainedModel) -> Weights:
     """What of the model is trained and saved: all of it, or adapters, which are put into it here."""
     if config.lora is None:
         return WholeWeights(model)
-    return add_adapters(model, config.lora, base=str(config.model.name_or_path), seed=config.training.seed)
+    base, _ = resolve_source(str(config.model.name_or_path))
+    return add_adapters(model, config.lora, base=base, seed=config.training.seed)
 
 
 def _check_context(model: PreTrainedModel, config: RunConfig) -> None:

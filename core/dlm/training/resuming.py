@@ -13,6 +13,7 @@ from dlm.training.job import Job
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_main
 from dlm.training.state import TrainerState
+from dlm.user_paths import user_path
 
 LATEST = "latest"
 ANEW = "none"
@@ -43,7 +44,7 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
     if resume == ANEW:
         return StartingPoint(checkpoint=None, is_own=False)
     if resume not in (None, LATEST):
-        path = Path(str(resume))
+        path = user_path(str(resume))
         if not path.is_dir():
             raise UserInputError(f"training.checkpoint.resume: no folder {path}; give a checkpoint, latest or none")
         verify(path)

@@ -20,6 +20,7 @@ from dlm.training.output_folder import BAD_ROWS, CONFIG, OutputFolder
 from dlm.training.processes import close_group, on_main
 from dlm.training.report import Report
 from dlm.training.resuming import StartingPoint, restore, starting_point
+from dlm.user_paths import user_path
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +64,7 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
     config = loaded.config
     accelerator, store = build_accelerator(config), build_store(config)
     with ExitStack() as stack:
-        folder = OutputFolder(Path(config.training.output_dir))
+        folder = OutputFolder(user_path(config.training.output_dir))
 
         def enter_and_choose() -> StartingPoint:
             stack.enter_context(folder)

@@ -49,29 +49,38 @@ def generate(
     """
     if not (prompts or infills or prompt_file):
         raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill")
-    for option, path in (("--out", out), ("--trace", trace)):
-        if path is not None and not Path(path).resolve().parent.is_dir():
-            raise click.UsageError(f"{option} {path}: the folder does not exist")
     from dlm.sampling.prompts import read_prompts
     from dlm_cli.generation import Tracer, Watch, run_jobs, watcher
 
+    out_file, trace_file = file_to_write("--out", out), file_to_write("--trace", trace)
     texts = [*prompts, *(read_prompts(prompt_file) if prompt_file else ())]
-    if trace is not None and (len(texts) + len(infills)) * num_samples != 1:
+    if trace_file and (len(texts) + len(infills)) * num_samples != 1:
         raise click.UsageError("--trace follows one text: give one prompt, and one sample")
     session = open_session(click.get_current_context(), options)
     jobs = session.jobs(texts, infills, num_samples)
-    tracer = None if trace is None else Tracer(session, Path(trace))
+    tracer = Tracer(session, trace_file) if trace_file else None
     watches: list[Watch] = [*([tracer] if tracer else []), *([watcher(session)] if watch else [])]
-    if out is None:
+    if out_file is None:
         statistics = run_jobs(session, jobs, batch_size, lambda result: print_result(result, len(jobs) == 1), watches)
     else:
         from dlm_cli.result_file import ResultFile
 
-        with ResultFile(Path(out), len(jobs)) as file:
+        with ResultFile(out_file, len(jobs)) as file:
             statistics = run_jobs(session, jobs, batch_size, file.write, watches)
     if tracer:
         tracer.write()
     click.echo(str(statistics), err=True)
+
+
+def file_to_write(option: str, written: str | None) -> Path | None:
+    """The path given to an option, refused before anything is loaded if nothing can be written there."""
+    from dlm.user_paths import user_path
+
+    path = None if written is None else user_path(written)
+    if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+        what = "a folder, not a file" if path.is_dir() else "the folder does not exist"
+        raise click.UsageError(f"{option} {written}: {what}")
+    return path
 
 
 def print_result(result: "Result", is_only: bool) -> None:

@@ -5,7 +5,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -76,14 +75,16 @@ def check(plugin: str | None, as_json: bool, with_traceback: bool) -> None:
 
 
 def _records(plugin: str | None) -> "list[PluginRecord]":
+    from dlm.user_paths import user_path
     from dlm_plugins.loading import load_plugin
     from dlm_plugins.registry import Registry
     from dlm_plugins.uninstalled import find_in_project
 
-    if plugin is not None and ("/" in plugin or Path(plugin).is_dir()):
-        if not Path(plugin).is_dir():
+    folder = None if plugin is None else user_path(plugin)
+    if folder is not None and ("/" in str(folder) or folder.is_dir()):
+        if not folder.is_dir():
             raise click.UsageError(f"there is no folder {plugin}")
-        return [load_plugin(candidate) for candidate in find_in_project(Path(plugin))]
+        return [load_plugin(candidate) for candidate in find_in_project(folder)]
     records = Registry.discover().plugins
     if plugin is None:
         return list(records)
