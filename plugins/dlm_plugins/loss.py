@@ -111,7 +111,7 @@ class LossView(Protocol):
         ...
 
     def logits(self, where: Tensor) -> Tensor:
-        """(N, V) logits at ``where`` (B, L) bool, in the model's dtype: the last resort, and it costs what it costs."""
+        """Logits at ``where`` (B, L) bool: (N, V), float32 or wider. The last resort, and it costs what it costs."""
         ...
 
 

@@ -119,6 +119,10 @@ def run_child(request: dict[str, Any], rank: int, shared: mmap.mmap) -> None:
             import injections
 
             injections.shard()
+        if request.get("scales"):
+            import injections
+
+            injections.scale_losses()
         if request.get("inject") and rank == request.get("inject_rank", 0):
             import injections
 

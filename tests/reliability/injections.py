@@ -232,6 +232,17 @@ def signal_workers(number: int, name: str) -> None:
     _before_backward(send)
 
 
+def scale_losses() -> None:
+    """Train in fp16 as on a GPU: accelerate has no loss scaler for the CPU, so torch's own is put in its place."""
+    original = Accelerator.__init__
+
+    def init(self: Accelerator, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    Accelerator.__init__ = init  # type: ignore[method-assign]
+
+
 def shard() -> None:
     """Shard the model with FSDP2, as accelerate does on GPUs: here it has to be told that these processes are such."""
     from accelerate.state import PartialState

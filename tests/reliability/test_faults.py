@@ -73,6 +73,26 @@ def test_the_third_bad_step_in_a_row_ends_the_run(laboratory: Any, digest_of: An
     assert outcome.code == 0, outcome.log
 
 
+@pytest.mark.parametrize("fault", ["poison_loss", "poison_gradient"])
+def test_a_loss_scaler_goes_on_after_steps_that_were_not_taken(laboratory: Any, tmp_path: Path, fault: str) -> None:
+    config, fp16 = config_of(laboratory), {"arguments": ["training.mixed_precision=fp16"], "scales": True}
+    outcome = laboratory.run(config, tmp_path, inject=[fault, [1, 4, 5, 7], math.nan], **fp16)
+    assert outcome.code == 0, outcome.log
+    assert all_finite(tmp_path)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    steps = range(1, NUM_STEPS)
+    unchanged = [step + 1 for step in steps if same_weights_and_moments(checkpoints, step, step + 1)]
+    assert unchanged == [4, 5, 7]
+
+
+def test_the_third_bad_step_in_a_row_ends_a_run_with_a_loss_scaler(laboratory: Any, tmp_path: Path) -> None:
+    fp16 = {"arguments": ["training.mixed_precision=fp16"], "scales": True}
+    outcome = laboratory.run(config_of(laboratory), tmp_path, inject=["poison_loss", [4, 5, 6], math.nan], **fp16)
+    assert outcome.code == ExitCode.NON_FINITE, outcome.log
+    assert "3 times in a row, at step 6" in outcome.log
+    assert all_finite(tmp_path)
+
+
 def test_out_of_memory_names_the_settings_that_need_less(laboratory: Any, tmp_path: Path) -> None:
     outcome = laboratory.run(config_of(laboratory), tmp_path, inject=["limit_memory", 4, 1 << 30])
     assert outcome.code == ExitCode.OUT_OF_MEMORY, outcome.log

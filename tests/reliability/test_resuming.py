@@ -1,5 +1,6 @@
 """What ``training.checkpoint.resume`` means, and what it refuses."""
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -32,6 +33,17 @@ def test_without_a_word_a_folder_with_checkpoints_is_refused(
     for way_out in (f"{RESUME}=latest", "resume=none", "another training.output_dir", "up to step 6"):
         assert way_out in outcome.log
     assert digest_of(interrupted / "run") == before
+
+
+def test_each_line_has_the_learning_rate_of_its_own_step_after_resuming_too(laboratory: Any, tmp_path: Path) -> None:
+    config = laboratory.config("pretrain-adamw")
+    arguments = ["optim.lr_scheduler=linear", "optim.warmup_steps=4", "logging.every_steps=1"]
+    for inject in (["die_in_backward", 14], None):
+        laboratory.run(config, tmp_path, arguments=arguments, inject=inject)
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    rates = [line["lr"] for line in lines if line["split"] == "train"]
+    shares = [0, 1 / 4, 2 / 4, 3 / 4, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    assert rates == pytest.approx([1e-3 * share for share in shares])
 
 
 def test_none_keeps_the_old_run_aside(laboratory: Any, interrupted: Path, digest_of: Any) -> None:

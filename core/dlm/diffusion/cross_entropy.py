@@ -35,7 +35,7 @@ class WeightedCrossEntropy(torch.autograd.Function):
         loss_weight_N: Tensor,
         smoothing: Smoothing | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scalar sum, the unsmoothed cross-entropy (N,) and whether the target is the likeliest id (N,)."""
+        """Return the scalar sum, the unsmoothed cross-entropy (N,) and whether the target is the argmax (N,)."""
         head = ChunkedHead(hidden_NH, weight_VH, bias_V, ctx.needs_input_grad)
         cross_entropy_N = torch.empty_like(targets_N, dtype=head.exact)
         smoothed_N = cross_entropy_N if smoothing is None else torch.empty_like(cross_entropy_N)
@@ -44,13 +44,13 @@ class WeightedCrossEntropy(torch.autograd.Function):
             for chunk in head.chunks():
                 target, scale = targets_N[chunk, None], loss_weight_N[chunk, None].to(head.exact)
                 logits = head.logits(chunk)
-                peak, at_target = logits.amax(dim=1, keepdim=True), logits.gather(1, target)
+                (peak, likeliest), at_target = logits.max(dim=1, keepdim=True), logits.gather(1, target)
                 mean = None if smoothing is None else logits @ smoothing.share.to(head.exact)
                 exponentials = logits.sub_(peak).exp_()
                 total = exponentials.sum(dim=1, keepdim=True)
                 log_total = peak + total.log()
                 cross_entropy_N[chunk] = (log_total - at_target)[:, 0]
-                correct_N[chunk] = (at_target >= peak)[:, 0]
+                correct_N[chunk] = (likeliest == target)[:, 0]
                 if smoothing is not None and mean is not None:
                     smoothed_N[chunk] = torch.lerp(cross_entropy_N[chunk], log_total[:, 0] - mean, smoothing.amount)
                 if head.wants_gradient:

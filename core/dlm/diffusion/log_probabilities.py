@@ -15,7 +15,7 @@ class LogProbabilities(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities (N,) and whether the target is the likeliest id (N,)."""
+        """Return the log-probabilities (N,) and whether the target is the argmax (N,)."""
         head = ChunkedHead(hidden_NH, weight_VH, bias_V, (False, False, False))
         log_probability_N = torch.empty_like(targets_N, dtype=head.exact)
         correct_N = torch.empty_like(targets_N, dtype=torch.bool)
@@ -24,7 +24,7 @@ class LogProbabilities(torch.autograd.Function):
                 logits = head.logits(chunk)
                 at_target = logits.gather(1, targets_N[chunk, None])
                 log_probability_N[chunk] = at_target[:, 0] - logits.logsumexp(dim=1)
-                correct_N[chunk] = (at_target >= logits.amax(dim=1, keepdim=True))[:, 0]
+                correct_N[chunk] = logits.argmax(dim=1) == targets_N[chunk]
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N)
         ctx.compute_dtype = head.dtype
         ctx.mark_non_differentiable(correct_N)

@@ -34,7 +34,7 @@ class BatchView:
         self.cross_entropy = torch.zeros_like(self.p_mask)
         """(B, L) float32: unweighted cross-entropy, wherever it has been computed."""
         self.correct = torch.zeros_like(self.corrupted)
-        """(B, L) bool: whether the clean id is the likeliest one."""
+        """(B, L) bool: whether the clean id is the one a greedy sampler takes: of equally likely ids the first."""
         self._known = torch.zeros_like(self.corrupted)
 
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -65,7 +65,7 @@ class BatchView:
     def logits(self, where: Tensor) -> Tensor:
         """(N, V) logits, see the contract."""
         logits: Tensor = self._head(self._hidden[where.flatten().nonzero()[:, 0]])
-        return logits
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def score_corrupted(self) -> None:
         """Make ``cross_entropy`` and ``correct`` known at every corrupted position, if the loss did not."""

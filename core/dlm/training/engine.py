@@ -63,9 +63,10 @@ class Engine:
                     if signals.ending is None:
                         raise
                     self.stop(signals.ending)
-                self.take_in(step_batch, job.step(step_batch, state.global_step))
+                result = job.step(step_batch, state.global_step)
+                self.take_in(step_batch, result)
                 if state.global_step % job.logging_every == 0 or self.is_done:
-                    self.log()
+                    self.log(result.learning_rate)
                 ending, save_is_wanted = job.agree(signals)
                 if ending is not None:
                     self.stop(ending)
@@ -135,10 +136,10 @@ class Engine:
                 "mixed_precision: bf16 instead of fp16"
             )
 
-    def log(self) -> None:
-        """Write one line of metrics and one of timings for the window that ends here."""
+    def log(self, learning_rate: float) -> None:
+        """Write one line of metrics and one of timings for the window that ends here, with the last step's rate."""
         state, job = self.state, self.job
-        metrics = {**self._position(), "split": "train", **state.window.metrics(), "lr": job.learning_rate()}
+        metrics = {**self._position(), "split": "train", **state.window.metrics(), "lr": learning_rate}
         timings = self.stopwatch.lap(job.device)
         self.append(METRICS, metrics)
         self.append(TIMINGS, {"step": state.global_step, **timings})

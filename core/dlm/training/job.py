@@ -57,8 +57,8 @@ class Job:
         return device
 
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.objects.scheduler.get_last_lr()[0])
+        """The learning rate of the next step, the largest of the parameter groups."""
+        return float(max(self.objects.scheduler.get_last_lr()))
 
     def epoch_of(self, state: TrainerState) -> float:
         """Passes over the data so far; whole passes where the length of the data is not known."""

@@ -24,6 +24,8 @@ class StepResult:
     sums: Sums
     grad_norm: float
     """Before clipping; not finite where a loss scaler found an overflow."""
+    learning_rate: float
+    """What the step was taken with, or would have been; the largest of the parameter groups."""
     is_bad: bool
     """Loss or gradient was not finite, and no loss scaler was at work: the step was not taken."""
 
@@ -83,10 +85,13 @@ class TrainingStep:
         # A loss scaler meets overflows on its way to a good scale and skips those steps itself.
         overflow_is_normal = scaler is not None and scaler.get_scale() >= 1.0 and math.isfinite(sums.loss)
         is_bad = not (math.isfinite(sums.loss) and math.isfinite(grad_norm)) and not overflow_is_normal
+        learning_rate = float(max(self.scheduler.get_last_lr()))
         if not is_bad:
             self.optimizer.step()
+        elif scaler is not None:
+            scaler.update()  # otherwise it waits for this step's end, and refuses the next one
         with warnings.catch_warnings():
             # torch takes a first step that is skipped, here or by a loss scaler, for calls in the wrong order.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self.scheduler.step()
-        return StepResult(sums=sums, grad_norm=grad_norm, is_bad=is_bad)
+        return StepResult(sums=sums, grad_norm=grad_norm, learning_rate=learning_rate, is_bad=is_bad)

@@ -67,6 +67,24 @@ def test_log_probabilities_and_logits_say_the_same(lab, docs) -> None:
     torch.testing.assert_close(hidden.grad, other_hidden.grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+def test_what_a_loss_is_given_is_never_in_half_precision(lab, docs, autocast: bool) -> None:
+    """Sums over thousands of positions would be rounded: under autocast, and where FSDP holds the head in bf16."""
+    noised = lab.noised(lab.batch(docs(9, 6), docs(5)))
+    head = torch.nn.Linear(16, 96, bias=False)
+    hidden = torch.randn(*noised.noisy_ids.shape, 16)
+    if not autocast:
+        head, hidden = head.bfloat16(), hidden.bfloat16()
+    view, where = BatchView(noised, hidden, head, lab.vocabulary()), noised.clean.eligible
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        given = (view.logits(where), view.log_probabilities(where), view.weighted_cross_entropy(where, view.weight))
+    assert [tensor.dtype for tensor in given] == [torch.float32] * 3
+    assert torch.equal(given[0], given[0].bfloat16().float())  # the products themselves are in half precision
+    torch.testing.assert_close(
+        given[1], given[0].log_softmax(dim=1).gather(1, noised.clean.input_ids[where][:, None])[:, 0]
+    )
+
+
 @pytest.mark.parametrize("name", ["full", "block", "block_causal"])
 @pytest.mark.parametrize("doubled", [False, True], ids=["one copy", "clean copy"])
 def test_visibility_is_what_the_kit_tries_claims_on(lab, docs, name: str, doubled: bool) -> None:

@@ -72,6 +72,25 @@ def test_a_loss_that_is_not_finite_is_a_bad_step_under_the_scaler_too(take_step,
     assert all(torch.equal(before[name].nan_to_num(), value.nan_to_num()) for name, value in weights_of(job).items())
 
 
+def test_after_a_step_that_was_not_taken_the_scaler_goes_on_where_it_was(
+    take_step, fp16_job, largest_difference
+) -> None:
+    job, undisturbed = fp16_job(), fp16_job()
+    weight = job.objects.model.model.norm.weight
+    with torch.no_grad():
+        weight[0] = float("inf")
+    result, _ = take_step(job)
+    with torch.no_grad():
+        weight[0] = 1.0
+    assert result.is_bad
+    assert job.accelerator.scaler.get_scale() == 2.0**9
+    result, gradients = take_step(job)
+    expected, others = take_step(undisturbed)
+    assert not result.is_bad
+    assert result.sums == expected.sums
+    assert largest_difference(gradients, others) < 1e-3
+
+
 def test_a_checkpoint_keeps_the_scale(take_step, fp16_job, tmp_path: Path) -> None:
     job, other = fp16_job(), fp16_job()
     take_step(job)

@@ -169,6 +169,23 @@ def test_a_step_that_is_not_finite_is_not_taken(make_job, value: float) -> None:
     assert any(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
+@pytest.mark.parametrize("is_finite", [True, False])
+def test_the_learning_rate_of_a_step_is_the_one_it_is_taken_with(make_job, is_finite: bool) -> None:
+    job = make_job("optim.warmup_steps=3")
+    used: list[float] = []
+    optimizer = job.step.optimizer.optimizer
+    optimizer.register_step_pre_hook(lambda *_: used.append(optimizer.param_groups[0]["lr"]))
+    batches = job.loader.steps()
+    reported = [job.step(next(batches), step).learning_rate for step in range(5)]
+    assert reported == used == pytest.approx([0.0, 1e-2 / 3, 2e-2 / 3, 1e-2, 1e-2 * 16 / 17])
+    if not is_finite:
+        with torch.no_grad():
+            job.objects.model.model.norm.weight[0] = torch.nan
+    rate = job.learning_rate()
+    assert job.step(next(batches), 5).learning_rate == rate == pytest.approx(1e-2 * 15 / 17)
+    assert job.learning_rate() < rate
+
+
 def adam_state(job) -> dict[int, dict[str, torch.Tensor]]:
     state: dict[int, dict[str, torch.Tensor]] = job.step.optimizer.state_dict()["state"]
     return state
