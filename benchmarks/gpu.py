@@ -1,0 +1,188 @@
+"""What only a GPU can show: speed, MFU, memory, kernels against each other, precision, resumption; a few minutes.
+
+    python benchmarks/gpu.py --out gpu.jsonl
+    python benchmarks/gpu.py --only step-0.6b --only flex
+
+Each part is a process of its own with a time limit. Parts that check run side by side, parts that measure run alone
+after them. Every figure is written to ``--out`` as it comes (JSON lines), so that nothing is lost where a part is cut
+off; one table is printed at the end. Without a GPU it says so and exits with 0; ``--device cpu --tiny`` runs every line
+on tiny shapes, whose figures mean nothing. Exit code 1 where a check failed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+ROOT = Path(__file__).parent.parent
+TOTAL_SECONDS = 240
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """What runs in one process."""
+
+    seconds: int
+    """Time limit."""
+    is_timed: bool = False
+    """Whether it measures speed, and must have the machine for itself."""
+
+
+PARTS = {
+    "tests": Part(seconds=90),
+    "resume": Part(seconds=110),
+    "flex": Part(seconds=110),
+    "precision": Part(seconds=90),
+    "step-0.6b": Part(seconds=100, is_timed=True),
+    "step-8b": Part(seconds=80, is_timed=True),
+    "sampling": Part(seconds=60, is_timed=True),
+    "optimizers": Part(seconds=45, is_timed=True),
+}
+
+
+@attrs.frozen(kw_only=True)
+class Launcher:
+    """Starts parts, and writes what became of those that did not end well."""
+
+    out: Path
+    device: str
+    is_tiny: bool
+    ends: float
+    """``time.monotonic()`` at which everything has to be over."""
+
+    def run(self, name: str) -> None:
+        limit = min(float(PARTS[name].seconds), self.ends - time.monotonic())
+        if limit < 5:
+            record(self.out, part=name, error="no time was left; run it with --only")
+            return
+        command = [sys.executable, str(Path(__file__).with_name("gpu_parts.py")), name, str(self.out), self.device]
+        command += ["--tiny"] if self.is_tiny else []
+        # What the process and its children print; their figures go into the file.
+        with tempfile.TemporaryFile("w+", errors="replace") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, env=self._environment(), process_group=0)
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+                record(self.out, part=name, error=f"cut off after {limit:.0f} s")
+                return
+            if code:
+                said.seek(0)
+                lines = [line.strip() for line in said if line.strip()]
+                print("\n".join(lines[-30:]), file=sys.stderr)
+                record(self.out, part=name, error=f"exit code {code}: {lines[-1] if lines else 'nothing was said'}")
+
+    def _environment(self) -> dict[str, str]:
+        roots = [str(ROOT / folder) for folder in ("core", "plugins", "builtin_plugins")]
+        path = os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])])
+        use_cpu = {"ACCELERATE_USE_CPU": "true"} if self.device == "cpu" else {}
+        # A compiler takes minutes, however tiny the shapes are.
+        no_compiler = {"TORCH_COMPILE_DISABLE": "1"} if self.is_tiny else {}
+        fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        return {**os.environ, **fixed, **use_cpu, **no_compiler}
+
+
+def record(out: Path, **figures: Any) -> None:
+    """Append one line; it is on the disk when this returns."""
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(figures) + "\n")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures belong to."""
+    import accelerate
+    import torch
+    import transformers
+
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "card": "none",
+        "driver": None,
+    }
+    if device == "cuda":
+        found["card"] = torch.cuda.get_device_name()
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            found["driver"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
+        except OSError:
+            found["driver"] = "unknown: no nvidia-smi"
+    return found
+
+
+def render(value: Any) -> str:
+    """One cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def print_table(lines: Sequence[dict[str, Any]]) -> None:
+    """The figures of each part below each other, in Markdown."""
+    for name in dict.fromkeys(line["part"] for line in lines):
+        print(f"\n### {name}\n")
+        rows = [line for line in lines if line["part"] == name]
+        # Lines with the same figures make one table.
+        for columns in dict.fromkeys(tuple(key for key in row if key != "part") for row in rows):
+            print("| " + " | ".join(column.replace("_", " ") for column in columns) + " |")
+            print("|" + "---|" * len(columns))
+            for row in rows:
+                if tuple(key for key in row if key != "part") == columns:
+                    print("| " + " | ".join(render(row[column]) for column in columns) + " |")
+            print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(PARTS), help="this part; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="JSON lines; anew at each run")
+    parser.add_argument("--seconds", type=int, default=TOTAL_SECONDS, help="everything is over after so long")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, to try the script itself")
+    arguments = parser.parse_args()
+    ends = time.monotonic() + arguments.seconds
+
+    import torch
+
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print(f"torch {torch.__version__} sees no GPU here: nothing was measured")
+        return
+    out: Path = arguments.out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("")
+    record(out, part="machine", **machine(arguments.device))
+    launcher = Launcher(out=out, device=arguments.device, is_tiny=arguments.tiny, ends=ends)
+    chosen = [name for name in PARTS if not arguments.only or name in arguments.only]
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        list(pool.map(launcher.run, [name for name in chosen if not PARTS[name].is_timed]))
+    for name in chosen:
+        if PARTS[name].is_timed:
+            launcher.run(name)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    print_table(lines)
+    print(f"figures: {out}")
+    sys.exit(1 if any("error" in line or line.get("holds") is False for line in lines) else 0)
+
+
+if __name__ == "__main__":
+    main()

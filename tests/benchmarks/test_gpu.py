@@ -1,0 +1,103 @@
+"""The script for a GPU runs here on tiny shapes, so that no line of it meets a GPU untried."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MEASURED = {"guideline", "dlm"}
+
+# torch says so when its compiler is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    # A compiler takes minutes, however tiny the shapes are.
+    with torch._dynamo.config.patch(disable=True):
+        yield importlib.import_module("gpu_parts")
+    for name in ("gpu", "gpu_parts", "gpu_trial"):
+        sys.modules.pop(name, None)
+
+
+def lines_of(parts: Any, name: str, folder: Path) -> list[dict[str, Any]]:
+    out = folder / "figures.jsonl"
+    parts.PARTS[name](parts.Bench(part=name, out=out, device=torch.device("cpu"), is_tiny=True))
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_steps_are_measured_beside_the_guideline(parts: Any, tmp_path: Path) -> None:
+    lines = lines_of(parts, "step-0.6b", tmp_path)
+    assert not [line for line in lines if "error" in line]
+    measured = [line for line in lines if "seconds" in line]
+    assert {line["loop"] for line in measured} == MEASURED
+    assert {(line["bias"], line["compiled"]) for line in measured if line["loop"] == "dlm"} == {
+        (bias, compiled) for bias in ("full", "block_causal") for compiled in (False, True)
+    }
+    assert all(line["tokens_per_second"] > 0 and line["TFLOP"] > 0 for line in measured)
+
+
+@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "sampling"])
+def test_parts_run_without_an_error(parts: Any, name: str, tmp_path: Path) -> None:
+    lines = lines_of(parts, name, tmp_path)
+    assert lines
+    assert not [line for line in lines if "error" in line or line.get("holds") is False]
+
+
+def test_the_work_of_a_step_is_that_of_the_formula(parts: Any) -> None:
+    """Six operations a weight and position, twelve a visible pair, head and layer for each number of a head."""
+    config, bench = parts.TINY, parts.Bench(part="", out=Path(), device=torch.device("cpu"), is_tiny=True)
+    shape = bench.shape({}, 0, 0)
+    trial = parts.build(parts.run_file(shape), shape)
+    hidden, heads, groups, size = 32, 2, 1, 16
+    linear = 2 * hidden * heads * size + 2 * hidden * groups * size + 3 * hidden * config["intermediate_size"]
+    tokens, layers = shape.num_tokens, 2
+    head = (
+        parts.work_of(trial, shape) - 6 * tokens * layers * linear - 12 * tokens * shape.length * layers * heads * size
+    )
+    scored = head / (6 * hidden * shape.vocabulary_size)
+    assert scored == int(scored)
+    assert 0 < scored < tokens
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(folder / "out.jsonl"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_resumed_run_is_compared_by_the_script(tmp_path: Path) -> None:
+    """Real processes: the script, its part, and ``dlm run`` twice."""
+    done = run(tmp_path, "--device", "cpu", "--tiny", "--only", "resume")
+    assert done.returncode == 0, done.stderr
+    machine, resume = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert machine["torch"] == torch.__version__
+    assert resume["holds"] is True
+    assert "| no | yes |" in done.stdout
+
+
+def test_a_part_without_time_leaves_a_line(parts: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    parts.gpu.Launcher(out=out, device="cpu", is_tiny=True, ends=time.monotonic() + 1).run("precision")
+    (line,) = [json.loads(each) for each in out.read_text().splitlines()]
+    assert line["part"] == "precision"
+    assert "no time was left" in line["error"]
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 0
+    assert "no GPU" in done.stdout
+    assert not (tmp_path / "out.jsonl").exists()
