@@ -61,6 +61,7 @@ def _facts(preview: "Preview") -> Iterator[tuple[str, str]]:
     if lengths is not None:
         spread = f"{lengths.shortest} to {lengths.longest}, median {lengths.median}, at most {preview.max_length}"
         yield "rows", f"{lengths.num_rows:,} to train on, {lengths.num_tokens:,} tokens; a row has {spread}"
+    yield "evaluation", preview.evaluation_summary
     views = f", {preview.num_views} views of each" if preview.num_views > 1 else ""
     yield "step 0", f"{preview.rows_per_step:,} rows{views}, with the noise that the run will draw"
     for number, bad in enumerate(preview.unused[:_MOST_UNUSED]):

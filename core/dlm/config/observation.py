@@ -19,6 +19,9 @@ class EvaluationConfig:
         "Share of the rows held out when there is no split of their own.", 0.05, and_(gt(0), lt(1))
     )
     split: str | None = setting("Split to evaluate on, instead of a fraction.", None, optional(min_len(1)))
+    max_rows: int = setting(
+        "Most held-out rows that are evaluated: where there are more, a fixed sample.", 2000, POSITIVE
+    )
     sample_prompts: Sequence[str] = setting("Prompts that are continued at each evaluation.", ())
 
 
@@ -29,8 +32,8 @@ class SamplingConfig:
     gen_length: int = setting("Number of tokens to generate.", 128, NOT_NEGATIVE)
     steps: int = setting("Number of denoising steps.", 128, POSITIVE)
     block_length: int | None = setting(
-        "Tokens denoised together before the next block begins; null: all of them. At most gen_length.",
-        32,
+        "Tokens denoised together before the next block begins; null: the model's own. At most gen_length.",
+        None,
         POSITIVE_OR_NULL,
     )
     remasking: Remasker = component("Which predictions are kept at a step.", "low_confidence")

@@ -1,15 +1,17 @@
-"""Rows held out for evaluation."""
+"""Rows held out for evaluation, and how many of them are evaluated."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm.data.order import epoch_order
+from dlm.data.order import epoch_order, shuffled
 from dlm.data.rows import Rows
 from dlm.errors import DataError
 
 _FEWEST_DOCUMENTS = 20
 _SPLIT_EPOCH = -1
 """An epoch that never comes, so that the split is unrelated to every training order."""
+_SAMPLE_EPOCH = -2
+"""Another one, for the held-out rows that are evaluated."""
 
 
 def split_rows(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -40,6 +42,14 @@ def split_rows(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
     num_chosen = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
     chosen[epoch_order(num_rows=len(rows), seed=seed, epoch=_SPLIT_EPOCH)[:num_chosen]] = True
     return rows.select(np.flatnonzero(~chosen)), rows.select(np.flatnonzero(chosen))
+
+
+def sample_rows(rows: Rows, max_rows: int, seed: int) -> Rows:
+    """At most ``max_rows`` of the rows, chosen at random by the seed alone, in the order in which they stood."""
+    if len(rows) <= max_rows:
+        return rows
+    chosen = shuffled(np.arange(max_rows), num_rows=len(rows), seed=seed, epoch=_SAMPLE_EPOCH)
+    return rows.select(np.sort(chosen))
 
 
 def _documents_to_hold_out(rows: Rows, fraction: float, seed: int) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from dlm.data.order import shuffled
 from dlm_plugins import KeyedDraws
 
 
@@ -69,8 +70,13 @@ def independent_times(request: TimeRequest) -> Tensor:
 
 
 def grid_times(request: TimeRequest) -> Tensor:
-    """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates."""
-    places = request.places()
+    """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates.
+
+    Here n is the number of all evaluation rows, so pi is worked out for the B rows that are asked for alone.
+    """
+    rows = request.rows.cpu().numpy()
+    order = shuffled(rows, num_rows=request.num_rows, seed=request.seed, epoch=request.step)
+    places = torch.from_numpy(order).to(request.rows.device)[:, None]
     if request.num_units > 1:
         places = (places + (request.of_units("turn") * request.num_rows).long()) % request.num_rows
     return (places + 0.5) / request.num_rows

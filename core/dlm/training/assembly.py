@@ -166,6 +166,7 @@ def _evaluation(
         forward_process=for_evaluation(process),
         batches=data.evaluation,
         num_rows=len(data.evaluation.loader.rows),
+        summary=data.evaluation.summary(),
     )
 
 

@@ -18,7 +18,7 @@ from dlm.data.packing import text_rows
 from dlm.data.records import Source
 from dlm.data.rows import Rows
 from dlm.data.sources import load_source
-from dlm.data.split import split_rows
+from dlm.data.split import sample_rows, split_rows
 from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
 from dlm.data.text import find_text_column, other_columns, read_texts
@@ -31,6 +31,12 @@ class EvaluationBatches:
     """This process's share of the evaluation rows, in batches; they can be gone through again and again."""
 
     loader: StepLoader
+    num_held_out: int
+    """Rows that the loader's are a sample of."""
+
+    def summary(self) -> str:
+        """How many rows of how many are evaluated."""
+        return f"{len(self.loader.rows):,} of {self.num_held_out:,} held-out rows"
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches whose ``row_index`` counts over all evaluation rows."""
@@ -86,7 +92,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
     )
     return PreparedData(
         loader=loader,
-        evaluation=None if held_out is None else _evaluation_batches(held_out, collate, shape),
+        evaluation=None if held_out is None else _evaluation_batches(held_out, config, collate, shape),
         fingerprint=rows.fingerprint,
         summary=summary,
         unused=rows.unused if isinstance(rows, ConversationRows) else (),
@@ -151,9 +157,11 @@ def _conversation_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTra
     )
 
 
-def _evaluation_batches(rows: Rows, collate: Collator, shape: StepShape) -> EvaluationBatches:
+def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape: StepShape) -> EvaluationBatches:
+    sample = sample_rows(rows, config.evaluation.max_rows, config.training.seed)
     one_micro_step = attrs.evolve(shape, accumulation=1)
-    return EvaluationBatches(loader=StepLoader(rows=rows, collate=collate, shape=one_micro_step, shuffle=False))
+    loader = StepLoader(rows=sample, collate=collate, shape=one_micro_step, shuffle=False)
+    return EvaluationBatches(loader=loader, num_held_out=len(rows))
 
 
 def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
@@ -178,7 +186,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
                 "evaluation.split: a stream has no fraction to hold out; name a split, or set do_eval_loss to false"
             )
         rows = _text_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
-        held_out = _evaluation_batches(rows, collate, shape)
+        held_out = _evaluation_batches(rows, config, collate, shape)
     return PreparedData(
         loader=loader,
         evaluation=held_out,

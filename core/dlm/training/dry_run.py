@@ -23,6 +23,7 @@ def describe(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
         "parameters": f"{num_parameters:,}, of which {num_trained:,} are trained",
         "device": str(job.device),
         "data": job.data_summary,
+        "evaluation": "none" if job.evaluation is None else job.evaluation.summary,
         "rows per step": f"{rows}, at most {rows * config.dataset.max_length:,} tokens",
         "steps": f"{job.num_steps:,}" + (f", {per_epoch:,} an epoch" if per_epoch else ""),
         "output": f"{job.folder.path} (nothing was written)",

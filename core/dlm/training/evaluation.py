@@ -23,6 +23,8 @@ class Evaluation:
     batches: Iterable[Batch]
     """This process's share of the rows; ``row_index`` counts over all of them."""
     num_rows: int
+    summary: str
+    """How many rows of how many."""
 
     def __call__(self) -> Sums:
         """Sums over the evaluation rows of all processes."""

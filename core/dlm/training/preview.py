@@ -55,6 +55,8 @@ class Preview:
 
     mode: str
     data_summary: str
+    evaluation_summary: str
+    """How many rows of how many are evaluated."""
     lengths: RowLengths | None
     """None for a stream, which has no end."""
     max_length: int
@@ -86,6 +88,7 @@ def preview(loaded: LoadedConfig, accelerator: Accelerator, num_rows: int) -> Pr
     return Preview(
         mode=config.training.mode,
         data_summary=data.summary,
+        evaluation_summary="none" if data.evaluation is None else data.evaluation.summary(),
         lengths=_lengths(data.loader) if isinstance(data.loader, StepLoader) else None,
         max_length=config.dataset.max_length,
         rows_per_step=step_batch.num_rows,

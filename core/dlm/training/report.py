@@ -34,6 +34,8 @@ class Report:
         say(f"data: {job.data_summary}")
         for note in job.data_notes:
             say(f"  {note}")
+        if job.evaluation is not None:
+            say(f"evaluation: {job.evaluation.summary}")
         say(
             f"model: {type(job.objects.model).__name__}, {num_parameters:,} parameters{trained}, on {job.device}; "
             f"{job.num_steps} steps of {job.loader.shape.rows_per_step} rows; writing to {job.folder.path}"

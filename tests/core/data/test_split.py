@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.data.packing import text_rows
-from dlm.data.split import split_rows
+from dlm.data.split import sample_rows, split_rows
 from dlm.errors import DataError
 
 
@@ -65,3 +65,28 @@ def test_fraction_outside_its_range_is_refused(make_rows, fraction):
 def test_single_row_cannot_be_split(make_rows):
     with pytest.raises(DataError, match="only 1 row"):
         split_rows(make_rows(1), 0.5, seed=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(num_rows=st.integers(1, 60), max_rows=st.integers(1, 70), seed=st.integers(0, 1000))
+def test_a_sample_is_that_many_different_rows_in_their_order(make_rows, num_rows, max_rows, seed):
+    rows = make_rows(num_rows)
+    everything = [rows[number].input_ids.tolist() for number in range(num_rows)]
+    sample = sample_rows(rows, max_rows, seed)
+    found = [everything.index(sample[number].input_ids.tolist()) for number in range(len(sample))]
+    assert len(set(found)) == len(found) == min(num_rows, max_rows)
+    assert found == sorted(found)
+    assert sample_rows(rows, max_rows, seed).fingerprint == sample.fingerprint
+
+
+def test_every_row_is_as_likely_to_be_in_the_sample(make_rows):
+    """Chi-square over ten rows, five of which are taken by each of 800 seeds."""
+    rows = make_rows(10)
+    everything = [rows[number].input_ids.tolist() for number in range(10)]
+    counts = np.zeros(10)
+    for seed in range(800):
+        sample = sample_rows(rows, 5, seed)
+        for number in range(5):
+            counts[everything.index(sample[number].input_ids.tolist())] += 1
+    # A count varies by 800 x 1/2 x 1/2, and they add up to a constant: 9 degrees of freedom, once in 10,000.
+    assert ((counts - 400) ** 2 / 200).sum() * 9 / 10 < 33.7

@@ -1,6 +1,7 @@
 """Diffusion times: stratified over the step, independent of how its rows are split, uniform each."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -166,10 +167,24 @@ def test_no_tensor_grows_with_rows_times_units() -> None:
     """Evaluation has all of its rows in one step."""
     num_rows, num_units = 3000, 500
     request = TimeRequest(seed=1, step=0, rows=torch.arange(4), num_rows=num_rows, num_units=num_units)
-    for sample in (stratified_times, grid_times, independent_times):
+    for sample in SAMPLERS.values():
         with LargestTensor() as largest:
             assert sample(request).shape == (4, num_units)
         assert largest.elements <= 4 * (num_rows + num_units)  # Philox makes four numbers at a time
+
+
+def test_the_grid_costs_as_much_for_a_million_rows_as_for_a_thousand() -> None:
+    """Every micro-batch of an evaluation asks for its own rows: working out all of them would be quadratic."""
+    peaks = []
+    for num_rows in (1_000, 1_000_000):
+        request = TimeRequest(seed=1, step=0, rows=torch.arange(64), num_rows=num_rows, num_units=8)
+        with LargestTensor() as largest:
+            tracemalloc.start()  # numpy's arrays are counted here
+            grid_times(request)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert largest.elements <= 64 * 8
+    assert max(peaks) < 100_000
 
 
 class LargestTensor(TorchDispatchMode):

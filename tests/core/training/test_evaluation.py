@@ -1,0 +1,79 @@
+"""Evaluation: which rows, how many of them, and the same numbers however they are shared out."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from dlm.config import load_config
+from dlm.training.building import build_tokenizer
+from dlm.training.data import prepare_data
+from dlm.training.dry_run import describe
+
+EVALUATED = ("evaluation.do_eval_loss=true", "evaluation.fraction=0.4", "evaluation.max_rows=5")
+SPLITS = (
+    ("training.batch_size=2",),
+    ("training.batch_size=3", "training.gradient_accumulation_steps=2"),
+    ("training.batch_size=1", "dataset.num_workers=1"),
+)
+
+
+SEED = ("training.seed=1",)
+
+
+def rows_by_index(batches) -> dict[int, list[int]]:
+    """Real tokens of each evaluation row, by its index among all of them."""
+    return {
+        index: ids[document >= 0].tolist()
+        for batch in batches
+        for index, ids, document in zip(batch.row_index.tolist(), batch.input_ids, batch.document_id, strict=True)
+        if index >= 0
+    }
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rows_and_loss_do_not_depend_on_how_they_are_shared_out(make_job, split) -> None:
+    whole, other = make_job(*EVALUATED).evaluation, make_job(*EVALUATED, *split).evaluation
+    assert rows_by_index(other.batches) == rows_by_index(whole.batches)
+    assert len(rows_by_index(whole.batches)) == 5
+    expected, found = whole(), other()
+    assert found.rows == expected.rows == 5
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_two_ranks_share_the_rows_of_one(run_file) -> None:
+    config = load_config(run_file, EVALUATED).config
+    tokenizer = build_tokenizer(config)
+
+    def of_rank(rank: int, num_ranks: int) -> dict[int, list[int]]:
+        place = SimpleNamespace(process_index=rank, num_processes=num_ranks)
+        return rows_by_index(prepare_data(config, tokenizer, place).evaluation)
+
+    parts = [of_rank(rank, 2) for rank in range(2)]
+    assert {**parts[0], **parts[1]} == of_rank(0, 1)
+    assert not parts[0].keys() & parts[1].keys()
+
+
+def test_another_seed_takes_other_rows_and_fewer_rows_leave_the_training_as_it_is(make_job) -> None:
+    job, reseeded, more = (make_job(*EVALUATED, *extra) for extra in ((), SEED, ("evaluation.max_rows=7",)))
+    assert rows_by_index(job.evaluation.batches) != rows_by_index(reseeded.evaluation.batches)
+    assert job.loader.rows.fingerprint == more.loader.rows.fingerprint
+
+
+def test_the_dry_run_says_how_many_rows_of_how_many(run_file, make_job) -> None:
+    lines = describe(load_config(run_file, EVALUATED)).splitlines()
+    (line,) = [each for each in lines if each.startswith("evaluation ")]
+    num_held_out = make_job(*EVALUATED, "evaluation.max_rows=1000").evaluation.num_rows
+    assert num_held_out > 5
+    assert line.split(maxsplit=1)[1] == f"5 of {num_held_out} held-out rows"
+    assert "evaluation      none" in describe(load_config(run_file, ["evaluation.do_eval_loss=false"]))
+
+
+def test_samples_are_decoded_in_the_blocks_of_the_model(make_job) -> None:
+    """Its own block length is the one it is trained with, unless the section ``sampling`` names another."""
+    prompts = ("evaluation.sample_prompts=[the noise]", "sampling.gen_length=24", "sampling.steps=24")
+
+    own, named, other = (
+        make_job(*prompts, *each).sampler()[0].ids
+        for each in ((), ("sampling.block_length=8",), ("sampling.block_length=3",))
+    )
+    assert own == named != other
