@@ -10,7 +10,7 @@ import attrs
 from cattrs import Converter
 
 from dlm.config.components import incompatibilities
-from dlm.config.observation import PluginsConfig, SamplingConfig
+from dlm.config.observation import PluginsConfig
 from dlm.config.optim import OptimConfig, structure_optim
 from dlm.config.places import places_of
 from dlm.config.rules import RULES, idle_keys
@@ -120,15 +120,11 @@ def _located(source: Source, settings: PluginsConfig, error: PluginSettingError,
 
 def _fill_dependent_defaults(value: dict[str, Any]) -> None:
     """Defaults that depend on other keys."""
-    training, sampling = value.get("training"), value.get("sampling")
+    training = value.get("training")
     if isinstance(training, dict) and training.get("mode") == "sft":
         dataset = value.setdefault("dataset", {})
         if isinstance(dataset, dict):
             dataset.setdefault("pack", False)
-    if isinstance(sampling, dict):
-        length, default = sampling.get("gen_length"), attrs.fields(SamplingConfig).block_length.default
-        if type(length) is int and default is not None and 0 < length < default:
-            sampling.setdefault("block_length", length)
 
 
 def _structure(

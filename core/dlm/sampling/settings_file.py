@@ -17,7 +17,7 @@ from dlm_plugins.problems import problems_of
 from dlm_plugins.registry import Registry
 
 _SECTION = "sampling"
-_MODEL_DEPENDENT = ("gen_length", "steps", "block_length")
+_MODEL_DEPENDENT = ("gen_length", "steps")
 """Settings whose default depends on the model and the prompt, and is left to the caller."""
 
 
@@ -39,7 +39,7 @@ def read_settings(
         strict: any plugin that cannot be loaded is an error.
 
     Returns:
-        The settings; of ``gen_length``, ``steps`` and ``block_length`` only those that were set.
+        The settings; of ``gen_length`` and ``steps`` only those that were set.
 
     Raises:
         RunFileError: with one line for each problem.

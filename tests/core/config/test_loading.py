@@ -163,11 +163,6 @@ def test_settings_that_equal_their_default_or_are_switched_off_are_fine(
     assert isinstance(load_mapping(changed(minimal, changes)).config, RunConfig)
 
 
-def test_a_short_canvas_is_one_block_unless_said_otherwise(minimal: dict[str, Any]) -> None:
-    assert load_mapping(minimal, ["sampling.gen_length=16"]).config.sampling.block_length == 16
-    assert load_mapping(minimal, ["sampling.gen_length=64"]).config.sampling.block_length == 32
-
-
 def test_rules_are_checked_besides_other_problems_but_not_on_doubtful_keys(complaints: Complaints) -> None:
     text = """\
 model: {name_or_path: x}

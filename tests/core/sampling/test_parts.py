@@ -4,18 +4,21 @@ import itertools
 import math
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dlm.config import SamplingConfig
 from dlm.errors import ModelError, UserInputError
 from dlm.sampling import draws, generate, iter_generate, predict
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.draws import BlockDraws, add_gumbel_
 from dlm.sampling.plan import quotas, steps_per_block
 from dlm.sampling.predict import Keys, Tokens
+from dlm.sampling.request import Request
 from dlm_plugins import Decision
 from dlm_plugins.testing.decoding_state import ReferenceState
 
@@ -270,6 +273,15 @@ def test_models_that_cannot_unmask_are_refused(make_model: Any) -> None:
     model.config.mask_token_id = None
     with pytest.raises(ModelError, match="dlm convert"):
         generate(model, prompt, gen_length=4, steps=4)
+
+
+def test_what_the_model_knows_better_has_no_default_in_a_run_file() -> None:
+    """Where :func:`generate` takes None for the model's own value, so does the section ``sampling``."""
+    arguments = {field.name: field.default for field in attrs.fields(Request)}
+    keys = {field.name: field.default for field in attrs.fields(SamplingConfig)}
+    shared = (arguments.keys() & keys.keys()) - {"remasking"}  # a component: its default is a name, found later
+    assert {"block_length", "gen_length", "steps"} <= shared
+    assert {name: keys[name] for name in shared} == {name: arguments[name] for name in shared}
 
 
 def test_the_settings_of_training_are_the_defaults(make_model: Any) -> None:
