@@ -31,6 +31,7 @@ import dlm_builtin_plugins
 import dlm_cli
 import dlm_plugins
 from dlm.config import load_config
+from dlm.sampling.arguments import settings_of
 from dlm.sampling.session import Session
 from dlm.training.step import TrainingStep
 
@@ -105,7 +106,7 @@ def files_of_a_prompt(folder: Path) -> dict[str, None]:
     """The files of one text, by a process that has not sampled before."""
     run = [sys.executable, "-m", "dlm", "run", str(ROOT / "configs" / "pretrain.yaml"), *overrides(folder)]
     subprocess.run(run, capture_output=True, check=True)
-    session = Session.open(str(folder / "final"), {"gen_length": 8})
+    session = Session.open(str(folder / "final"), settings_of({"gen_length": 8}))
     found: dict[str, None] = {}
     with files_run(found):
         for batch in session.batches(session.jobs(["The value of"]), 1):

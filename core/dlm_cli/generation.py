@@ -8,8 +8,8 @@ import attrs
 import click
 from rich.console import Console
 
+from dlm.config.sampling import APPROXIMATE_CACHES
 from dlm.sampling.api import GenerateState
-from dlm.sampling.caching import CACHES
 from dlm.sampling.session import Batch, Job, Result, Session
 from dlm.sampling.trace import Trace
 from dlm_cli.watch import Watcher
@@ -29,7 +29,7 @@ class Statistics:
     cache: str = "off"
 
     def __str__(self) -> str:
-        exact = "exact" if CACHES[self.cache].is_exact else "approximate"
+        exact = "approximate" if self.cache in APPROXIMATE_CACHES else "exact"
         return (
             f"{self.num_tokens} tokens in {self.num_forwards} forwards "
             f"({self.num_tokens / max(self.num_forwards, 1):.2f} tokens per forward), {self.seconds:.2f} s "

@@ -45,7 +45,7 @@ def sequence_hook(converter: Converter) -> Hook:
     """The hook for lists, tuples and sets."""
 
     def structure(value: object, expected: Any) -> Any:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, list | tuple | range):
             raise refusal(f"must be a list, not {shown(value)}")
         types = item_types(expected, len(value))
         if types is None:

@@ -64,11 +64,11 @@ def described(expected: Any) -> str:
 
 def _fits(member: Any, value: object) -> bool:
     if is_component(member):
-        return isinstance(value, str | Mapping)
+        return isinstance(value, str | Mapping | member)
     if is_mapping(member) or attrs.has(member):
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) or type(value) is member
     if is_sequence(member):
-        return isinstance(value, list | tuple)
+        return isinstance(value, list | tuple | range)
     if get_origin(member) is Literal:
         return type(value) in {type(literal) for literal in get_args(member)}
     if isinstance(member, type) and issubclass(member, Enum):

@@ -39,6 +39,8 @@ def make_converter(registry: Registry | None = None, places: Mapping[str, str] |
     _register(converter, is_union, union_hook(converter))
 
     def structure_attrs(value: object, cls: Any) -> Any:
+        if type(value) is cls:  # Python hands over objects that are ready
+            return value
         return structure_object(converter, value, cls, places=places or {})
 
     _register(converter, attrs.has, structure_attrs)
@@ -141,6 +143,8 @@ def _register(converter: Converter, applies: Callable[[Any], bool], hook: Callab
 
 def _register_component(converter: Converter, registry: Registry, kind: str, protocol: type) -> None:
     def structure(value: object, _: Any) -> Any:
+        if isinstance(value, protocol):  # Python hands over components that are ready
+            return value
         return structure_component(registry, kind, value, converter=converter)
 
     _register(converter, lambda expected: expected is protocol, structure)

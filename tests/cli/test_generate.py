@@ -202,7 +202,7 @@ def test_the_policy_for_the_end_decides_what_follows_it(folder: Path, tmp_path: 
         (["--cache", "duel"], "did you mean 'dual'"),
         (["--cache", "side_by_side"], "would not be exact"),
         (["--cache.refresh_every", "2"], "no effect"),
-        (["--attention_bias.first", "full"], "--attention_bias NAME"),
+        (["--attention_bias.first", "full"], "attention_bias: the mapping needs a `name`"),
         (["--device", "abacus"], "abacus"),
         (["--dtype", "int8"], "unknown dtype"),
         (["--seed", "-1"], "seed"),

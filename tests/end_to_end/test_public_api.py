@@ -4,12 +4,14 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 import dlm
+from dlm.config.sampling import SamplingArguments
 
 PUBLIC = {
     "ConversionReport",
@@ -57,28 +59,12 @@ def parameters(function: object) -> dict[str, object]:
     return {name: each.default for name, each in inspect.signature(function).parameters.items()}
 
 
-def test_generate_has_the_documented_defaults() -> None:
-    documented = {
-        "attention_mask": None,
-        "gen_length": 128,
-        "steps": 128,
-        "block_length": None,
-        "temperature": 0.0,
-        "cfg_scale": 0.0,
-        "remasking": "low_confidence",
-        "attention_bias": None,
-        "mask_id": None,
-        "eos_id": None,
-        "seed": 0,
-        "cache": "auto",
-    }
-    for function in (dlm.generate, dlm.iter_generate):
-        signature = inspect.signature(function)
-        assert list(signature.parameters)[:2] == ["model", "input_ids"]
-        assert documented.items() <= parameters(function).items()
-        rest = list(signature.parameters.values())[2:]
-        assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in rest)
+def test_generate_takes_the_settings_of_the_run_file_by_keyword() -> None:
     assert parameters(dlm.generate) == parameters(dlm.iter_generate)
+    signature = inspect.signature(dlm.generate)
+    assert list(signature.parameters) == ["model", "input_ids", "attention_mask", "row_keys", "settings"]
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in list(signature.parameters.values())[2:-1])
+    assert signature.parameters["settings"].annotation == Unpack[SamplingArguments]
 
 
 def test_importing_registers_the_model_type_with_the_auto_classes(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from dlm.config.dumping import config_to_mapping, dump_config
 from dlm.config.loading import LoadedConfig, load_config, load_mapping
 from dlm.config.model import LoraConfig, ModelConfig, TokenizerConfig, TokenizerTrainingConfig
 from dlm.config.noise import NoiseConfig
-from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig, SamplingConfig
+from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig
 from dlm.config.optim import LearningRateConfig, OptimConfig
 from dlm.config.run import RunConfig
+from dlm.config.sampling import SamplingSettings
 from dlm.config.schema import json_schema
 from dlm.config.source import RunFileError
 from dlm.config.training import BlockAttentionConfig, CheckpointConfig, TrainingConfig
@@ -28,7 +29,7 @@ __all__ = [
     "PluginsConfig",
     "RunConfig",
     "RunFileError",
-    "SamplingConfig",
+    "SamplingSettings",
     "TokenizerConfig",
     "TokenizerTrainingConfig",
     "TrainingConfig",

@@ -1,12 +1,11 @@
-"""Sections ``evaluation``, ``sampling`` and ``logging``: how a run is watched; and ``plugins``."""
+"""Sections ``evaluation`` and ``logging``: how a run is watched; and ``plugins``."""
 
 from collections.abc import Sequence
 
 import attrs
 from attrs.validators import and_, gt, lt, min_len, optional
 
-from dlm.config.settings import NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NULL, component, setting
-from dlm_plugins.remasking import Remasker
+from dlm.config.settings import POSITIVE, setting
 
 
 @attrs.frozen(kw_only=True)
@@ -23,22 +22,6 @@ class EvaluationConfig:
         "Most held-out rows that are evaluated: where there are more, a fixed sample.", 2000, POSITIVE
     )
     sample_prompts: Sequence[str] = setting("Prompts that are continued at each evaluation.", ())
-
-
-@attrs.frozen(kw_only=True)
-class SamplingConfig:
-    """How samples are generated, during evaluation and by `dlm generate --config`."""
-
-    gen_length: int = setting("Number of tokens to generate.", 128, NOT_NEGATIVE)
-    steps: int = setting("Number of denoising steps.", 128, POSITIVE)
-    block_length: int | None = setting(
-        "Tokens denoised together before the next block begins; null: the model's own. At most gen_length.",
-        None,
-        POSITIVE_OR_NULL,
-    )
-    remasking: Remasker = component("Which predictions are kept at a step.", "low_confidence")
-    temperature: float = setting("0: the most probable token; 1: as the model predicts.", 0.0, NOT_NEGATIVE)
-    cfg_scale: float = setting("Strength of classifier-free guidance; 0: none.", 0.0, NOT_NEGATIVE)
 
 
 @attrs.frozen(kw_only=True)

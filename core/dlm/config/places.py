@@ -11,8 +11,8 @@ from dlm.config.run import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.problems import join_path
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT, fields_by_key
-from dlm_plugins.strict_unions import is_union
+from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT, fields_by_key, is_required
+from dlm_plugins.strict_unions import is_component, is_union
 
 
 def places_of(registry: Registry) -> dict[str, str]:
@@ -22,9 +22,9 @@ def places_of(registry: Registry) -> dict[str, str]:
     return {key: path for path in paths if count[key := path.rpartition(".")[2]] == 1}
 
 
-def component_defaults() -> dict[str, str]:
-    """The name that stands for each key that selects a component, when the run file says nothing."""
-    return {"optim": DEFAULT_OPTIMIZER, **dict(_default_names(RunConfig, ""))}
+def short_forms() -> dict[str, str | None]:
+    """Keys whose value may be a name or a mapping with ``name``, each with the name that stands there by default."""
+    return {"optim": DEFAULT_OPTIMIZER, **dict(_short_forms(RunConfig, ""))}
 
 
 def sections_of(expected: Any) -> list[Any]:
@@ -43,13 +43,19 @@ def _paths_below(cls: Any, path: str) -> Iterator[str]:
             yield from _paths_below(section, place)
 
 
-def _default_names(cls: Any, path: str) -> Iterator[tuple[str, str]]:
+def _short_forms(cls: Any, path: str) -> Iterator[tuple[str, str | None]]:
     for key, field in fields_by_key(cls).items():
-        default = field.metadata.get(UNSTRUCTURED_DEFAULT)
-        if isinstance(default, str):
-            yield join_path(path, key), default
+        members = get_args(field.type) if is_union(field.type) else (field.type,)
+        has_name = len(members) > 1 and any(map(_has_name, members))
+        if not is_required(field) and (has_name or any(map(is_component, members))):
+            default = field.metadata.get(UNSTRUCTURED_DEFAULT, field.default)
+            yield join_path(path, key), default if isinstance(default, str) else None
         for section in sections_of(field.type):
-            yield from _default_names(section, join_path(path, key))
+            yield from _short_forms(section, join_path(path, key))
+
+
+def _has_name(member: Any) -> bool:
+    return attrs.has(member) and "name" in fields_by_key(member)
 
 
 def _option_paths(registry: Registry) -> Iterator[str]:

@@ -4,8 +4,9 @@ import attrs
 
 from dlm.config.dataset import DatasetConfig
 from dlm.config.model import LoraConfig, ModelConfig
-from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig, SamplingConfig
+from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig
 from dlm.config.optim import DEFAULT_OPTIMIZER, OptimConfig
+from dlm.config.sampling import SamplingSettings
 from dlm.config.settings import section, setting
 from dlm.config.training import TrainingConfig
 from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
@@ -28,6 +29,6 @@ class RunConfig:
         "Train low-rank adapters only (extra: dlm[lora]), to be merged by dlm merge; null: all weights.", None
     )
     evaluation: EvaluationConfig = section("Evaluation during training.")
-    sampling: SamplingConfig = section("Generation of samples.")
+    sampling: SamplingSettings = section("Generation of samples.")
     logging: LoggingConfig = section("Metrics and trackers.")
     plugins: PluginsConfig = section("Third-party plugins.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from dlm.config.places import component_defaults
+from dlm.config.places import short_forms
 from dlm.config.yaml12 import MAX_BYTES, Document, YamlError, parse_yaml
 from dlm.errors import UserInputError
 from dlm.user_paths import user_path
@@ -17,7 +17,7 @@ from dlm_plugins.problems import join_path, shown
 from dlm_plugins.strict_unions import described
 
 COMMAND_LINE = "<command line>"
-_COMPONENT_DEFAULTS = component_defaults()
+_SHORT_FORMS = short_forms()
 
 
 class RunFileError(UserInputError):
@@ -89,7 +89,7 @@ class Source:
             inner = holder.get(parent)
             if not isinstance(inner, dict):
                 # The short form of a component grows into its long form; anything else gives way.
-                name = inner if isinstance(inner, str) and _is_component(place) else _COMPONENT_DEFAULTS.get(place)
+                name = inner if isinstance(inner, str) and _is_component(place) else _SHORT_FORMS.get(place)
                 inner = {} if name is None else {"name": name}
                 holder[parent] = inner
                 self.origins.setdefault(place, COMMAND_LINE)
@@ -150,7 +150,7 @@ def _read_text(path: Path, name: str) -> str:
 
 
 def _is_component(path: str) -> bool:
-    return any(path == key or path.startswith(f"{key}.") for key in _COMPONENT_DEFAULTS)
+    return any(path == key or path.startswith(f"{key}.") for key in _SHORT_FORMS)
 
 
 def _replacement(path: str, old: Any, value: Any) -> Any:

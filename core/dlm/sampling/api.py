@@ -1,21 +1,21 @@
 """The public functions of the sampler."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Unpack
 
 import attrs
 import torch
 from torch import Tensor
 
-from dlm.sampling.caching import CacheOptions, cache_options, choose_way
+from dlm.config.sampling import SamplingArguments, SamplingSettings
+from dlm.sampling.arguments import settings_of
+from dlm.sampling.caching import choose_way
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.forward import Runner
 from dlm.sampling.loop import Loop
 from dlm.sampling.plan import Stage, plan
-from dlm.sampling.request import Request
-from dlm.sampling.settings import complete
-from dlm_plugins import AttentionBias, Remasker
+from dlm.sampling.resolve import resolve
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -48,27 +48,20 @@ class GenerateState(GenerateOutput):
     seconds: float
     """Time the last step took; 0 before the first."""
 
+    @property
+    def output(self) -> GenerateOutput:
+        """What is known of the sequences when this is the last state."""
+        shared = {field.name: getattr(self, field.name) for field in attrs.fields(GenerateOutput)}
+        return GenerateOutput(**shared)
+
 
 def generate(
     model: Any,
     input_ids: Tensor,
     *,
     attention_mask: Tensor | None = None,
-    gen_length: int = 128,
-    steps: int = 128,
-    block_length: int | None = None,
-    temperature: float = 0.0,
-    cfg_scale: float = 0.0,
-    remasking: str | Mapping[str, Any] | Remasker = "low_confidence",
-    attention_bias: str | Mapping[str, Any] | AttentionBias | None = None,
-    mask_id: int | None = None,
-    eos_id: int | Sequence[int] | None = None,
-    stop_at_eos: bool = False,
-    eos_penalty: float = 0.0,
-    suppress_tokens: Sequence[int] = (),
-    seed: int = 0,
-    cache: str | Mapping[str, Any] | CacheOptions = "auto",
     row_keys: Tensor | None = None,
+    **settings: Unpack[SamplingArguments],
 ) -> GenerateOutput:
     """Generate by iterative unmasking, block after block (LLaDA: Nie et al. 2025, section 2.4).
 
@@ -76,56 +69,25 @@ def generate(
         model: a diffusion language model (``dlm.load``): a decoder with a linear head.
         input_ids: (B, P) int64. Masks among them are filled in.
         attention_mask: (B, P), 0 on padding. Prompts of different lengths are padded on the left.
-        gen_length: number of positions to generate after the prompt; 0 only fills in.
-        steps: denoising steps over all blocks, shared among them in proportion to their masks.
-        block_length: blocks are decoded one after another. None: the model's own, or everything in one block. The last
-            block may be shorter. They count from the answer; for a model pre-trained with blocks (``block_origin:
-            document`` in its config) from the start of the text, so that the first holds the end of the prompt.
-        temperature: at least 0; 0 takes the most probable token, otherwise a draw from softmax(logits / temperature).
-        cfg_scale: classifier-free guidance s: logits un + (s + 1)(cond - un), with the prompt masked in un.
-        remasking: which predictions are kept at each step: a name, a mapping with ``name`` and options, or a component.
-        attention_bias: who sees whom; None: as the model was trained.
-        mask_id: None: the model's own.
-        eos_id: end-of-text ids; None: the model's own.
-        stop_at_eos: once a block that holds an end of text is finished, the blocks after it are filled with ``eos_id``
-            instead of decoded. The text up to there is the same. What is filled counts as given.
-        eos_penalty: taken from the log-confidence of an end of text, so that it is committed late; inf: last.
-        suppress_tokens: ids that are never written; the mask never is.
-        seed: of the randomness, which depends on (seed, row, block, step, position) only.
-        cache: ``auto`` (the fastest exact one), ``off``, or another of ``dlm.sampling.caching.CACHES``.
-        row_keys: (B,) int64: the keys of the rows, if not their numbers in the batch.
+        row_keys: (B,) int64: the keys of the rows' randomness, if not their numbers in the batch.
+        **settings: the fields of :class:`dlm.config.sampling.SamplingSettings`, which are also the section
+            ``sampling`` of a run file. None means the model's own.
+
+    ``gen_length`` is the number of positions after the prompt. ``steps`` are shared among the blocks in proportion to
+    their masks. Blocks count from the answer; for a model pre-trained with blocks (``block_origin: document`` in its
+    config) from the start of the text, so that the first holds the end of the prompt; the last may be shorter.
+    ``temperature`` 0 takes the most probable token, otherwise a draw from softmax(logits / temperature). ``cfg_scale``
+    s gives logits un + (s + 1)(cond - un), with the prompt masked in un. ``remasking`` and ``attention_bias`` take a
+    name, a mapping with ``name`` and options, or a component. With ``eos`` ``stop``, once a block that holds an end of
+    text is finished, the blocks after it are filled with ``eos_id`` instead of decoded; the text up to there is the
+    same, and what is filled counts as given.
 
     Raises:
         UserInputError: a value out of range, an unknown component, a prompt that does not fit.
         ModelError: a model that cannot be used.
     """
-    *_, state = iter_generate(
-        model,
-        input_ids,
-        attention_mask=attention_mask,
-        gen_length=gen_length,
-        steps=steps,
-        block_length=block_length,
-        temperature=temperature,
-        cfg_scale=cfg_scale,
-        remasking=remasking,
-        attention_bias=attention_bias,
-        mask_id=mask_id,
-        eos_id=eos_id,
-        stop_at_eos=stop_at_eos,
-        eos_penalty=eos_penalty,
-        suppress_tokens=suppress_tokens,
-        seed=seed,
-        cache=cache,
-        row_keys=row_keys,
-    )
-    return GenerateOutput(
-        sequences=state.sequences,
-        committed_step=state.committed_step,
-        log_probabilities=state.log_probabilities,
-        num_forwards=state.num_forwards,
-        cache=state.cache,
-    )
+    *_, state = iter_generate(model, input_ids, attention_mask=attention_mask, row_keys=row_keys, **settings)
+    return state.output
 
 
 def iter_generate(
@@ -133,55 +95,36 @@ def iter_generate(
     input_ids: Tensor,
     *,
     attention_mask: Tensor | None = None,
-    gen_length: int = 128,
-    steps: int = 128,
-    block_length: int | None = None,
-    temperature: float = 0.0,
-    cfg_scale: float = 0.0,
-    remasking: str | Mapping[str, Any] | Remasker = "low_confidence",
-    attention_bias: str | Mapping[str, Any] | AttentionBias | None = None,
-    mask_id: int | None = None,
-    eos_id: int | Sequence[int] | None = None,
-    stop_at_eos: bool = False,
-    eos_penalty: float = 0.0,
-    suppress_tokens: Sequence[int] = (),
-    seed: int = 0,
-    cache: str | Mapping[str, Any] | CacheOptions = "auto",
     row_keys: Tensor | None = None,
+    **settings: Unpack[SamplingArguments],
 ) -> Iterator[GenerateState]:
     """The same as :func:`generate`, step by step: the state before the first step, then one after every forward."""
-    request = Request(
-        attention_mask=attention_mask,
-        gen_length=gen_length,
-        steps=steps,
-        block_length=block_length,
-        temperature=temperature,
-        cfg_scale=cfg_scale,
-        remasking=remasking,
-        attention_bias=attention_bias,
-        mask_id=mask_id,
-        eos_id=eos_id,
-        stop_at_eos=stop_at_eos,
-        eos_penalty=eos_penalty,
-        suppress_tokens=suppress_tokens,
-        seed=seed,
-        cache=cache_options(cache),
-        row_keys=row_keys,
-    )
-    settings = complete(model, input_ids, request)
-    decoder = Decoder.of(model, settings.bias)
+    return denoise(model, input_ids, settings_of(settings), attention_mask=attention_mask, row_keys=row_keys)
+
+
+def denoise(
+    model: Any,
+    input_ids: Tensor,
+    settings: SamplingSettings,
+    *,
+    attention_mask: Tensor | None = None,
+    row_keys: Tensor | None = None,
+) -> Iterator[GenerateState]:
+    """The same with settings that are ready."""
+    resolved = resolve(model, input_ids, settings, row_keys)
+    decoder = Decoder.of(model, resolved.bias)
     canvas = Canvas.build(
         input_ids,
         attention_mask,
-        gen_length=gen_length,
-        block_length=settings.block_length,
-        mask_id=settings.mask_id,
+        gen_length=resolved.gen_length,
+        block_length=resolved.block_length,
+        mask_id=resolved.mask_id,
         dtype=torch.promote_types(decoder.dtype, torch.float32),
-        blocks_from_start=settings.blocks_from_start,
+        blocks_from_start=resolved.blocks_from_start,
     )
-    way = choose_way(request.cache, Runner(decoder=decoder, canvas=canvas, cfg_scale=float(cfg_scale)))
-    waves = plan(canvas, steps, side_by_side=way.side_by_side)
-    return _states(Loop(decoder=decoder, canvas=canvas, forward=way.forward, settings=settings), waves, way.cache)
+    way = choose_way(settings.cache, Runner(decoder=decoder, canvas=canvas, cfg_scale=resolved.cfg_scale))
+    waves = plan(canvas, resolved.steps, side_by_side=way.side_by_side)
+    return _states(Loop(decoder=decoder, canvas=canvas, forward=way.forward, settings=resolved), waves, way.cache)
 
 
 def _states(loop: Loop, waves: list[list[Stage]], cache: str) -> Iterator[GenerateState]:

@@ -1,14 +1,13 @@
 """Choosing the way through the model: what may be reused between forwards, and whether that changes anything."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from dlm.config.sampling import CacheName, CacheOptions
 from dlm.errors import UserInputError
 from dlm.sampling.approximate import StaleForward
 from dlm.sampling.cached import BlockCausalForward, CachedForward, IndependentBlocksForward
@@ -29,66 +28,23 @@ class Way:
     """Name of the cache that is in effect."""
 
 
-@attrs.frozen(kw_only=True)
-class CacheKind:
-    """One value of ``cache``."""
-
-    is_exact: bool
-    """Whether the tokens are those of ``off``, up to the order of summation."""
-    summary: str
-    choose: Callable[[Runner, int | None], Way]
-
-
-@attrs.frozen(kw_only=True)
-class CacheOptions:
-    """A cache by name, with what can be said about it."""
-
-    name: str = "auto"
-    refresh_every: int | None = None
-    """Approximate caches: steps between two forwards of the whole canvas; None: one at the first step of a block."""
-
-
-def cache_options(value: str | Mapping[str, Any] | CacheOptions) -> CacheOptions:
-    """A cache from its name, or from a mapping with ``name`` and options.
-
-    Raises:
-        UserInputError: an unknown name or option, or an option that has no effect.
-    """
-    if isinstance(value, str):
-        options = CacheOptions(name=value)
-    elif isinstance(value, Mapping):
-        allowed = {field.name for field in attrs.fields(CacheOptions)}
-        if "name" not in value or not set(value) <= allowed:
-            raise UserInputError(f"cache takes name and refresh_every, not {dict(value)}")
-        options = CacheOptions(**value)
-    else:
-        options = value
-    if options.name not in CACHES:
-        close = get_close_matches(options.name, CACHES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserInputError(f"unknown cache {options.name!r}; {hint}available: {', '.join(CACHES)}")
-    refresh = options.refresh_every
-    if refresh is not None and CACHES[options.name].is_exact:
-        raise UserInputError(f"refresh_every has no effect on the exact cache {options.name!r}: leave it out")
-    if refresh is not None and refresh < 1:
-        raise UserInputError(f"refresh_every is {refresh}; it must be at least 1")
-    return options
-
-
-def choose_way(options: CacheOptions, runner: Runner) -> Way:
-    """The way that ``options`` name.
+def choose_way(cache: CacheName | CacheOptions, runner: Runner) -> Way:
+    """The way that ``cache`` names.
 
     Raises:
         UserInputError: an exact cache that would not be exact for this model and these prompts.
     """
-    return CACHES[options.name].choose(runner, options.refresh_every)
+    options = cache if isinstance(cache, CacheOptions) else CacheOptions(name=cache)
+    return CACHES[options.name](runner, options.refresh_every)
 
 
 def _off(runner: Runner, _: int | None) -> Way:
+    """The whole canvas, every step."""
     return Way(forward=PlainForward(runner), cache="off")
 
 
 def _auto(runner: Runner, _: int | None) -> Way:
+    """The fastest of the exact ones that fits the model."""
     if _reason_against_prompt(runner) is not None:
         return _off(runner, None)
     if _reason_against_side_by_side(runner) is not None:
@@ -97,6 +53,7 @@ def _auto(runner: Runner, _: int | None) -> Way:
 
 
 def _prompt(runner: Runner, _: int | None) -> Way:
+    """Exact: keys and values of the prompt, and of finished blocks where the attention allows it."""
     _refuse("prompt", _reason_against_prompt(runner))
     bias = runner.decoder.bias
     if BLOCKS_ARE_INDEPENDENT.of(bias):
@@ -107,45 +64,32 @@ def _prompt(runner: Runner, _: int | None) -> Way:
 
 
 def _side_by_side(runner: Runner, _: int | None) -> Way:
+    """Exact: the same, and all blocks at once, for attention that keeps blocks independent."""
     _refuse("side_by_side", _reason_against_side_by_side(runner) or _reason_against_prompt(runner))
     return Way(forward=_prompt(runner, None).forward, side_by_side=True, cache="side_by_side")
 
 
 def _prefix(runner: Runner, refresh_every: int | None) -> Way:
+    """Approximate: what precedes the block is reused from its first step."""
     return Way(forward=StaleForward(runner=runner, keeps_suffix=False, refresh_every=refresh_every), cache="prefix")
 
 
 def _dual(runner: Runner, refresh_every: int | None) -> Way:
+    """Approximate: what surrounds the block is reused from its first step."""
     return Way(forward=StaleForward(runner=runner, keeps_suffix=True, refresh_every=refresh_every), cache="dual")
 
 
-CACHES: Mapping[str, CacheKind] = MappingProxyType(
+CACHES: Mapping[CacheName, Callable[[Runner, int | None], Way]] = MappingProxyType(
     {
-        "auto": CacheKind(is_exact=True, summary="The fastest of the exact ones that fits the model.", choose=_auto),
-        "off": CacheKind(is_exact=True, summary="The whole canvas, every step.", choose=_off),
-        "prompt": CacheKind(
-            is_exact=True,
-            summary="Keys and values of the prompt, and of finished blocks where the attention allows it.",
-            choose=_prompt,
-        ),
-        "side_by_side": CacheKind(
-            is_exact=True,
-            summary="The same, and all blocks at once, for attention that keeps blocks independent.",
-            choose=_side_by_side,
-        ),
-        "prefix": CacheKind(
-            is_exact=False,
-            summary="Approximate: what precedes the block is reused from its first step.",
-            choose=_prefix,
-        ),
-        "dual": CacheKind(
-            is_exact=False,
-            summary="Approximate: what surrounds the block is reused from its first step.",
-            choose=_dual,
-        ),
+        "auto": _auto,
+        "off": _off,
+        "prompt": _prompt,
+        "side_by_side": _side_by_side,
+        "prefix": _prefix,
+        "dual": _dual,
     }
 )
-"""Values of ``cache``. ``auto`` only ever picks what is exact."""
+"""How each value of ``cache`` chooses."""
 
 
 def first_active_column(canvas: Canvas) -> Tensor:

@@ -1,19 +1,21 @@
 """Generation under the argument names of transformers."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
 import torch
 from torch import Tensor
 
+from dlm.config.sampling import SamplingSettings
 from dlm.errors import UserInputError
-from dlm.sampling.api import GenerateOutput, GenerateState, generate, iter_generate
-from dlm.sampling.settings import component
+from dlm.sampling.api import GenerateOutput, GenerateState, denoise
+from dlm.sampling.arguments import settings_of
+from dlm.sampling.resolve import gen_length_of
 from dlm_plugins.remasking import RESPECTS_QUOTA
 
-DEFAULT_NEW_TOKENS = 128
-_OWN = frozenset(inspect.signature(generate).parameters) - {"model", "input_ids"}
+_SETTINGS = frozenset(field.name for field in attrs.fields(SamplingSettings))
+_OWN = _SETTINGS | {"attention_mask", "row_keys"}
 _FROM_CONFIG = ("max_new_tokens", "max_length", "do_sample", "temperature", "eos_token_id", "pad_token_id")
 _THEIRS = frozenset((*_FROM_CONFIG, "num_return_sequences", "streamer", "return_dict_in_generate"))
 
@@ -46,25 +48,21 @@ def generate_like_transformers(
     if unknown:
         raise UserInputError(f"{unknown[0]} means nothing to a diffusion language model; leave it out")
     options = {**_said_by(generation_config), **{key: value for key, value in options.items() if value is not None}}
-    ids, arguments = _translated(model, ids, options)
-    states = iter_generate(model, ids, **arguments)
+    copies = options.get("num_return_sequences", 1)
+    settings = _translated(model, ids, options)
+    ids, mask = ids.repeat_interleave(copies, dim=0), options.get("attention_mask")
+    if mask is not None:
+        mask = mask.repeat_interleave(copies, dim=0)
+    states = denoise(model, ids, settings, attention_mask=mask, row_keys=options.get("row_keys"))
     streamer = options.get("streamer")
     if streamer is not None:
         if len(ids) != 1:
             raise UserInputError(f"a streamer follows one text, not {len(ids)}")
-        states = stream(states, streamer, ids.shape[1], _takes_nothing_back(arguments))
+        states = stream(states, streamer, ids.shape[1], RESPECTS_QUOTA.of(settings.remasking))
     *_, state = states
-    ends = arguments.get("eos_id") if "eos_token_id" in options else _ids(getattr(model.config, "eos_token_id", None))
-    sequences = _padded(state.sequences, ids.shape[1], ends or (), _pad_id(model, options, ends or ()))
-    if not options.get("return_dict_in_generate"):
-        return sequences
-    return GenerateOutput(
-        sequences=sequences,
-        committed_step=state.committed_step,
-        log_probabilities=state.log_probabilities,
-        num_forwards=state.num_forwards,
-        cache=state.cache,
-    )
+    ends = _ids(getattr(model.config, "eos_token_id", None) if settings.eos_id is None else settings.eos_id)
+    sequences = _padded(state.sequences, ids.shape[1], ends, _pad_id(model, options, ends))
+    return state.output if options.get("return_dict_in_generate") else sequences
 
 
 def stream(
@@ -101,20 +99,14 @@ def _said_by(config: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _translated(model: Any, ids: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-    """Ids and arguments of :func:`dlm.sampling.generate`."""
-    arguments = {key: value for key, value in options.items() if key in _OWN}
+def _translated(model: Any, ids: Tensor, options: Mapping[str, Any]) -> SamplingSettings:
+    """Our settings for transformers' options."""
+    arguments = {key: value for key, value in options.items() if key in _SETTINGS}
     arguments.setdefault("gen_length", _gen_length(model, ids.shape[1], options))
-    arguments.setdefault("steps", max(arguments["gen_length"], 1))
     arguments["temperature"] = _temperature(options)
     if "eos_token_id" in options:
         arguments["eos_id"] = _ids(options["eos_token_id"])
-    ends = arguments.get("eos_id", getattr(model.config, "eos_token_id", None))
-    arguments.setdefault("stop_at_eos", ends is not None)
-    copies = options.get("num_return_sequences", 1)
-    if arguments.get("attention_mask") is not None:
-        arguments["attention_mask"] = arguments["attention_mask"].repeat_interleave(copies, dim=0)
-    return ids.repeat_interleave(copies, dim=0), arguments
+    return settings_of(arguments)
 
 
 def _gen_length(model: Any, prompt_length: int, options: Mapping[str, Any]) -> int:
@@ -122,9 +114,7 @@ def _gen_length(model: Any, prompt_length: int, options: Mapping[str, Any]) -> i
         return int(options["max_new_tokens"])
     if "max_length" in options:
         return int(options["max_length"]) - prompt_length
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = DEFAULT_NEW_TOKENS if context is None else context - prompt_length
-    return max(min(DEFAULT_NEW_TOKENS, room), 0)
+    return gen_length_of(model.config, None, prompt_length)
 
 
 def _temperature(options: Mapping[str, Any]) -> float:
@@ -155,7 +145,3 @@ def _padded(sequences: Tensor, prompt_length: int, ends: Sequence[int], pad_id: 
     is_end = torch.isin(generated, torch.tensor(ends, dtype=torch.long, device=sequences.device))
     is_after = is_end.long().cumsum(dim=1) - is_end.long() > 0
     return torch.cat((sequences[:, :prompt_length], generated.masked_fill(is_after, pad_id)), dim=1)
-
-
-def _takes_nothing_back(arguments: Mapping[str, Any]) -> bool:
-    return RESPECTS_QUOTA.of(component("remasking", arguments.get("remasking", "low_confidence")))

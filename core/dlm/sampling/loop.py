@@ -15,7 +15,7 @@ from dlm.sampling.ending import fill_after_end
 from dlm.sampling.forward import Forward
 from dlm.sampling.plan import Stage
 from dlm.sampling.predict import Keys, Predictions, Tokens, predict
-from dlm.sampling.settings import Settings
+from dlm.sampling.resolve import ResolvedSettings
 from dlm.sampling.state import BlockState
 from dlm_plugins import Decision
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA
@@ -30,7 +30,7 @@ class Loop:
     decoder: Decoder
     canvas: Canvas
     forward: Forward
-    settings: Settings
+    settings: ResolvedSettings
     _row_steps: Tensor = attrs.field(init=False)
     """(B,) int64: denoising steps each row has taken part in."""
     _ended: Tensor = attrs.field(init=False)
@@ -42,7 +42,7 @@ class Loop:
 
     def run(self, waves: list[list[Stage]]) -> Iterator[float]:
         """Decode wave after wave; yields the seconds of each forward with what it led to, visible on the canvas."""
-        may_end = self.settings.request.stop_at_eos
+        may_end = self.settings.stops_at_eos
         for wave in waves:
             if may_end and bool(self._ended.all()):
                 return
@@ -78,8 +78,8 @@ class Loop:
             self.forward.hidden(members, at_row, at_column),
             self.decoder.head,
             Tokens(mask_id=self.canvas.mask_id, suppressed=self.settings.suppressed),
-            temperature=float(self.settings.request.temperature),
-            seed=self.settings.request.seed,
+            temperature=self.settings.temperature,
+            seed=self.settings.seed,
             step=step,
             keys=Keys(
                 row=self.settings.row_keys[at_row],
@@ -123,11 +123,11 @@ class Loop:
         candidates = ids.masked_scatter(predicted, predictions.candidates[part])
         log_probability = torch.full_like(canvas.log_probability[at], -torch.inf)
         log_probability.masked_scatter_(predicted, predictions.log_probability[part])
-        penalty = self.settings.request.eos_penalty
-        is_late = torch.isin(candidates, self.settings.eos_ids) if penalty else torch.zeros_like(predicted)
+        if self.settings.commits_eos_last:
+            log_probability.masked_fill_(torch.isin(candidates, self.settings.eos_ids), -torch.inf)
         return BlockState(
             candidates=candidates,
-            log_probability=torch.where(is_late, log_probability - penalty, log_probability),
+            log_probability=log_probability,
             masked=masked,
             committed_ids=ids,
             committed_confidence=torch.where(masked, 0.0, canvas.log_probability[at].exp()),
@@ -137,7 +137,7 @@ class Loop:
             step=step,
             num_steps=stage.num_steps,
             draws=BlockDraws(
-                seed=self.settings.request.seed,
+                seed=self.settings.seed,
                 step=step,
                 rows=self.settings.row_keys[stage.row],
                 blocks=stage.ordinal,

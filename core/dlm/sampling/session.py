@@ -1,25 +1,22 @@
 """A model, its tokenizer and settings, ready to write texts."""
 
-import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import attrs
 import torch
 
+from dlm.config.sampling import SamplingSettings
 from dlm.data.conversations.rendering import Rendering
-from dlm.errors import UserInputError
 from dlm.model.loading import load_model
-from dlm.model.tokenizer import load_tokenizer, num_ids
-from dlm.sampling.api import GenerateState, iter_generate
+from dlm.model.tokenizer import load_tokenizer
+from dlm.sampling.api import GenerateState, denoise
 from dlm.sampling.device import choose_device, dtype_named
 from dlm.sampling.prompts import infill_ids, longest, prompt_ids, rendering_of
-from dlm.sampling.settings import mask_id_of
-from dlm.sampling.texts import end_ids, pad_id_of, pad_left, text_of, unused_ids
-
-DEFAULT_GEN_LENGTH = 128
+from dlm.sampling.resolve import DEFAULT_GEN_LENGTH, context_of, gen_length_of, mask_id_of
+from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of, pad_left, text_of
 
 
 @attrs.frozen(kw_only=True)
@@ -40,8 +37,8 @@ class Batch:
     """Jobs that go through the model together."""
 
     jobs: tuple[Job, ...]
-    settings: Mapping[str, Any]
-    """Arguments of :func:`dlm.sampling.generate`, with nothing left open."""
+    settings: SamplingSettings
+    """The same for all batches of a call, so that the size of a batch changes no text."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,9 +61,7 @@ class Session:
 
     model: Any
     tokenizer: Any
-    settings: Mapping[str, Any]
-    """Arguments of :func:`dlm.sampling.generate`; without ``gen_length`` and ``steps`` where they were left open."""
-    seed: int
+    settings: SamplingSettings
     rendering: Rendering | None
     """How prompts are written for a model trained on conversations; None: as they are."""
     mask_id: int
@@ -76,10 +71,8 @@ class Session:
     def open(
         cls,
         name_or_path: str,
-        settings: Mapping[str, Any],
+        settings: SamplingSettings,
         *,
-        eos: str = "stop",
-        seed: int = 0,
         dtype: str | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
@@ -88,9 +81,7 @@ class Session:
 
         Args:
             name_or_path: of the model with its tokenizer.
-            settings: arguments of :func:`dlm.sampling.generate`.
-            eos: ``stop`` at an end of text, go on (``free``), never write one (``suppress``), or write it ``late``.
-            seed: of the randomness.
+            settings: how texts are sampled.
             dtype: name of a dtype of torch; None: as saved.
             device: None: the accelerator, if there is one.
             trust_remote_code: whether code from the folder may run.
@@ -102,15 +93,13 @@ class Session:
         place = choose_device(device)
         model: Any = load_model(name_or_path, dtype=dtype_named(dtype), trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(name_or_path, trust_remote_code=trust_remote_code)
-        ends = end_ids(model, tokenizer)
         return cls(
             model=model.to(place),
             tokenizer=tokenizer,
-            settings={**settings, **_END_POLICIES[eos](ends, unused_ids(model, num_ids(tokenizer)))},
-            seed=seed,
+            settings=for_tokenizer(settings, model, tokenizer),
             rendering=rendering_of(model.config, tokenizer),
-            mask_id=mask_id_of(model.config, None),
-            eos_ids=ends,
+            mask_id=mask_id_of(model.config, settings.mask_id),
+            eos_ids=end_ids(model, tokenizer),
         )
 
     def jobs(self, prompts: Sequence[str], infills: Sequence[str] = (), num_samples: int = 1) -> list[Job]:
@@ -147,27 +136,20 @@ class Session:
             ]
         return batches
 
-    def _settled(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        settings = dict(self.settings)
-        if any(job.is_infill for job in jobs):
-            settings.setdefault("gen_length", 0)
-        settings.setdefault("gen_length", self._gen_length(longest([job.ids for job in jobs])))
-        num_masks = max(job.ids.count(self.mask_id) for job in jobs) + settings["gen_length"]
-        settings.setdefault("steps", max(num_masks, 1))
-        return settings
+    def _settled(self, jobs: Sequence[Job]) -> SamplingSettings:
+        gen_length = self.settings.gen_length
+        if gen_length is None and any(job.is_infill for job in jobs):
+            gen_length = 0
+        gen_length = gen_length_of(self.model.config, gen_length, longest([job.ids for job in jobs]))
+        num_masks = max(job.ids.count(self.mask_id) for job in jobs) + gen_length
+        return attrs.evolve(self.settings, gen_length=gen_length, steps=self.settings.steps or max(num_masks, 1))
 
     def states(self, batch: Batch) -> Iterator[GenerateState]:
         """Write the texts of a batch, step by step."""
         device = next(self.model.parameters()).device
         input_ids, attention_mask = pad_left([job.ids for job in batch.jobs], pad_id_of(self.tokenizer), device)
-        return iter_generate(
-            self.model,
-            input_ids,
-            attention_mask=attention_mask,
-            seed=self.seed,
-            row_keys=torch.tensor([job.key for job in batch.jobs]),
-            **batch.settings,
-        )
+        keys = torch.tensor([job.key for job in batch.jobs])
+        return denoise(self.model, input_ids, batch.settings, attention_mask=attention_mask, row_keys=keys)
 
     def results(self, batch: Batch, state: GenerateState) -> list[Result]:
         """The texts of a batch from its last state."""
@@ -184,32 +166,8 @@ class Session:
 
     def room(self) -> int:
         """Tokens that a prompt may have at most, with the answer still fitting into the model's context."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(self.model.config)
         if context is None:
             return sys.maxsize
-        return int(context) - int(self.settings.get("gen_length", min(DEFAULT_GEN_LENGTH, context // 2)))
-
-    def _gen_length(self, prompt_length: int) -> int:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if context is None:
-            return DEFAULT_GEN_LENGTH
-        if prompt_length >= context:
-            raise UserInputError(
-                f"the longest prompt has {prompt_length} tokens and leaves no room in the model's context of {context} "
-                "tokens: shorten it"
-            )
-        return min(DEFAULT_GEN_LENGTH, int(context) - prompt_length)
-
-
-_END_POLICIES: Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], dict[str, Any]]] = {
-    "stop": lambda ends, unused: {"eos_id": ends, "stop_at_eos": bool(ends), "suppress_tokens": unused},
-    "free": lambda ends, unused: {"suppress_tokens": unused},
-    "suppress": lambda ends, unused: {"suppress_tokens": (*unused, *ends)},
-    "late": lambda ends, unused: {
-        "eos_id": ends,
-        "stop_at_eos": bool(ends),
-        "eos_penalty": math.inf if ends else 0.0,
-        "suppress_tokens": unused,
-    },
-}
-"""What becomes of an end of text: arguments of :func:`dlm.sampling.generate`, from its ids and the ids without text."""
+        answer = self.settings.gen_length
+        return context - (min(DEFAULT_GEN_LENGTH, context // 2) if answer is None else answer)

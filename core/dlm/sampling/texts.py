@@ -1,15 +1,16 @@
 """Sampling with texts in and out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from dlm.config import SamplingConfig
+from dlm.config.sampling import SamplingSettings
 from dlm.model.tokenizer import num_ids
-from dlm.sampling.api import generate
+from dlm.sampling.api import denoise
+from dlm.sampling.arguments import settings_of
 from dlm.sampling.prompts import prompt_ids, rendering_of
 
 
@@ -25,18 +26,14 @@ class Completion:
     num_forwards: int
 
 
-def complete_texts(
-    model: Any, tokenizer: Any, prompts: Sequence[str], sampling: Mapping[str, Any] | SamplingConfig, seed: int = 0
-) -> list[Completion]:
+def complete_texts(model: Any, tokenizer: Any, prompts: Sequence[str], settings: SamplingSettings) -> list[Completion]:
     """Continue each prompt, all of them in one batch; a model trained on conversations answers it.
 
     Args:
         model: as for :func:`dlm.sampling.generate`.
         tokenizer: the model's.
         prompts: texts; an empty one is generated from nothing.
-        sampling: the section of a run file, or keyword arguments of :func:`dlm.sampling.generate`. Unless they say
-            otherwise, decoding stops at the end of the text.
-        seed: of the randomness.
+        settings: how they are sampled.
 
     Raises:
         UserInputError: a prompt that does not fit, or a setting that does not.
@@ -47,42 +44,37 @@ def complete_texts(
     rendering = rendering_of(model.config, tokenizer)
     rows = [prompt_ids(tokenizer, prompt, rendering) for prompt in prompts]
     input_ids, attention_mask = pad_left(rows, pad_id_of(tokenizer), device)
-    settings = dict(sampling) if isinstance(sampling, Mapping) else attrs.asdict(sampling, recurse=False)
+    settings = for_tokenizer(settings, model, tokenizer)
+    *_, state = denoise(model, input_ids, settings, attention_mask=attention_mask)
     ends = end_ids(model, tokenizer)
-    settings = {
-        "eos_id": ends,
-        "stop_at_eos": bool(ends),
-        "suppress_tokens": unused_ids(model, num_ids(tokenizer)),
-        **settings,
-    }
-    output = generate(model, input_ids, attention_mask=attention_mask, seed=seed, **settings)
-    generated = output.sequences[:, input_ids.shape[1] :].tolist()
     return [
-        Completion(prompt=prompt, text=text_of(tokenizer, ids, ends), ids=tuple(ids), num_forwards=output.num_forwards)
-        for prompt, ids in zip(prompts, generated, strict=True)
+        Completion(prompt=prompt, text=text_of(tokenizer, ids, ends), ids=tuple(ids), num_forwards=state.num_forwards)
+        for prompt, ids in zip(prompts, state.sequences[:, input_ids.shape[1] :].tolist(), strict=True)
     ]
 
 
-def fill_passage(
-    model: Any, tokenizer: Any, ids: Tensor, masked: Tensor, sampling: Mapping[str, Any] | None = None, seed: int = 0
-) -> Tensor:
+def fill_passage(model: Any, tokenizer: Any, ids: Tensor, masked: Tensor) -> Tensor:
     """Let the model write the masked positions of a passage, (L,) int64 with ``masked`` (L,) bool; returns (L,) ids.
 
-    One token a step unless ``sampling`` says otherwise. What stands under the mask is not looked at.
+    One token a step. What stands under the mask is not looked at.
     """
     device = next(model.parameters()).device
     masked = masked.to(device)
-    mask_id = model.config.mask_token_id
-    passage = torch.where(masked, mask_id, ids.to(device))
+    passage = torch.where(masked, model.config.mask_token_id, ids.to(device))
     if not bool(masked.any()):
         return passage
-    settings = {
-        "steps": int(masked.sum()),
-        "suppress_tokens": unused_ids(model, num_ids(tokenizer)),
-        **(sampling or {}),
-        "gen_length": 0,
-    }
-    return generate(model, passage[None], seed=seed, **settings).sequences[0]
+    settings = for_tokenizer(settings_of({"gen_length": 0, "eos": "free"}), model, tokenizer)
+    *_, state = denoise(model, passage[None], settings)
+    return state.sequences[0]
+
+
+def for_tokenizer(settings: SamplingSettings, model: Any, tokenizer: Any) -> SamplingSettings:
+    """The settings with what the tokenizer knows: which ids end a text, and which stand for none."""
+    return attrs.evolve(
+        settings,
+        eos_id=end_ids(model, tokenizer) if settings.eos_id is None else settings.eos_id,
+        suppress_tokens=(*settings.suppress_tokens, *unused_ids(model, num_ids(tokenizer))),
+    )
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -182,8 +182,7 @@ def _sampler(config: RunConfig, data: PreparedData, objects: TrainingObjects, ob
         objective=objective,
         tokenizer=objects.tokenizer,
         prompts=prompts,
-        sampling=config.sampling,
-        seed=config.training.seed,
+        settings=config.sampling,
     )
 
 

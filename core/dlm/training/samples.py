@@ -6,7 +6,7 @@ import attrs
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm.config import SamplingConfig
+from dlm.config.sampling import SamplingSettings
 from dlm.sampling.texts import Completion, complete_texts
 from dlm.training.sharding import unsharded
 
@@ -20,16 +20,14 @@ class Sampler:
     """What was prepared for training, around the model."""
     tokenizer: PreTrainedTokenizerBase
     prompts: Sequence[str]
-    sampling: SamplingConfig
-    seed: int
+    settings: SamplingSettings
 
     def __call__(self) -> Sequence[Completion]:
         """One completion for each prompt. All processes must call where the model is sharded."""
         if not self.prompts:
             return ()
         self.model.eval()
-        settings = attrs.asdict(self.sampling, recurse=False)
         with unsharded(self.objective):
-            completions = complete_texts(self.model, self.tokenizer, self.prompts, settings, seed=self.seed)
+            completions = complete_texts(self.model, self.tokenizer, self.prompts, self.settings)
         self.model.train()
         return completions

@@ -163,6 +163,13 @@ def test_settings_that_equal_their_default_or_are_switched_off_are_fine(
     assert isinstance(load_mapping(changed(minimal, changes)).config, RunConfig)
 
 
+def test_blocks_are_the_models_own_unless_said_otherwise(minimal: dict[str, Any]) -> None:
+    assert load_mapping(minimal, ["sampling.gen_length=16"]).config.sampling.block_length is None
+    assert (
+        load_mapping(minimal, ["sampling.gen_length=16", "sampling.block_length=8"]).config.sampling.block_length == 8
+    )
+
+
 def test_rules_are_checked_besides_other_problems_but_not_on_doubtful_keys(complaints: Complaints) -> None:
     text = """\
 model: {name_or_path: x}

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlm.config.sampling import APPROXIMATE_CACHES
 from dlm.data.batch import Batch
 from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
 from dlm.errors import UserInputError
@@ -26,7 +27,7 @@ BIASES = {
     "block_causal": BlockCausalAttention(),
     "alternating": AlternatingAttention(first="block", second="block"),
 }
-EXACT = [name for name, kind in CACHES.items() if kind.is_exact and name not in ("auto", "off")]
+EXACT = [name for name in CACHES if name not in ("auto", "off", *APPROXIMATE_CACHES)]
 
 
 def padded_prompts(seed: int, num_rows: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +50,7 @@ def sampling_settings(draw: st.DrawFn) -> dict[str, Any]:
         "cfg_scale": draw(st.sampled_from([0.0, 1.5])),
         "remasking": draw(st.sampled_from(["low_confidence", "random", "random_topk", "threshold", "remdm"])),
         "seed": draw(st.integers(0, 5)),
-        "stop_at_eos": draw(st.booleans()),
+        "eos": draw(st.sampled_from(["stop", "free"])),
         "eos_id": draw(st.integers(0, 48)),
     }
 
@@ -183,7 +184,7 @@ def test_approximate_caches_fill_everything_and_say_so(make_model: Any, cache: s
         model, prompt, attention_mask=attention_mask, gen_length=9, block_length=4, steps=9, cache=cache, cfg_scale=1.0
     )
     assert output.cache == cache
-    assert not CACHES[output.cache].is_exact
+    assert output.cache in APPROXIMATE_CACHES
     assert not (output.sequences == 49).any()
 
 
@@ -192,7 +193,7 @@ def test_approximate_caches_fill_everything_and_say_so(make_model: Any, cache: s
     [
         ("dula", "did you mean 'dual'"),
         ({"name": "auto", "refresh_every": 2}, "no effect"),
-        ({"name": "dual", "refresh_every": 0}, "at least 1"),
+        ({"name": "dual", "refresh_every": 0}, "must be > 0"),
         ({"name": "dual", "refresh": 2}, "refresh_every"),
     ],
 )

@@ -1,6 +1,5 @@
 """The end of a text: stopping, suppressing, delaying."""
 
-import math
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ def test_stopping_leaves_the_text_up_to_the_end_as_it_was(frozen_model: Any, bia
         free = generate(model, PROMPT, cache="off", **arguments)
         eos_id = int(free.sequences[0, 8])
         for cache in ("auto", "off"):
-            stopped = generate(model, PROMPT, eos_id=eos_id, stop_at_eos=True, cache=cache, **arguments)
+            stopped = generate(model, PROMPT, eos_id=eos_id, cache=cache, **arguments)
             for row in range(3):
                 answer, whole = stopped.sequences[row, 3:], free.sequences[row, 3:]
                 end = first_end(whole, eos_id)
@@ -47,7 +46,7 @@ def test_rows_that_ended_are_not_decoded_any_further(frozen_model: Any) -> None:
     model = frozen_model()
     free = generate(model, PROMPT[:1], **ARGUMENTS)
     eos_id = int(free.sequences[0, 4])
-    stopped = generate(model, PROMPT[:1], eos_id=eos_id, stop_at_eos=True, **ARGUMENTS)
+    stopped = generate(model, PROMPT[:1], eos_id=eos_id, **ARGUMENTS)
     assert free.num_forwards == 20
     assert stopped.num_forwards == 4
 
@@ -55,13 +54,11 @@ def test_rows_that_ended_are_not_decoded_any_further(frozen_model: Any) -> None:
 def test_an_end_of_text_in_the_prompt_or_before_given_text_is_none(frozen_model: Any) -> None:
     model, eos_id = frozen_model(), 3
     plain = generate(model, PROMPT, **ARGUMENTS).sequences
-    stopped = generate(model, PROMPT, eos_id=eos_id, stop_at_eos=True, suppress_tokens=[], **ARGUMENTS).sequences
+    stopped = generate(model, PROMPT, eos_id=eos_id, suppress_tokens=[], **ARGUMENTS).sequences
     assert stopped[0, :7].equal(plain[0, :7])
     gap = torch.tensor([[1, 49, 49, 2, 49, 5]])
     filled = generate(model, gap, gen_length=0, steps=3, block_length=2)
-    ended = generate(
-        model, gap, gen_length=0, steps=3, block_length=2, eos_id=int(filled.sequences[0, 1]), stop_at_eos=True
-    )
+    ended = generate(model, gap, gen_length=0, steps=3, block_length=2, eos_id=int(filled.sequences[0, 1]))
     assert ended.sequences.equal(filled.sequences)
 
 
@@ -99,16 +96,16 @@ def test_a_penalised_end_is_written_only_where_nothing_else_is_proposed(frozen_m
         model = frozen_model(seed=seed)
         eos_id = int(generate(model, PROMPT, **arguments).sequences[:, 3:].mode().values[0])
         watched = Watched(eos_id)
-        late = generate(model, PROMPT, eos_id=eos_id, eos_penalty=math.inf, remasking=watched, **arguments)
+        late = generate(model, PROMPT, eos_id=eos_id, eos="late", remasking=watched, **arguments)
         assert torch.isfinite(late.log_probabilities).all()
         num_passed_over += watched.num_passed_over
     assert num_passed_over > 0
 
 
 def test_an_end_is_asked_for_where_the_model_names_none(frozen_model: Any) -> None:
-    for policy in ({"stop_at_eos": True}, {"eos_penalty": 1.0}):
+    for policy in ("suppress", "late"):
         with pytest.raises(UserInputError, match="eos_id"):
-            generate(frozen_model(eos_token_id=None), PROMPT, **ARGUMENTS, **policy)
+            generate(frozen_model(eos_token_id=None), PROMPT, **ARGUMENTS, eos=policy)
 
 
 def test_the_end_of_the_model_is_used_by_default(frozen_model: Any) -> None:
@@ -116,4 +113,4 @@ def test_the_end_of_the_model_is_used_by_default(frozen_model: Any) -> None:
     eos_id = int(free.sequences[0, 4])
     for own in (eos_id, [48, eos_id]):
         model = frozen_model.__wrapped__(eos_token_id=own)
-        assert generate(model, PROMPT[:1], stop_at_eos=True, **ARGUMENTS).num_forwards == 4
+        assert generate(model, PROMPT[:1], **ARGUMENTS).num_forwards == 4

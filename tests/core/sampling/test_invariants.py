@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.sampling import generate, iter_generate, predict
-from dlm.sampling.settings import component
+from dlm.sampling.arguments import component
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_plugins.remasking import RESPECTS_QUOTA

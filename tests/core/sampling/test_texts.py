@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from dlm.config import SamplingConfig
 from dlm.errors import ModelError, UserInputError
 from dlm.sampling import complete_texts, fill_passage, generate
+from dlm.sampling.arguments import settings_of
 from dlm.sampling.prompts import infill_ids, prompt_ids, rendering_of
-from dlm.sampling.settings import component
 
 SETTINGS: dict[str, Any] = {"gen_length": 10, "steps": 10}
 
@@ -21,32 +20,24 @@ def letters(make_model: Any, tokenizer: Any) -> Any:
 
 def test_completions_do_not_depend_on_the_prompts_beside_them(letters: Any, tokenizer: Any) -> None:
     prompts = ["hello there", "", "a", "is it?"]
-    together = complete_texts(letters, tokenizer, prompts, SETTINGS, seed=1)
+    together = complete_texts(letters, tokenizer, prompts, settings_of({**SETTINGS, "seed": 1}))
     assert [each.prompt for each in together] == prompts
     for each in together:
         if each.prompt:
-            (alone,) = complete_texts(letters, tokenizer, [each.prompt], SETTINGS, seed=1)
+            (alone,) = complete_texts(letters, tokenizer, [each.prompt], settings_of({**SETTINGS, "seed": 1}))
             assert alone.ids == each.ids
             assert alone.text == each.text
-    assert complete_texts(letters, tokenizer, [], SETTINGS) == []
+    assert complete_texts(letters, tokenizer, [], settings_of(SETTINGS)) == []
 
 
 def test_completions_are_those_of_the_loop_cut_at_the_end_of_the_text(letters: Any, tokenizer: Any) -> None:
-    (found,) = complete_texts(letters, tokenizer, ["hello"], SETTINGS)
+    (found,) = complete_texts(letters, tokenizer, ["hello"], settings_of(SETTINGS))
     ids = torch.tensor([tokenizer("hello", add_special_tokens=False)["input_ids"]])
-    loop = generate(letters, ids, stop_at_eos=True, suppress_tokens=range(48, 50), **SETTINGS)
+    loop = generate(letters, ids, suppress_tokens=[48, 49], **SETTINGS)
     assert found.ids == tuple(loop.sequences[0, 5:].tolist())
     assert found.num_forwards == loop.num_forwards
     assert "<|" not in found.text
     assert max(found.ids) < 48, "rows of the embedding beyond the tokenizer stand for no text"
-
-
-def test_the_section_of_a_run_file_is_taken_as_it_is(letters: Any, tokenizer: Any) -> None:
-    section = SamplingConfig(
-        gen_length=8, steps=4, block_length=4, remasking=component("remasking", "random"), temperature=0.5
-    )
-    mapping = {"gen_length": 8, "steps": 4, "block_length": 4, "remasking": "random", "temperature": 0.5}
-    assert complete_texts(letters, tokenizer, ["a b"], section) == complete_texts(letters, tokenizer, ["a b"], mapping)
 
 
 def test_a_passage_is_filled_at_its_gaps_only(letters: Any, tokenizer: Any) -> None:

@@ -1,0 +1,113 @@
+"""From keyword arguments, a settings file and command-line flags to ``SamplingSettings``."""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from typing import Any
+
+import attrs
+from cattrs import Converter
+
+from dlm.config import RunConfig, RunFileError
+from dlm.config.loading import run_converter
+from dlm.config.sampling import SamplingSettings
+from dlm.config.source import COMMAND_LINE, Source, read_source
+from dlm.errors import UserInputError
+from dlm_plugins.errors import ConfigurationError
+from dlm_plugins.problems import problems_of
+from dlm_plugins.registry import Registry
+from dlm_plugins.structuring import structure_component
+
+_SECTION = "sampling"
+
+
+def settings_of(arguments: Mapping[str, Any]) -> SamplingSettings:
+    """The settings that keyword arguments mean; components by name, with options, or as they are.
+
+    Raises:
+        UserInputError: an unknown argument, a value out of its range, an unknown component.
+    """
+    try:
+        settings: SamplingSettings = _installed(
+            lambda plugins: plugins.converter.structure(dict(arguments), SamplingSettings)
+        )
+    except ConfigurationError as error:
+        raise UserInputError("\n".join(str(problem) for problem in problems_of(error))) from None
+    return settings
+
+
+def component(kind: str, value: Any) -> Any:
+    """A component from its name, or from a mapping with ``name`` and options.
+
+    Raises:
+        UserInputError: no such component, or no such option.
+    """
+    try:
+        return _installed(lambda plugins: structure_component(plugins.registry, kind, value))
+    except ConfigurationError as error:
+        raise UserInputError(f"{kind}: {error}") from error
+
+
+def read_settings(
+    path: str | None, flags: Mapping[str, str], *, disable: Collection[str] = (), strict: bool = False
+) -> SamplingSettings:
+    """The settings of a file, with the command line on top.
+
+    Args:
+        path: a run file, of which the section ``sampling`` counts, or a file with the keys of that section.
+        flags: YAML by key: ``{"steps": "64", "remasking.temperature": "0.5"}``.
+        disable: plugins not to be loaded.
+        strict: any plugin that cannot be loaded is an error.
+
+    Raises:
+        RunFileError: with one line for each problem.
+    """
+    source = _section_of(read_source(path)) if path is not None else Source(COMMAND_LINE, {_SECTION: {}}, {})
+    for key, text in flags.items():
+        source.override(f"{_SECTION}.{key}={text}")
+    registry = Registry.discover(disable=disable, strict=strict)
+    problems = list(source.faults)
+    try:
+        settings = run_converter(registry).structure(source.value[_SECTION], SamplingSettings)
+    except ConfigurationError as error:
+        known = {fault.problem.path for fault in problems}
+        problems += [source.located(each) for each in problems_of(error, _SECTION) if each.path not in known]
+    if problems:
+        raise RunFileError([str(problem) for problem in dict.fromkeys(problems)])
+    return settings
+
+
+@attrs.frozen
+class _Plugins:
+    registry: Registry
+    converter: Converter
+
+
+@lru_cache(maxsize=1)
+def _plugins() -> _Plugins:
+    # Looking for plugins takes tens of milliseconds, which would be most of a short call.
+    registry = Registry.discover()
+    return _Plugins(registry, run_converter(registry))
+
+
+def _installed(structure: Callable[[_Plugins], Any]) -> Any:
+    """Ask with the plugins that were found before, and where that fails once more: perhaps one was installed since."""
+    try:
+        return structure(_plugins())
+    except ConfigurationError:
+        _plugins.cache_clear()
+        return structure(_plugins())
+
+
+def _section_of(source: Source) -> Source:
+    """A run file's section ``sampling``; a file without any section of a run file is that section."""
+    sections = {field.name for field in attrs.fields(RunConfig)}
+    if sections & set(source.value):
+        value = {_SECTION: source.value.get(_SECTION, {})}
+        faults = [fault for fault in source.faults if fault.problem.path.startswith(_SECTION)]
+        return attrs.evolve(source, value=value, faults=faults)
+    origins = {f"{_SECTION}.{path}" if path else _SECTION: origin for path, origin in source.origins.items()}
+    faults = [
+        attrs.evolve(fault, problem=attrs.evolve(fault.problem, path=f"{_SECTION}.{fault.problem.path}"))
+        for fault in source.faults
+    ]
+    return attrs.evolve(source, value={_SECTION: source.value}, origins=origins, faults=faults)
