@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dlm.errors import CheckpointError, ExitCode
-from dlm.training.checkpoints.manifest import MANIFEST, write_manifest
+from dlm.training.checkpoints.manifest import MANIFEST, verify, write_manifest
 from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.output_folder import OutputFolder
+from dlm.training.report import evaluations
 from dlm.training.resuming import LATEST, starting_point
 
 NEWEST, OLDER = 12, 10
@@ -124,6 +125,76 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert (tmp_path / "run" / "previous-1" / "checkpoints" / f"step-{NEWEST}" / "optimizer.pt").exists()
 
 
+def test_where_a_log_lost_its_end_an_older_checkpoint_that_still_fits_is_used(
+    laboratory: Any, finished: Path, digest_of: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-1])
+    outcome = laboratory.run(laboratory.config("pretrain-adamw"), tmp_path)
+    assert outcome.code == 0, outcome.log
+    (line,) = [line for line in outcome.log.splitlines() if line.startswith("not used:")]
+    assert f"step-{NEWEST}: run/metrics.jsonl had" in line
+    assert f"continuing from run/checkpoints/step-{OLDER}" in " ".join(outcome.log.split())
+    found = digest_of(tmp_path / "run")
+    assert {name: found[name] for name in found if not name.startswith("previous-")} == digest_of(finished)
+
+
+def test_a_damaged_line_of_a_log_is_named_and_ends_nothing(laboratory: Any, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    lines[2] = b"\xff" + lines[2][1:]
+    lines[4] = lines[4].replace(b'"split"', b'"spliv"')
+    metrics.write_bytes(b"".join(lines))
+    outcome = laboratory.run(laboratory.config("pretrain-adamw"), tmp_path)
+    assert outcome.code == 0, outcome.log
+    assert "run/metrics.jsonl: damaged, and left out here: line 3, 5" in outcome.log
+    assert f"at step {NEWEST}" in outcome.log
+    assert metrics.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_anywhere_in_a_line_of_metrics_is_survived(finished: Path, tmp_path: Path, bit: int) -> None:
+    (line,) = [
+        line for line in (finished / "metrics.jsonl").read_bytes().splitlines() if b'"eval"' in line and b" 12," in line
+    ]
+    for place in range(len(line)):
+        changed = bytearray(line)
+        changed[place] ^= 1 << bit
+        (tmp_path / "metrics.jsonl").write_bytes(changed + b"\n" + line + b"\n")
+        found, _ = evaluations(OutputFolder(tmp_path))
+        assert found[-1].step == NEWEST
+        assert all(each.loss_text for each in found)
+
+
+def test_a_flipped_bit_in_a_manifest_is_blamed_on_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "optimizer.pt").write_bytes(b"state")
+    write_manifest(tmp_path)
+    whole = (tmp_path / MANIFEST).read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        (tmp_path / MANIFEST).write_bytes(changed)
+        if json_or_none(changed) != json.loads(whole):
+            with pytest.raises(CheckpointError, match=f"{MANIFEST} is damaged"):
+                verify(tmp_path)
+
+
+def test_a_manifest_from_before_it_had_a_digest_is_read(tmp_path: Path) -> None:
+    (tmp_path / "optimizer.pt").write_bytes(b"state")
+    write_manifest(tmp_path)
+    edit_manifest(lambda content: content.pop("sha256"))(tmp_path)
+    verify(tmp_path)
+
+
+def json_or_none(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
 def test_a_damaged_checkpoint_that_is_named_ends_the_run(laboratory: Any, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / f"step-{NEWEST}" / "model.safetensors").write_bytes(b"")
@@ -144,7 +215,7 @@ def test_no_whole_checkpoint_ends_the_run_and_touches_nothing(
     before = digest_of(tmp_path / "run")
     outcome = laboratory.run(laboratory.config("pretrain-adamw"), tmp_path)
     assert outcome.code == ExitCode.CHECKPOINT
-    assert "none of its checkpoints is whole" in outcome.log
+    assert "none of its checkpoints can be continued from" in outcome.log
     assert digest_of(tmp_path / "run") == before
 
 

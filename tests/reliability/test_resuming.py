@@ -100,11 +100,15 @@ def test_what_may_not_change_is_listed_and_can_be_allowed(laboratory: Any, inter
     assert "there is no such key" in outcome.log
 
 
-def test_a_log_that_lost_its_beginning_is_refused(laboratory: Any, interrupted: Path) -> None:
+@pytest.mark.parametrize("resume", ["latest", "run/checkpoints/step-6"])
+def test_a_log_without_its_lines_is_refused(laboratory: Any, interrupted: Path, digest_of: Any, resume: str) -> None:
     (interrupted / "run" / "metrics.jsonl").write_text("")
-    outcome = laboratory.run(laboratory.config("pretrain-adamw"), interrupted)
-    assert outcome.code == ExitCode.USER_INPUT
-    assert "metrics.jsonl: shorter than when the checkpoint was saved" in outcome.log
+    before = digest_of(interrupted / "run")
+    outcome = laboratory.run(laboratory.config("pretrain-adamw"), interrupted, arguments=[f"{RESUME}={resume}"])
+    assert outcome.code == ExitCode.CHECKPOINT
+    assert "step-6: run/metrics.jsonl had" in outcome.log
+    assert "and has 0: its end is gone" in outcome.log
+    assert digest_of(interrupted / "run") == before
 
 
 def test_a_finished_run_without_checkpoints_is_not_overwritten(laboratory: Any, tmp_path: Path) -> None:

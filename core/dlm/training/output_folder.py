@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from dlm.errors import DataError, UserInputError
+from dlm.errors import UserInputError
 from dlm.training.checkpoints.publishing import flush, reached, sweep
 from dlm.training.folder_lock import FolderLock
 
@@ -68,10 +68,10 @@ class OutputFolder:
             file.write(line.encode())
         reached("line appended")
 
-    def read(self, name: str) -> list[dict[str, object]]:
-        """The lines of a log; none where it does not exist."""
+    def read(self, name: str) -> list[object]:
+        """The lines of a log, null for one that is damaged; none where the log does not exist."""
         file = self.path / name
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        return [_parsed(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
     def flush(self) -> dict[str, int]:
         """Make the promised logs durable; return their sizes."""
@@ -82,17 +82,19 @@ class OutputFolder:
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
         """Cut the promised logs back to the given sizes; one without a size is emptied."""
-        for name in PROMISED:
-            file = self.path / name
-            size = sizes.get(name, 0)
-            if (file.stat().st_size if file.exists() else 0) < size:
-                raise DataError(
-                    f"{file}: shorter than when the checkpoint was saved, so its beginning is gone; "
-                    "put it back, or set training.checkpoint.resume=none to start anew"
-                )
+        for file in (self.path / name for name in PROMISED):
             if file.exists():
-                os.truncate(file, size)
+                os.truncate(file, sizes.get(file.name, 0))
         reached("logs cut back")
+
+    def what_is_gone(self, sizes: Mapping[str, int]) -> str | None:
+        """Which of the promised logs is shorter than the given size, so that it cannot be cut back to it."""
+        for name, size in sizes.items():
+            file = self.path / name
+            present = file.stat().st_size if file.exists() else 0
+            if present < size:
+                return f"{file} had {size:,} bytes when it was saved, and has {present:,}: its end is gone"
+        return None
 
     def contents(self) -> list[Path]:
         """Everything a run leaves in its folder, as far as it is there; the checkpoints first."""
@@ -110,6 +112,12 @@ class OutputFolder:
             path.rename(target)
             reached("set aside")
         return aside
+
+
+def _parsed(line: bytes) -> object:
+    with suppress(ValueError):
+        return json.loads(line)
+    return None
 
 
 def _strict(value: object) -> object:

@@ -1,19 +1,59 @@
 """What a run says at its beginning and at its end."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
+import cattrs
 import torch
 
 from dlm.diffusion.statistics import NUM_RATE_BINS
 from dlm.sampling.texts import fill_passage
 from dlm.training.console import TrainingConsole, percent
 from dlm.training.job import Job
-from dlm.training.output_folder import METRICS
+from dlm.training.output_folder import METRICS, OutputFolder
 from dlm.training.sharding import is_sharded
 
 PASSAGE_RATE = 0.3
 """Share of the evaluation passage that is masked for the demonstration at the end."""
+
+
+def _is_share(_: object, attribute: "attrs.Attribute[list[float | None]]", values: list[float | None]) -> None:
+    if not all(value is None or 0.0 <= value <= 1.0 for value in values):
+        raise ValueError(f"{attribute.name} are not shares")
+
+
+@attrs.frozen
+class MetricsLine:
+    """What is shown of a line of the metrics."""
+
+    step: int
+    split: Literal["train", "eval"]
+    loss: float | None
+    masked_accuracy_by_rate: list[float | None] = attrs.field(validator=_is_share)
+
+    @property
+    def loss_text(self) -> str:
+        """The loss; it is null in the log where it was not finite."""
+        return "not finite" if self.loss is None else f"{self.loss:.3f}"
+
+
+def evaluations(folder: OutputFolder) -> tuple[list[MetricsLine], list[int]]:
+    """The evaluations in the log of a run, and the numbers of the lines that are damaged: showing them ends no run."""
+    found, damaged = [], []
+    for number, content in enumerate(folder.read(METRICS), start=1):
+        try:
+            line = cattrs.structure(content, MetricsLine)
+        except (cattrs.BaseValidationError, TypeError):
+            damaged.append(number)
+        else:
+            found += [line] if line.split == "eval" else []
+    return found, damaged
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    first, others = ", ".join(map(str, numbers[:5])), len(numbers) - 5
+    return f"{first} and {others} more" if others > 0 else first
 
 
 @attrs.frozen
@@ -46,15 +86,15 @@ class Report:
         if not self.job.is_main:
             return
         say = self.console.say
-        evaluations = [line for line in self.job.folder.read(METRICS) if line["split"] == "eval"]
-        if evaluations:
-            first, last = evaluations[0], evaluations[-1]
-            say(f"eval loss: {first['loss']:.3f} at step {first['step']}, {last['loss']:.3f} at step {last['step']}")
+        found, damaged = evaluations(self.job.folder)
+        if damaged:
+            say(f"{self.job.folder.path / METRICS}: damaged, and left out here: line {_listed(damaged)}")
+        if found:
+            shown = (found[0], found[-1])
+            say("eval loss: " + ", ".join(f"{each.loss_text} at step {each.step}" for each in shown))
             say("masked tokens guessed right, by mask rate:")
-            by_rate = last["masked_accuracy_by_rate"]
-            assert isinstance(by_rate, list)
             width = 1 / NUM_RATE_BINS
-            for number, accuracy in enumerate(by_rate):
+            for number, accuracy in enumerate(found[-1].masked_accuracy_by_rate):
                 bar = "#" * round(40 * (accuracy or 0.0))
                 say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
             # A sharded model needs all processes, and this is the main one alone.

@@ -1,6 +1,7 @@
 """Where a run continues."""
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -39,7 +40,8 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
 
     Raises:
         UserInputError: Not said although there is an earlier run, or the path does not exist.
-        CheckpointError: The checkpoint at the path does not verify, or none of the folder's does.
+        CheckpointError: The checkpoint at the path does not verify or its logs are shorter than it needs them, or that
+            holds for each of the folder's.
     """
     if resume == ANEW:
         return StartingPoint(checkpoint=None, is_own=False)
@@ -47,8 +49,9 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
         path = user_path(str(resume))
         if not path.is_dir():
             raise UserInputError(f"training.checkpoint.resume: no folder {path}; give a checkpoint, latest or none")
-        verify(path)
-        return StartingPoint(checkpoint=path, is_own=path.resolve().parent == store.folder.resolve())
+        is_own = path.resolve().parent == store.folder.resolve()
+        (partial(_check, folder) if is_own else verify)(path)
+        return StartingPoint(checkpoint=path, is_own=is_own)
     steps = store.steps()
     if steps and resume is None:
         raise UserInputError(
@@ -62,14 +65,23 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
             "anew with training.checkpoint.resume=none (the old run is kept in a folder previous-N), or choose another "
             "training.output_dir"
         )
-    checkpoint, rejected = store.latest()
+    checkpoint, rejected = store.latest(partial(_check, folder))
     if steps and checkpoint is None:
         listing = "\n  ".join(rejected)
         raise CheckpointError(
-            f"{folder.path}: none of its checkpoints is whole:\n  {listing}\n"
-            "start anew with training.checkpoint.resume=none (the old run is kept in a folder previous-N)"
+            f"{folder.path}: none of its checkpoints can be continued from:\n  {listing}\n"
+            "put back what is missing, or start anew with training.checkpoint.resume=none (the old run is kept in a "
+            "folder previous-N)"
         )
     return StartingPoint(checkpoint=checkpoint, is_own=True, notes=tuple(f"not used: {line}" for line in rejected))
+
+
+def _check(folder: OutputFolder, checkpoint: Path) -> None:
+    """See that a checkpoint of the folder is whole, and that the logs reach as far as it does."""
+    verify(checkpoint)
+    state, _ = TrainerState.read(checkpoint)
+    if gone := folder.what_is_gone(state.file_sizes):
+        raise CheckpointError(f"{checkpoint}: {gone}")
 
 
 def restore(job: Job, start: StartingPoint, allowed: Collection[str]) -> tuple[TrainerState, list[str]]:

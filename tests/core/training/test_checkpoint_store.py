@@ -8,7 +8,7 @@ import pytest
 
 from dlm.errors import CheckpointError
 from dlm.training.checkpoints.disk import check_room, disk_error
-from dlm.training.checkpoints.manifest import MANIFEST, verify
+from dlm.training.checkpoints.manifest import MANIFEST, digest, verify
 from dlm.training.checkpoints.publishing import publish, sweep
 from dlm.training.checkpoints.store import CheckpointStore
 
@@ -111,7 +111,8 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     saved(tmp_path, 2)
     manifest = tmp_path / "step-2" / MANIFEST
     content = json.loads(manifest.read_text(encoding="utf-8"))
-    manifest.write_text(json.dumps({**content, "format_version": 7}), encoding="utf-8")
+    newer = {"files": content["files"], "format_version": 7}
+    manifest.write_text(json.dumps({**newer, "sha256": digest(newer)}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="checkpoint format 7"):
         verify(tmp_path / "step-2")
 

@@ -1,13 +1,15 @@
-"""The manifest of a checkpoint: name, size and SHA-256 of every file, written last."""
+"""The manifest of a checkpoint: name, size and SHA-256 of every file, and its own SHA-256; written last."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from dlm.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+_OWN_DIGEST = "sha256"
 
 
 def write_manifest(folder: Path) -> None:
@@ -15,6 +17,7 @@ def write_manifest(folder: Path) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
     entries = {path.relative_to(folder).as_posix(): _entry(path) for path in files}
     content = {"format_version": FORMAT_VERSION, "files": entries}
+    content[_OWN_DIGEST] = digest(content)
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -25,14 +28,7 @@ def verify(folder: Path) -> None:
         CheckpointError: The manifest is missing, damaged or of a newer format, or a file is missing, was changed or
             does not belong to the checkpoint. The message names the folder and the reason.
     """
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, files = content["format_version"], dict(content["files"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no {MANIFEST}, so the checkpoint was never finished") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(f"{folder}: {MANIFEST} is damaged ({error})") from None
-    check_format(folder, version)
+    files = _listed(folder)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     for name in sorted(set(files) | present):
         if name not in present:
@@ -45,6 +41,28 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} cannot be read ({error.strerror})") from None
         if entry != files[name]:
             raise CheckpointError(f"{folder}: {name} differs from what was saved (size or SHA-256)")
+
+
+def _listed(folder: Path) -> dict[str, object]:
+    """The entries of the manifest, which is as it was written."""
+    try:
+        content = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        written = content.pop(_OWN_DIGEST, None)
+        # Manifests had no digest at first: then their keys are all that can be checked.
+        is_whole = content.keys() == {"format_version", "files"} if written is None else written == digest(content)
+        if not is_whole:
+            raise ValueError("it is not as it was written")
+        check_format(folder, content["format_version"])
+        return dict(content["files"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {MANIFEST}, so the checkpoint was never finished") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{folder}: {MANIFEST} is damaged ({error})") from None
+
+
+def digest(content: Mapping[str, object]) -> str:
+    """SHA-256 of what a manifest says, without the digest itself."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_format(folder: Path, version: object) -> None:

@@ -33,12 +33,16 @@ class CheckpointStore:
         names = (path.name.removeprefix(_PREFIX) for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir())
         return sorted(int(name) for name in names if name.isdigit())
 
-    def latest(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that verifies, and for each newer one that does not, the reason."""
+    def latest(self, check: Callable[[Path], None] = verify) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that passes the check, and for each newer one that does not, the reason.
+
+        Args:
+            check: raises a CheckpointError with the reason; by default it compares the files with the manifest.
+        """
         rejected = []
         for step in reversed(self.steps()):
             try:
-                verify(self.path(step))
+                check(self.path(step))
             except CheckpointError as error:
                 rejected.append(str(error))
             else:
