@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import filecmp
+import gc
 import os
 import re
 import statistics
@@ -85,6 +86,7 @@ class Bench:
 
     def clean_up(self) -> None:
         torch._dynamo.reset()
+        gc.collect()  # what accelerate prepared refers to itself
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
