@@ -21,7 +21,7 @@ def user_path(written: str | Path) -> Path:
     """
     text = str(written)
     if "\0" in text:
-        raise UserInputError(f"{text!r}: a path cannot hold a NUL character")
+        raise UserInputError(f"{text!r}: no such file: a path cannot hold a NUL character")
     expanded = os.path.expanduser(os.path.expandvars(text))
     unknown = _unknown_sign(text, expanded)
     if unknown is None or os.path.lexists(text):

@@ -39,7 +39,7 @@ def test_signs_are_filled_in(written: str | Path, meant: str) -> None:
         ("$NOT_SET/x", "$NOT_SET/x: the environment variable NOT_SET is not set; write the path out"),
         ("${NOT_SET}", "the environment variable NOT_SET is not set"),
         ("~nobody-of-that-name/x", "there is no home folder for ~nobody-of-that-name"),
-        ("a\0b", "'a\\x00b': a path cannot hold a NUL character"),
+        ("a\0b", "'a\\x00b': no such file: a path cannot hold a NUL character"),
     ],
 )
 def test_signs_that_stand_for_nothing_are_refused(written: str, problem: str) -> None:

@@ -112,7 +112,11 @@ def read_source(path: str | Path) -> Source:
         RunFileError: the file is missing, unreadable, too large, not UTF-8, not YAML, empty or not a mapping.
     """
     name = str(path)
-    text = _read_text(user_path(path), name)
+    try:
+        place = user_path(path)
+    except UserInputError as error:
+        raise RunFileError([str(error)]) from None
+    text = _read_text(place, name)
     try:
         document: Document = parse_yaml(text)
     except YamlError as error:

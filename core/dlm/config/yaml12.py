@@ -196,10 +196,15 @@ def _real(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
+def _text(text: str) -> str:
+    """Text whose escapes are put together: two halves of a character, as JSON writes them, are one; one is none."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
 _CONVERSIONS: dict[str, Callable[[str], Any]] = {
     "null": lambda text: None,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": _integer,
     "float": _real,
-    "str": str,
+    "str": _text,
 }

@@ -1,8 +1,9 @@
-"""Data sets of the Hugging Face hub: the only source that may reach the network."""
+"""Data sets of the library `datasets`: saved here with `save_to_disk`, or on the hub, which alone needs the network."""
 
 import copy
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -10,13 +11,16 @@ import attrs
 from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
 from dlm.errors import DataError
 
+_SPLITS_FILE = "dataset_dict.json"
+
 
 @attrs.frozen
 class DownloadedSource:
-    """A data set of the hub that has been downloaded: a ``datasets.Dataset``, backed by memory-mapped files."""
+    """A ``datasets.Dataset`` that is here, downloaded or saved: backed by memory-mapped files."""
 
     name: str
     dataset: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def num_records(self) -> int:
@@ -36,6 +40,7 @@ class StreamedSource:
 
     name: str
     dataset: Any
+    notes: tuple[str, ...] = attrs.field(default=(), init=False)
     num_records: None = attrs.field(default=None, init=False)
 
     def open(self, state: SourceState | None = None) -> RecordReader:
@@ -99,6 +104,32 @@ def load_from_hub(name: str, *, split: str, streaming: bool) -> Source:
             f"HF_HUB_OFFLINE. Built in and always there: python-docs"
         ) from error
     return StreamedSource(name, dataset) if streaming else DownloadedSource(name, dataset)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk`` of the library ``datasets``."""
+    one = all((folder / file).is_file() for file in ("state.json", "dataset_info.json"))
+    return one or (folder / _SPLITS_FILE).is_file()
+
+
+def load_from_disk(name: str, folder: Path, split: str) -> Source:
+    """Load a folder of which :func:`is_saved` holds.
+
+    Raises:
+        DataError: it cannot be read, or has no such split.
+    """
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:  # some dozen unrelated types
+        raise DataError(f"{name}: a folder of save_to_disk that cannot be read: {_reason(error)}") from error
+    splits = saved if (folder / _SPLITS_FILE).is_file() else {"train": saved}
+    if split not in splits:
+        raise DataError(f"{name}: no split {split!r} in this saved data set; splits here: {', '.join(splits)}")
+    others = [each for each in splits if each != split]
+    notes = (f"{name}: split {split} read, left out: {', '.join(others)}",) if others else ()
+    return DownloadedSource(name, splits[split], notes)
 
 
 def _reason(error: Exception) -> str:

@@ -1,12 +1,14 @@
 """Rows of a source as they were found: values, and where they stood."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 
 SourceState = dict[str, Any]
 """Where a reader stands in its source; can be written as JSON."""
+Tell = Callable[[str], None]
+"""Takes what a reader had to guess about a file, in a few words; the same words for the same guess."""
 
 
 @attrs.frozen
@@ -48,6 +50,11 @@ class Source(Protocol):
     @property
     def name(self) -> str:
         """How the user called it."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was guessed and left out, a line each; complete when all was read."""
         ...
 
     @property

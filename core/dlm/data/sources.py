@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import attrs
 
-from dlm.data.files import PACKAGE_PREFIX, find_files, is_local
-from dlm.data.hub import load_from_hub
-from dlm.data.readers import READERS
+from dlm.data.files import PACKAGE_PREFIX, find_files, is_local, path_of
+from dlm.data.hub import is_saved, load_from_disk, load_from_hub
+from dlm.data.readers import READERS, format_of
 from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
 from dlm.errors import DataError
 
@@ -19,23 +20,42 @@ class FileSource:
 
     name: str
     files: tuple[Path, ...]
+    left_out: str = ""
+    """Which files beside these are not read, in one line."""
+    guesses: dict[str, list[str]] = attrs.field(factory=dict, init=False, eq=False)
+    """What readers guessed, with the files where they did."""
     num_records: None = attrs.field(default=None, init=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """As :attr:`Source.notes`."""
+        told = (
+            f"{files[0]}{f' and {len(files) - 1:,} more' if len(files) > 1 else ''}: {guess}"
+            for guess, files in self.guesses.items()
+        )
+        return tuple(filter(None, (self.left_out, *told)))
 
     def open(self, state: SourceState | None = None) -> RecordReader:
         """Read from the start or from ``{"file": number, "row": number}``; rows before that are not parsed."""
-        return _FileReader(self.files, state or {"file": 0, "row": 0})
+        return _FileReader(self.files, state or {"file": 0, "row": 0}, self._note)
+
+    def _note(self, path: Path, guess: str) -> None:
+        files = self.guesses.setdefault(guess, [])
+        if str(path) not in files:
+            files.append(str(path))
 
 
 class _FileReader:
-    def __init__(self, files: tuple[Path, ...], state: SourceState) -> None:
+    def __init__(self, files: tuple[Path, ...], state: SourceState, note: Callable[[Path, str], None]) -> None:
         self._state = dict(state)
+        self._note = note
         self._records = self._read(files)
 
     def _read(self, files: tuple[Path, ...]) -> Iterator[Record]:
         for number in range(self._state["file"], len(files)):
             start = self._state["row"] if number == self._state["file"] else 0
             path = files[number]
-            for record in READERS[path.suffix.lower()](path, start):
+            for record in READERS[format_of(path)](path, start, partial(self._note, path)):
                 self._state = {"file": number, "row": record.origin.index + 1}
                 yield record
 
@@ -55,6 +75,7 @@ class MemorySource:
 
     name: str
     rows: tuple[Mapping[str, object], ...]
+    notes: tuple[str, ...] = attrs.field(default=(), init=False)
 
     @property
     def num_records(self) -> int:
@@ -101,10 +122,11 @@ def load_source(name: str, *, split: str = "train", streaming: bool = False) -> 
     Args:
         name: ``python-docs`` (the English language reference that comes with Python, one row per topic);
             a file, folder or pattern (``./texts``, ``data/*.jsonl``): txt (one document per file), json, jsonl, csv or
-            parquet; ``pkg://package/path`` for files of an installed package; anything else is a name on the
-            Hugging Face hub, with ``name:subset`` for a subset, and the only case that may reach the network.
-            Something that exists here under that name is never looked for on the hub.
-        split: name of the split; in folders the beginning of file or folder names.
+            parquet, also compressed; a folder that the library ``datasets`` saved; ``pkg://package/path`` for files of
+            an installed package; anything else is a name on the Hugging Face hub, with ``name:subset`` for a subset,
+            and the only case that may reach the network. Something that exists here under that name is never looked
+            for on the hub.
+        split: name of the split; in folders the whole name of a file or folder.
         streaming: hub only: do not download the whole data set first. Local files are always read as they come.
 
     Raises:
@@ -116,7 +138,9 @@ def load_source(name: str, *, split: str = "train", streaming: bool = False) -> 
             raise DataError(f"{name}: this sample has only the split 'train', not {split!r}")
         source = MemorySource(name, SAMPLES[name]())
     elif name.startswith(PACKAGE_PREFIX) or is_local(name):
-        source = FileSource(name, find_files(name, split))
+        folder = path_of(name)
+        found = None if is_saved(folder) else find_files(name, split)
+        source = FileSource(name, found.files, found.left_out) if found else load_from_disk(name, folder, split)
     else:
         source = load_from_hub(name, split=split, streaming=streaming)
     if next(source.open(), None) is None:

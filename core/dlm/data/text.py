@@ -9,6 +9,7 @@ import attrs
 
 from dlm.data.records import Record, Source
 from dlm.data.sources import first_records
+from dlm.data.text_files import TextError, check_unicode
 from dlm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,6 @@ class TextCounts:
     num_null: int = 0
     num_not_text: int = 0
     num_empty: int = 0
-    num_not_unicode: int = 0
     first_skipped: str = ""
     """Where the first row that was passed over stood, and why."""
 
@@ -88,7 +88,6 @@ class TextCounts:
             "null": self.num_null,
             "not text": self.num_not_text,
             "empty": self.num_empty,
-            "not valid Unicode": self.num_not_unicode,
         }
         skipped = ", ".join(f"{number} {reason}" for reason, number in reasons.items() if number)
         return f"{line}; passed over: {skipped} (first: {self.first_skipped})" if skipped else line
@@ -115,7 +114,7 @@ def text_of(record: Record, column: str, counts: TextCounts) -> str | None:
     """The text of a record, or None, and one more in the count of the reason.
 
     Raises:
-        DataError: the record could not be read.
+        DataError: the record could not be read, or its text is not valid Unicode.
     """
     if record.problem is not None:
         raise DataError(f"{record.origin}: {record.problem}; correct or remove this row")
@@ -127,9 +126,11 @@ def text_of(record: Record, column: str, counts: TextCounts) -> str | None:
         counts.num_not_text, reason = counts.num_not_text + 1, f"not text but {type(value).__name__}"
     elif not value.strip():
         counts.num_empty, reason = counts.num_empty + 1, "empty"
-    elif not is_unicode(value):
-        counts.num_not_unicode, reason = counts.num_not_unicode + 1, "not valid Unicode (a lone surrogate)"
     else:
+        try:
+            check_unicode(value)
+        except TextError as error:
+            raise DataError(f"{record.origin}: {column!r} is {error}; correct or remove this row") from error
         counts.num_texts += 1
         return value
     counts.first_skipped = counts.first_skipped or f"{record.origin}: {reason}"
@@ -139,7 +140,7 @@ def text_of(record: Record, column: str, counts: TextCounts) -> str | None:
 def is_unicode(text: str) -> bool:
     """Whether the text can be encoded: JSON lets lone surrogates through, tokenizers do not."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
+        check_unicode(text)
+    except TextError:
         return False
     return True

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from dlm.data.progress import with_progress
+from dlm.data.text_files import TextError, check_unicode
 from dlm.data.token_store import SPILL_BYTES, TokenStore, TokenWriter
 from dlm.errors import DataError
 
@@ -52,9 +53,9 @@ def encode_texts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> It
     like a mask.
 
     Raises:
-        DataError: the tokenizer writes the mask token for some text nevertheless.
+        DataError: a text that is not valid Unicode, or one for which the tokenizer writes the mask token nevertheless.
     """
-    for batch in _batches(texts):
+    for batch in _batches(map(_checked, texts)):
         pieces = [list(_pieces(text)) for text in batch]
         flat = [piece for group in pieces for piece in group]
         encoded = tokenizer(
@@ -70,6 +71,13 @@ def encode_texts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> It
             ids = np.concatenate([next(arrays) for _ in group])
             _refuse_masks(ids, tokenizer)
             yield ids
+
+
+def _checked(text: str) -> str:
+    try:
+        return check_unicode(text)
+    except TextError as error:
+        raise DataError(f"the text {text[:40]!r} is {error}") from error
 
 
 def _refuse_masks(ids: NDArray[np.int32], tokenizer: PreTrainedTokenizerBase) -> None:

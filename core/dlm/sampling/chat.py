@@ -8,7 +8,7 @@ from dlm.data.conversations.rendering import PlainRendering
 from dlm.data.conversations.turns import Conversation, Turn
 from dlm.errors import UserInputError
 from dlm.sampling.api import GenerateState
-from dlm.sampling.prompts import check_no_mask, shortened
+from dlm.sampling.prompts import check_prompt, shortened
 from dlm.sampling.session import Batch, Job, Session
 
 
@@ -36,7 +36,7 @@ class Chat:
         """
         if not text.strip():
             raise UserInputError("say something")
-        check_no_mask(self.session.tokenizer, text)
+        check_prompt(self.session.tokenizer, text)
         self.turns.append(Turn("human", text))
         try:
             (batch,) = self.session.batches([self._job(text)], 1)

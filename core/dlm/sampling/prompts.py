@@ -1,14 +1,16 @@
 """Texts to token ids, and prompt files."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlm.data.compression import opened
 from dlm.data.conversations.chat_template import ChatTemplateRendering
 from dlm.data.conversations.rendering import PlainRendering, Rendering, encode_text
 from dlm.data.conversations.turns import Conversation, Turn
+from dlm.data.readers import format_of
+from dlm.data.text_files import TextError, check_unicode, numbered_lines, parse_json
 from dlm.errors import ModelError, UserInputError
 from dlm.user_paths import user_path
 
@@ -40,20 +42,21 @@ def prompt_ids(tokenizer: Any, text: str, rendering: Rendering | None) -> list[i
     Names of special tokens in it are text, as they were in training.
 
     Raises:
-        UserInputError: the prompt holds the mask token.
+        UserInputError: the prompt holds the mask token, or half a character.
     """
-    check_no_mask(tokenizer, text)
+    check_prompt(tokenizer, text)
     if rendering is None:
         return encode_text(text, tokenizer)
     return rendering.prompt(Conversation(turns=(Turn("human", text),)))
 
 
-def check_no_mask(tokenizer: Any, text: str) -> None:
-    """Refuse a text with the mask token in it.
+def check_prompt(tokenizer: Any, text: str) -> None:
+    """Refuse what cannot be a prompt.
 
     Raises:
-        UserInputError: there is one.
+        UserInputError: the mask token is in it, or it is not valid Unicode.
     """
+    _check_unicode(text, "prompt")
     if _MASKS.search(text) or (tokenizer.mask_token is not None and tokenizer.mask_token in text):
         raise UserInputError(f"prompt {shortened(text)!r} holds the mask token; gaps are filled in with --infill")
 
@@ -62,8 +65,9 @@ def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
     """The ids of a text with gaps: ``<|mask|>`` is one mask, ``<|mask:3|>`` three.
 
     Raises:
-        UserInputError: no gap, or one of length 0.
+        UserInputError: no gap, one of length 0, or a text that is not valid Unicode.
     """
+    _check_unicode(text, "infill")
     ids: list[int] = []
     end = 0
     for gap in _MASKS.finditer(text):
@@ -83,29 +87,35 @@ def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a file: one a line, or, in a ``.jsonl`` file, the texts under ``prompt``.
 
     Raises:
-        UserInputError: no such file, not UTF-8, no prompt in it, or a line that is not as it should be.
+        DataError: no such file, or not UTF-8, with the line.
+        UserInputError: no prompt in it, or a line that is not as it should be.
     """
-    try:
-        lines = user_path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserInputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    file_path = user_path(path)
+    with opened(file_path) as file:
+        numbered = list(numbered_lines(file, str(path)))
     if not numbered:
         raise UserInputError(f"{path}: no prompt in it; write one a line")
-    if Path(path).suffix != ".jsonl":
+    if format_of(file_path) != ".jsonl":
         return [line for _, line in numbered]
     return [_prompt_of(path, number, line) for number, line in numbered]
 
 
 def _prompt_of(path: str | Path, number: int, line: str) -> str:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserInputError(f"{path}:{number}: not JSON: {error.msg}") from error
-    prompt = value.get("prompt") if isinstance(value, dict) else value
-    if not isinstance(prompt, str):
-        raise UserInputError(f'{path}:{number}: expected {{"prompt": "..."}}')
-    return prompt
+        value = parse_json(line)
+        prompt = value.get("prompt") if isinstance(value, dict) else value
+        if not isinstance(prompt, str):
+            raise TextError('expected {"prompt": "..."}')
+        return check_unicode(prompt)
+    except TextError as error:
+        raise UserInputError(f"{path}:{number}: {error}") from error
+
+
+def _check_unicode(text: str, what: str) -> None:
+    try:
+        check_unicode(text)
+    except TextError as error:
+        raise UserInputError(f"{what} {shortened(text)!r}: {error}") from error
 
 
 def shortened(text: str, length: int = 40) -> str:

@@ -1,6 +1,6 @@
 """The data of a run: training steps, and batches to evaluate on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 import torch
@@ -21,7 +21,7 @@ from dlm.data.sources import load_source
 from dlm.data.split import sample_rows, split_rows
 from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
-from dlm.data.text import find_text_column, other_columns, read_texts
+from dlm.data.text import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
 from dlm.data.tokenization import eos_id_of, store_documents
 from dlm.errors import UserInputError
 
@@ -58,7 +58,7 @@ class PreparedData:
     summary: str
     unused: tuple[BadRow, ...] = ()
     """Rows of the source that were passed over, with the reasons."""
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     """What the user should know of how the data was read: a line each, said before anything is trained."""
 
 
@@ -96,7 +96,7 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         fingerprint=rows.fingerprint,
         summary=summary,
         unused=rows.unused if isinstance(rows, ConversationRows) else (),
-        notes=() if isinstance(rows, ConversationRows) else _column_notes(source, dataset),
+        notes=source.notes if isinstance(rows, ConversationRows) else _column_notes(source, dataset),
     )
 
 
@@ -128,8 +128,14 @@ def _texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
 
 
 def _column_notes(source: Source, dataset: DatasetConfig) -> tuple[str, ...]:
-    others = other_columns(source, find_text_column(source, dataset.text_column))
-    return (f"{source.name}: columns not used: {', '.join(others)}",) if others else ()
+    column = find_text_column(source, dataset.text_column)
+    others = other_columns(source, column)
+    is_guess = dataset.text_column is None and (others or column != PREFERRED_COLUMNS[0])
+    return (
+        *source.notes,
+        *((f"{source.name}: the text is in column {column!r}",) if is_guess else ()),
+        *((f"{source.name}: columns not used: {', '.join(others)}",) if others else ()),
+    )
 
 
 def _turn_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Everything a run consists of, put together."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import torch
@@ -36,7 +36,7 @@ class Job:
     folder: OutputFolder
     store: CheckpointStore
     data_summary: str
-    data_notes: tuple[str, ...]
+    data_notes: Sequence[str]
     unused_rows: tuple[BadRow, ...]
     num_steps: int
     way_on: str

@@ -1,6 +1,6 @@
 """The first training step as the model will see it, without a model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 from accelerate import Accelerator
@@ -65,7 +65,7 @@ class Preview:
     rows: tuple[PreviewRow, ...]
     unused: tuple[BadRow, ...]
     """What was dropped, and why."""
-    notes: tuple[str, ...]
+    notes: Sequence[str]
     """What the user should know of how the data was read."""
 
 

@@ -1,6 +1,7 @@
 """``dlm chat``: a conversation in the terminal."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def chat(system: str | None, watch: bool, **options: Any) -> None:
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         click.echo(HELP, err=True)
-    while (line := _read(is_terminal)) is not None:
+    for line in _typed_lines() if is_terminal else _piped_lines():
         command, _, rest = line.strip().partition(" ")
         if command == "/exit":
             return
@@ -50,16 +51,25 @@ def chat(system: str | None, watch: bool, **options: Any) -> None:
             _answer(conversation, line.strip(), watch)
 
 
-def _read(is_terminal: bool) -> str | None:
-    if not is_terminal:
-        return sys.stdin.readline() or None
+def _piped_lines() -> Iterator[str]:
+    from dlm.data.text_files import numbered_lines
+
+    # As bytes: the locale says nothing about the encoding of what is piped in.
+    for _, line in numbered_lines(sys.stdin.buffer, "standard input"):
+        yield line
+
+
+def _typed_lines() -> Iterator[str]:
     with suppress(ImportError):
         # Gives input() a history and editing keys; Windows does without.
         import readline  # noqa: F401
-    try:
-        return input("> ")
-    except EOFError:
-        return None
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+        except UnicodeDecodeError:
+            click.echo("dlm: what was typed is not in the encoding of the terminal; type it again", err=True)
 
 
 def _answer(conversation: "Chat", text: str, watch: bool) -> None:

@@ -52,15 +52,23 @@ def test_set_of_unreadable_rows_tells_the_first_reason(tmp_path):
 
 
 def test_rows_without_text_are_counted_and_reported(caplog):
-    rows = [{"text": value} for value in ("a", None, 3, "", " \n", "\ud800", ["a"], "b")]
+    rows = [{"text": value} for value in ("a", None, 3, "", " \n", ["a"], "b")]
     counts = TextCounts()
     assert list(read_texts(source_of(*rows, {}), "text", counts)) == ["a", "b"]
     found = (counts.num_rows, counts.num_texts, counts.num_null, counts.num_not_text, counts.num_empty)
-    assert found == (9, 2, 2, 2, 2)
-    assert counts.num_not_unicode == 1
-    assert counts.num_skipped == 7
+    assert found == (8, 2, 2, 2, 2)
+    assert counts.num_skipped == 6
     (message,) = caplog.messages
-    assert "passed over: 2 null, 2 not text, 2 empty, 1 not valid Unicode (first: a-set, row 1: null)" in message
+    assert "passed over: 2 null, 2 not text, 2 empty (first: a-set, row 1: null)" in message
+
+
+def test_half_a_character_is_an_error_that_says_where():
+    rows = [{"text": "a"}, {"text": "b \ud800"}]
+    message = (
+        r"a-set, row 1: 'text' is not valid Unicode: a lone surrogate \(\\ud800\) at character 3; correct or remove"
+    )
+    with pytest.raises(DataError, match=message):
+        list(read_texts(source_of(*rows), "text"))
 
 
 def test_nothing_is_reported_when_nothing_was_passed_over(caplog):

@@ -94,7 +94,7 @@ def test_each_line_of_a_file_is_read_or_has_a_problem(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("fuzz") / "rows.jsonl"
     path.write_bytes(b"\n".join(lines))
     expected = [line for line in path.read_bytes().split(b"\n") if line.strip()]
-    records = list(read_jsonl(path))
+    records = list(read_jsonl(path, 0, print))
     assert len(records) == len(expected)
     for record, line in zip(records, expected, strict=True):
         try:
