@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import attrs
 
 from dlm.config.run import RunConfig
-from dlm_plugins import KINDS, ChecksRun, RunComponents
+from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT
 from dlm_plugins.errors import Problem
 from dlm_plugins.problems import reason_of
 from dlm_plugins.registry import Registry
@@ -37,9 +38,34 @@ def run_components(config: RunConfig, registry: Registry) -> RunComponents:
     return attrs.evolve(run, names=names)
 
 
+def reason_against_shift(bias: AttentionBias) -> str | None:
+    """Why ``logit_shift`` cannot go with ``bias``, if it cannot.
+
+    The first position of a block would have to be predicted from the block before it, which it must not see. The last
+    given token is no way out: one hidden state would have to predict the first token of every block.
+    """
+    if not BLOCKS_ARE_INDEPENDENT.of(bias):
+        return None
+    return (
+        f"does not go with {type(bias).__name__}: the first token of a block would be predicted from the block before "
+        "it, which it must not see"
+    )
+
+
+def _against_shift(trained: AttentionBias, sampled: AttentionBias) -> Iterator[Problem]:
+    reason = reason_against_shift(trained)
+    if reason is not None:
+        yield Problem("model.logit_shift", f"{reason}; set it to false, or the bias to block_causal")
+    reason = reason_against_shift(sampled)
+    if reason is not None and sampled is not trained:
+        yield Problem("sampling.attention_bias", f"model.logit_shift {reason}; leave it null")
+
+
 def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem]:
     """What the components refuse, each at its own key."""
     run = run_components(config, registry)
+    if config.model.logit_shift:
+        yield from _against_shift(run.attention_bias, config.sampling.attention_bias or run.attention_bias)
     in_effect = {kind: getattr(run, kind) for kind in run.names}
     in_effect |= {"remasking": config.sampling.remasking, "optimizer": config.optim.optimizer}
     for kind, component in in_effect.items():

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dlm.data.batch import Batch
 from dlm_plugins import AttentionBias, SequenceLayout
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 
 
 def block_of(batch: Batch, block_length: int) -> Tensor:
@@ -27,6 +28,25 @@ def with_clean_copy(layout: SequenceLayout) -> SequenceLayout:
         document=layout.document.repeat(1, 2),
         is_clean=torch.cat((torch.zeros_like(layout.is_clean), torch.ones_like(layout.is_clean)), dim=1),
     )
+
+
+def shift_source(batch: Batch, layout: SequenceLayout, bias: AttentionBias) -> Tensor:
+    """Where the hidden state stands that predicts each position under ``logit_shift``: (B, L) int64.
+
+    It is the position before, as sampling finds it. The first of a text has none and predicts itself (as Dream does).
+    On [noisy | clean] rows the first of a block is predicted from the clean half (columns L to 2L - 1): in sampling the
+    block before it is finished. There every document is a text of its own; in a single copy a row is one text unless
+    documents are isolated.
+
+    Args:
+        layout: of the single copy.
+    """
+    column = torch.arange(layout.position.shape[1], device=layout.position.device).expand_as(layout.position)
+    if not NEEDS_CLEAN_COPY.of(bias):
+        return torch.where(batch.position_ids > 0, column - 1, column)
+    starts_block = layout.block != layout.block.roll(1, dims=1)
+    before = torch.where(starts_block, column - 1 + column.shape[1], column - 1)
+    return torch.where(layout.position > 0, before, column)
 
 
 def visibility(

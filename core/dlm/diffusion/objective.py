@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import NoisedBatch
-from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
+from dlm.diffusion.layout import shift_source, training_layout, visibility, with_clean_copy
 from dlm.diffusion.statistics import statistics_of
 from dlm.diffusion.view import BatchView
 from dlm.diffusion.vocabulary import Vocabulary
@@ -72,19 +72,13 @@ class DiffusionObjective(nn.Module):
     def _hidden(self, noised: NoisedBatch) -> Tensor:
         batch, ids, positions = noised.clean, noised.noisy_ids, noised.clean.position_ids
         layout = training_layout(batch, self._visibility.block_length)
+        source = shift_source(batch, layout, self._visibility.bias) if self._logit_shift else None
         if NEEDS_CLEAN_COPY.of(self._visibility.bias):
             ids, positions = torch.cat((ids, batch.input_ids), dim=1), positions.repeat(1, 2)
             layout = with_clean_copy(layout)
         mask = self._visibility.mask(self.body, layout, batch)
         output = self.body(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        hidden_BLH: Tensor = output.last_hidden_state[:, : batch.input_ids.shape[1]]
-        return shifted(hidden_BLH, positions[:, : batch.input_ids.shape[1]]) if self._logit_shift else hidden_BLH
-
-
-def shifted(hidden_BLH: Tensor, position_ids: Tensor) -> Tensor:
-    """Hidden states that predict each position under ``logit_shift``: those of the position before.
-
-    The first position of a sequence has none before it and predicts itself (as Dream does).
-    """
-    index = torch.arange(hidden_BLH.shape[1], device=hidden_BLH.device) - (position_ids > 0).long()  # (B, L)
-    return hidden_BLH.gather(1, index[:, :, None].expand_as(hidden_BLH))
+        hidden: Tensor = output.last_hidden_state
+        if source is None:
+            return hidden[:, : batch.input_ids.shape[1]]
+        return hidden.gather(1, source[:, :, None].expand(-1, -1, hidden.shape[2]))

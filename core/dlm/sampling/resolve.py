@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.config.components import FULL_ATTENTION
+from dlm.config.components import FULL_ATTENTION, reason_against_shift
 from dlm.config.sampling import SamplingSettings
 from dlm.errors import ModelError, UserInputError
 from dlm.sampling.arguments import component
@@ -69,7 +69,7 @@ def resolve(model: Any, input_ids: Tensor, settings: SamplingSettings, row_keys:
         # Only the model's own attention knows where its blocks began.
         blocks_from_start=settings.attention_bias is None and getattr(config, "block_origin", None) == "document",
         remasker=settings.remasking,
-        bias=_own_bias(config) if settings.attention_bias is None else settings.attention_bias,
+        bias=_bias(config, settings.attention_bias),
         temperature=float(settings.temperature),
         cfg_scale=float(settings.cfg_scale),
         seed=settings.seed,
@@ -171,10 +171,12 @@ def _block_length(config: Any, wanted: int | None, prompt_length: int, gen_lengt
     return max(prompt_length + gen_length, 1) if own is None else int(own)
 
 
-def _own_bias(config: Any) -> AttentionBias:
-    bias: AttentionBias = component(
-        "attention_bias", getattr(config, "attention_bias_component", None) or FULL_ATTENTION
-    )
+def _bias(config: Any, wanted: AttentionBias | None) -> AttentionBias:
+    own = getattr(config, "attention_bias_component", None) or FULL_ATTENTION
+    bias: AttentionBias = component("attention_bias", own) if wanted is None else wanted
+    reason = reason_against_shift(bias) if getattr(config, "logit_shift", False) else None
+    if reason is not None:
+        raise UserInputError(f"attention_bias: the model's logit_shift {reason}; use full or block_causal")
     return bias
 
 

@@ -105,6 +105,10 @@ RULES = [
     ({"model.tokenizer": {"train": {"vocab_size": 300}}}, "model.tokenizer: a new tokenizer does not fit"),
     ({"training.mixed_precision": "fp16", "model.dtype": "bfloat16"}, "training.mixed_precision: fp16 needs"),
     (
+        {"model.logit_shift": True, "training.block_attention": {"enabled": True, "bias": "block", "block_length": 4}},
+        "model.logit_shift: does not go with BlockAttention",
+    ),
+    (
         {"training.block_attention": {"enabled": True, "block_length": 64}, "dataset.max_length": 32},
         "training.block_attention.block_length: must be at most dataset.max_length (32), not 64",
     ),
