@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dlm.config.sampling import SamplingArguments, SamplingSettings
 from dlm.sampling.arguments import settings_of
+from dlm.sampling.blind import warn_of_blind_blocks
 from dlm.sampling.caching import choose_way
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
@@ -122,6 +123,7 @@ def denoise(
         dtype=torch.promote_types(decoder.dtype, torch.float32),
         blocks_from_start=resolved.blocks_from_start,
     )
+    warn_of_blind_blocks(canvas, resolved)
     way = choose_way(settings.cache, Runner(decoder=decoder, canvas=canvas, cfg_scale=resolved.cfg_scale))
     waves = plan(canvas, resolved.steps, side_by_side=way.side_by_side)
     return _states(Loop(decoder=decoder, canvas=canvas, forward=way.forward, settings=resolved), waves, way.cache)

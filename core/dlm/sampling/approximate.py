@@ -4,10 +4,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.sampling.cached import columns_of
 from dlm.sampling.decoder import Masks
 from dlm.sampling.forward import Runner, layout_of
-from dlm.sampling.plan import Stage
+from dlm.sampling.plan import Stage, columns_of
 from dlm.sampling.store import KeyValueStore
 
 
@@ -55,9 +54,8 @@ class StaleForward:
         window = slice(0, runner.canvas.ids.shape[1]) if is_whole else self._window
         self._store.write_at = window.start
         hidden = runner.run(window, self._whole if is_whole else self._partial, None, self._store)
-        at_index = (at_column - window.start - runner.decoder.shift).clamp(min=0)
         everyone = torch.arange(len(runner.canvas.ids), device=rows.device)
-        return runner.pick(hidden, everyone, at_row, at_index)
+        return runner.pick(hidden, everyone, at_row, at_column - window.start)
 
     def end(self, wave: list[Stage]) -> None:
         """The next block begins with a whole forward."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dlm.sampling.decoder import Masks
 from dlm.sampling.forward import Runner, layout_of, layout_with_clean
-from dlm.sampling.plan import Stage
+from dlm.sampling.plan import Stage, columns_of
 from dlm.sampling.store import KeyValueStore
 from dlm_plugins import SequenceLayout
 
@@ -57,11 +57,9 @@ class CachedForward:
         subset = runner.subset(rows)
         hidden = runner.run(self._window, self._masks, subset, self._store_of(subset))
         at_index = at_column - self._window.start
-        if runner.decoder.shift:
-            # Index 0 now is the position before the window. A canvas without prompt has none: there a first position
-            # is predicted from its own hidden state.
-            before = hidden[:, :1] if self._before is None else self._before[self._with_copies(rows)]
-            hidden = torch.cat((before, hidden), dim=1)
+        if runner.decoder.shift and self._before is not None:
+            hidden = torch.cat((self._before[self._with_copies(rows)], hidden), dim=1)
+            at_index = at_index + 1
         return runner.pick(hidden, rows, at_row, at_index)
 
     def end(self, wave: list[Stage]) -> None:
@@ -104,11 +102,8 @@ class IndependentBlocksForward(CachedForward):
     """
 
     def window_of(self, wave: list[Stage]) -> slice:
-        """The active blocks; with a shift also the block before, whose last hidden state predicts their first token."""
-        start, stop = columns_of(wave)
-        if self._runner.decoder.shift:
-            start = max(start - self._runner.canvas.block_length, self._num_prompt)
-        return slice(start, stop)
+        """The active blocks."""
+        return slice(*columns_of(wave))
 
 
 class BlockCausalForward(CachedForward):
@@ -136,10 +131,3 @@ class BlockCausalForward(CachedForward):
         columns = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
         self._run_once(self._window, layout_with_clean(canvas, (columns < self._window.stop)[None] & canvas.real))
         self._num_kept = self._window.stop
-
-
-def columns_of(wave: list[Stage]) -> tuple[int, int]:
-    """First column of a wave's blocks, and the one after their last."""
-    start = min(int(stage.columns[:, 0].min()) for stage in wave)
-    stop = max(int(stage.columns[stage.valid].max()) for stage in wave) + 1
-    return start, stop

@@ -129,11 +129,7 @@ def _take_the_same_path(canvas: Canvas) -> bool:
 
 def _reason_against_side_by_side(runner: Runner) -> str | None:
     bias = runner.decoder.bias
-    if not BLOCKS_ARE_INDEPENDENT.of(bias):
-        return f"under {type(bias).__name__} blocks see each other"
-    if runner.decoder.shift:
-        return "with logit_shift the first token of a block is predicted from the block before"
-    return None
+    return None if BLOCKS_ARE_INDEPENDENT.of(bias) else f"under {type(bias).__name__} blocks see each other"
 
 
 def _refuse(name: str, reason: str | None) -> None:

@@ -89,6 +89,13 @@ class Canvas:
         """(B, T) bool: positions that still wait for a token."""
         return self.writable & (self.ids == self.mask_id)
 
+    def source_of(self, at_row: Tensor, at_column: Tensor, shift: int) -> Tensor:
+        """(N,) int64: columns whose hidden states predict N positions, each ``shift`` (0 or 1) before.
+
+        The first position of a text has none before it and is predicted from its own.
+        """
+        return at_column - shift * (self.position[at_row, at_column] > 0).long()
+
 
 def _real(input_ids: Tensor, attention_mask: Tensor | None, *, may_pad_right: bool) -> Tensor:
     if attention_mask is None:

@@ -70,11 +70,16 @@ class Decoder:
         visible = torch.ones(1, ids.shape[1], store.read_to, dtype=torch.bool, device=ids.device)
         return attention_mask_for(visible, implementation=self.implementation, dtype=self.dtype)
 
+    @property
+    def biases(self) -> list[AttentionBias]:
+        """The bias of each layer."""
+        return [bias_of_layer(self.bias, index) for index in range(self.num_layers)]
+
     def masks(self, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> "Masks":
         """Attention masks of all layers for queries at columns (Q,) and keys at columns (K,) of the layout."""
         if not isinstance(self.bias, LayeredAttentionBias):
             return Masks(self._mask(self.bias, layout, queries, keys))
-        biases = [bias_of_layer(self.bias, index) for index in range(self.num_layers)]
+        biases = self.biases
         distinct: dict[AttentionBias, Tensor | None] = {
             bias: self._mask(bias, layout, queries, keys) for bias in dict.fromkeys(biases)
         }

@@ -23,12 +23,12 @@ class Forward(Protocol):
         ...
 
     def hidden(self, rows: Tensor, at_row: Tensor, at_column: Tensor) -> Tensor:
-        """Hidden states (N, H) that predict N positions, after one forward of some rows of the canvas.
+        """Hidden states (N, H) of N positions, after one forward of some rows of the canvas.
 
         Args:
             rows: (A,) int64, ascending: the rows that take part.
             at_row: (N,) int64: row of each position, one of ``rows``.
-            at_column: (N,) int64.
+            at_column: (N,) int64: in the active blocks; under a logit shift also just before one.
         """
         ...
 
@@ -103,9 +103,7 @@ class PlainForward:
         """See :class:`Forward`."""
         runner = self._runner
         hidden = runner.run(slice(None), self._masks, runner.subset(rows))
-        # No hidden state predicts a first position under a shift: it is predicted from its own.
-        at_index = (at_column - runner.decoder.shift).clamp(min=0)
-        return runner.pick(hidden, rows, at_row, at_index)
+        return runner.pick(hidden, rows, at_row, at_column)
 
     def end(self, wave: list[Stage]) -> None:
         """Nothing is kept."""

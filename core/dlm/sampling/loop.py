@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm.errors import UserInputError
+from dlm.sampling.blind import Ties
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.draws import BlockDraws
@@ -31,12 +32,14 @@ class Loop:
     canvas: Canvas
     forward: Forward
     settings: ResolvedSettings
+    _ties: Ties = attrs.field(init=False)
     _row_steps: Tensor = attrs.field(init=False)
     """(B,) int64: denoising steps each row has taken part in."""
     _ended: Tensor = attrs.field(init=False)
     """(B,) bool: rows whose text has come to its end."""
 
     def __attrs_post_init__(self) -> None:
+        self._ties = Ties(self.decoder, self.canvas)
         self._row_steps = torch.zeros_like(self.settings.row_keys)
         self._ended = torch.zeros_like(self.settings.row_keys, dtype=torch.bool)
 
@@ -48,6 +51,7 @@ class Loop:
                 return
             with torch.no_grad():
                 self.forward.begin(wave)
+                self._ties.begin(wave)
             for step in range(max(stage.num_steps for stage in wave)):
                 started = perf_counter()
                 if self._step(wave, step):
@@ -72,10 +76,12 @@ class Loop:
         ordinals = [
             stage.ordinal[:, None].expand_as(where)[where] for stage, where in zip(active, predicted, strict=True)
         ]
-        at_row, at_column = torch.cat(rows), torch.cat(columns)
+        at_row, at_column, ordinal = torch.cat(rows), torch.cat(columns), torch.cat(ordinals)
+        at_source = self.canvas.source_of(at_row, at_column, self.decoder.shift)
         members = torch.unique(torch.cat([stage.row for stage in active]))
+        hidden = self.forward.hidden(members, at_row, at_source)
         predictions = predict(
-            self.forward.hidden(members, at_row, at_column),
+            hidden,
             self.decoder.head,
             Tokens(mask_id=self.canvas.mask_id, suppressed=self.settings.suppressed),
             temperature=self.settings.temperature,
@@ -83,9 +89,10 @@ class Loop:
             step=step,
             keys=Keys(
                 row=self.settings.row_keys[at_row],
-                block=torch.cat(ordinals),
+                block=ordinal,
                 position=self.canvas.position[at_row, at_column],
             ),
+            leader=self._ties.leaders(at_row, at_source, ordinal, hidden),
         )
         start = 0
         for stage, where, own_columns in zip(active, predicted, columns, strict=True):

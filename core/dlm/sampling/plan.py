@@ -145,3 +145,10 @@ def _stage(canvas: Canvas, num_steps: int, tasks: Sequence[_Task]) -> Stage:
         num_steps=num_steps,
         is_planned=tuple((quota > 0).any(dim=0).tolist()),
     )
+
+
+def columns_of(wave: list[Stage]) -> tuple[int, int]:
+    """First column of a wave's blocks, and the one after their last."""
+    start = min(int(stage.columns[:, 0].min()) for stage in wave)
+    stop = max(int(stage.columns[stage.valid].max()) for stage in wave) + 1
+    return start, stop

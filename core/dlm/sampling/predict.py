@@ -46,26 +46,36 @@ class Predictions:
     hidden: Tensor
     head: nn.Linear
     tokens: Tokens
+    leader: Tensor | None
+    """(N,) int64: whose logits hold at each position, see :class:`dlm.sampling.blind.Ties`; None: each has its own."""
 
     def entropy(self) -> Tensor:
         """(N,) float32 or wider, in nats. Costs one more pass of the head."""
-        parts = [
-            torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
-            for _, logits in _chunks(self.hidden, self.head, self.tokens)
-        ]
+        parts = [torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1) for _, logits in self._chunks()]
         return torch.cat(parts) if parts else torch.zeros_like(self.log_probability)
 
     def margin(self) -> Tensor:
         """(N,) float32 or wider, in [0, 1]: first probability minus second. Costs one more pass of the head."""
         parts = []
-        for _, logits in _chunks(self.hidden, self.head, self.tokens):
+        for _, logits in self._chunks():
             first, second = logits.softmax(dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
             parts.append(first - second)
         return torch.cat(parts) if parts else torch.zeros_like(self.log_probability)
 
+    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        return _chunks(self.hidden, self.head, self.tokens, self.leader)
+
 
 def predict(
-    hidden: Tensor, head: nn.Linear, tokens: Tokens, *, temperature: float, seed: int, step: int, keys: Keys
+    hidden: Tensor,
+    head: nn.Linear,
+    tokens: Tokens,
+    *,
+    temperature: float,
+    seed: int,
+    step: int,
+    keys: Keys,
+    leader: Tensor | None = None,
 ) -> Predictions:
     """Candidates at N positions: the most probable id, or a draw from softmax(logits / temperature) by Gumbel-max.
 
@@ -74,7 +84,7 @@ def predict(
     """
     candidates = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
     log_probability = torch.empty(len(hidden), dtype=_exact(hidden.dtype), device=hidden.device)
-    for part, logits in _chunks(hidden, head, tokens):
+    for part, logits in _chunks(hidden, head, tokens, leader):
         normaliser = logits.logsumexp(dim=-1)
         logits[:, tokens.mask_id] = -torch.inf
         if temperature == 0.0:
@@ -93,16 +103,30 @@ def predict(
             best = logits.gather(1, chosen[:, None])[:, 0]
         candidates[part] = chosen
         log_probability[part] = best - normaliser
-    return Predictions(candidates=candidates, log_probability=log_probability, hidden=hidden, head=head, tokens=tokens)
+    return Predictions(
+        candidates=candidates,
+        log_probability=log_probability,
+        hidden=hidden,
+        head=head,
+        tokens=tokens,
+        leader=leader,
+    )
 
 
-def _chunks(hidden: Tensor, head: nn.Linear, tokens: Tokens) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(hidden: Tensor, head: nn.Linear, tokens: Tokens, leader: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
     size = max(1, _CHUNK_ELEMENTS // head.out_features)
+    last: Tensor | None = None
     for start in range(0, len(hidden), size):
         part = slice(start, min(start + size, len(hidden)))
         logits = _project(head, hidden[part]).to(_exact(hidden.dtype))
         if len(tokens.suppressed):
             logits[:, tokens.suppressed] = -torch.inf
+        if leader is not None:
+            # The same hidden state can give other bits in another row of a matrix product.
+            own = logits if last is None else torch.cat((last, logits))
+            first = start - len(own) + len(logits)
+            logits = own[(leader[part] - first).clamp(min=0)]
+            last = logits[-1:].clone()
         yield part, logits
 
 

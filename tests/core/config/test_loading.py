@@ -109,6 +109,10 @@ RULES = [
         "model.logit_shift: does not go with BlockAttention",
     ),
     (
+        {"model.logit_shift": True, "sampling.attention_bias": "block"},
+        "sampling.attention_bias: model.logit_shift does not go with BlockAttention",
+    ),
+    (
         {"training.block_attention": {"enabled": True, "block_length": 64}, "dataset.max_length": 32},
         "training.block_attention.block_length: must be at most dataset.max_length (32), not 64",
     ),

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlm.config.components import reason_against_shift
 from dlm.config.sampling import APPROXIMATE_CACHES
 from dlm.data.batch import Batch
 from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
@@ -33,7 +34,7 @@ EXACT = [name for name in CACHES if name not in ("auto", "off", *APPROXIMATE_CAC
 def padded_prompts(seed: int, num_rows: int, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
     prompt = torch.randint(0, 49, (num_rows, longest), generator=random)
-    pads = torch.randint(0, max(longest, 1), (num_rows, 1), generator=random)
+    pads = torch.randint(0, longest + 1, (num_rows, 1), generator=random)
     return prompt, (torch.arange(longest)[None] >= pads).long()
 
 
@@ -65,7 +66,8 @@ def sampling_settings(draw: st.DrawFn) -> dict[str, Any]:
     implementation=st.sampled_from(["sdpa", "eager"]),
     seed=st.integers(0, 3),
     rows=st.integers(1, 3),
-    longest=st.integers(1, 7),
+    longest=st.integers(0, 7),
+    shift=st.booleans(),
 )
 def test_exact_caches_change_no_token(
     frozen_model: Any,
@@ -76,9 +78,11 @@ def test_exact_caches_change_no_token(
     seed: int,
     rows: int,
     longest: int,
+    shift: bool,
 ) -> None:
-    # At least one token is given: in a canvas of nothing but masks all positions are equal, and every choice is a tie.
-    model = frozen_model(seed=seed, attn_implementation=implementation)
+    # With nothing given, all positions are equal, and every choice is a tie.
+    shift = shift and reason_against_shift(BIASES[bias]) is None
+    model = frozen_model(seed=seed, attn_implementation=implementation, logit_shift=shift)
     prompt, attention_mask = padded_prompts(seed, rows, longest)
     arguments = {"attention_mask": attention_mask, "attention_bias": BIASES[bias], **options}
     plain = generate(model, prompt, cache="off", **arguments)
@@ -87,25 +91,6 @@ def test_exact_caches_change_no_token(
     assert cached.cache != "off"
     assert cached.sequences.equal(plain.sequences)
     assert cached.log_probabilities.allclose(plain.log_probabilities, atol=1e-9)
-
-
-@pytest.mark.parametrize("bias", ["block", "block_causal"])
-def test_a_logit_shift_is_kept_by_the_caches(make_model: Any, bias: str) -> None:
-    model = make_model(seed=3, logit_shift=True)
-    for longest in (1, 5):
-        prompt, attention_mask = padded_prompts(1, 3, longest)
-        arguments: dict[str, Any] = {
-            "attention_mask": attention_mask,
-            "attention_bias": BIASES[bias],
-            "gen_length": 11,
-            "block_length": 4,
-            "steps": 11,
-            "cfg_scale": 0.5,
-        }
-        plain = generate(model, prompt, cache="off", **arguments)
-        cached = generate(model, prompt, cache="auto", **arguments)
-        assert cached.cache == "prompt"
-        assert cached.sequences.equal(plain.sequences)
 
 
 def test_finished_blocks_stay_right_where_blocks_in_between_were_given(make_model: Any) -> None:
@@ -143,19 +128,6 @@ def test_an_exact_cache_is_refused_where_it_is_not(model: Any, cache: str, bias:
         generate(model, torch.tensor([[1, 2, 3]]), gen_length=4, steps=4, attention_bias=bias, cache=cache)
 
 
-def test_side_by_side_is_refused_with_a_logit_shift(make_model: Any) -> None:
-    with pytest.raises(UserInputError, match="the block before"):
-        generate(
-            make_model(logit_shift=True),
-            torch.tensor([[1, 2, 3]]),
-            gen_length=4,
-            block_length=2,
-            steps=4,
-            attention_bias=BlockAttention(),
-            cache="side_by_side",
-        )
-
-
 def test_forwards_are_saved_side_by_side_and_counted(model: Any) -> None:
     arguments: dict[str, Any] = {"gen_length": 12, "block_length": 4, "steps": 12, "attention_bias": BlockAttention()}
     prompt = torch.tensor([[1, 2, 3]])
@@ -165,14 +137,21 @@ def test_forwards_are_saved_side_by_side_and_counted(model: Any) -> None:
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @settings(deadline=None, max_examples=15)
-@given(options=sampling_settings(), seed=st.integers(0, 3), rows=st.integers(1, 3), longest=st.integers(1, 7))
+@given(
+    options=sampling_settings(),
+    seed=st.integers(0, 3),
+    rows=st.integers(1, 3),
+    longest=st.integers(0, 7),
+    shift=st.booleans(),
+)
 def test_approximate_caches_are_exact_when_refreshed_at_every_step(
-    frozen_model: Any, cache: str, options: dict[str, Any], seed: int, rows: int, longest: int
+    frozen_model: Any, cache: str, options: dict[str, Any], seed: int, rows: int, longest: int, shift: bool
 ) -> None:
+    model = frozen_model(seed=seed, logit_shift=shift)
     prompt, attention_mask = padded_prompts(seed, rows, longest)
     arguments = {"attention_mask": attention_mask, **options}
-    plain = generate(frozen_model(seed=seed), prompt, **arguments)
-    fresh = generate(frozen_model(seed=seed), prompt, cache={"name": cache, "refresh_every": 1}, **arguments)
+    plain = generate(model, prompt, **arguments)
+    fresh = generate(model, prompt, cache={"name": cache, "refresh_every": 1}, **arguments)
     assert fresh.sequences.equal(plain.sequences)
 
 
