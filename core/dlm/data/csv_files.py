@@ -53,19 +53,18 @@ def _texts(lines: Iterable[bytes], path: Path) -> Iterator[str]:
 def _delimiter(lines: Sequence[str]) -> str:
     """The one by which the most of the first rows have as many fields, two at least, as the header; else a comma."""
 
-    def merit(delimiter: str) -> tuple[float, int]:
-        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    def merit(delimiter: str) -> float:
+        rows: list[list[str]] = []
+        try:
+            rows += filter(None, csv.reader(lines, delimiter=delimiter))
+        except csv.Error:
+            rows += [[], []]
         width = len(rows[0]) if rows else 0
         # The last row may go on beyond what is looked at.
         fitting = [len(row) == width for row in rows[1:-1] or rows[1:]]
-        return (sum(fitting) / len(fitting) if fitting else 1.0, width) if width > 1 else (0.0, 0)
+        return 0.0 if width < 2 else sum(fitting, 0.5) / (len(fitting) + 0.5)
 
-    try:
-        merits = {delimiter: merit(delimiter) for delimiter in _DELIMITERS}
-    except csv.Error:
-        return ","
-    # The first of equals: commas, if they do.
-    return max(_DELIMITERS, key=lambda delimiter: merits[delimiter][0]) if any(map(any, merits.values())) else ","
+    return max(_DELIMITERS, key=merit)  # the first of equals: commas
 
 
 def _check_header(header: Sequence[str], path: Path) -> None:
