@@ -41,6 +41,10 @@ class DatasetConfig:
     chat_template: bool = setting(
         "Render with the tokenizer's chat template instead of plainly. Fine-tuning only.", default=False
     )
+    reasoning: Literal["train", "drop"] = setting(
+        "Reasoning in answers (<think>, reasoning_content): train it with the answer, or drop it. Fine-tuning only.",
+        "train",
+    )
     long_rows: Literal["truncate_answer", "drop", "error"] = setting(
         "What happens to conversations longer than max_length. Fine-tuning only.", "truncate_answer"
     )

@@ -144,6 +144,7 @@ _KEYS_OF_MODE: dict[str, tuple[str, ...]] = {
         "dataset.train_on",
         "dataset.eos_padding",
         "dataset.chat_template",
+        "dataset.reasoning",
         "dataset.long_rows",
         "training.sft_noise",
     ),

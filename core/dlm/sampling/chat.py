@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from dlm.data.conversations.reasoning import gpt_turn
 from dlm.data.conversations.rendering import PlainRendering
 from dlm.data.conversations.turns import Conversation, Turn
 from dlm.errors import UserInputError
@@ -48,7 +49,7 @@ class Chat:
     def finish(self, batch: Batch, state: GenerateState) -> str:
         """Take in the finished answer, and return its text."""
         (result,) = self.session.results(batch, state)
-        self.turns.append(Turn("gpt", result.text))
+        self.turns.append(gpt_turn(result.text))
         self._num_answers += 1
         return result.text
 

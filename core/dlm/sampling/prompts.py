@@ -14,9 +14,9 @@ from dlm.data.text_files import TextError, check_unicode, numbered_lines, parse_
 from dlm.errors import ModelError, UserInputError
 from dlm.user_paths import user_path
 
-_RENDERINGS: Mapping[str, Callable[[Any], Rendering]] = {
-    "plain": PlainRendering,
-    "chat_template": ChatTemplateRendering,
+_RENDERINGS: Mapping[str, Callable[[Any, bool], Rendering]] = {
+    "plain": lambda tokenizer, _: PlainRendering(tokenizer),
+    "chat_template": lambda tokenizer, thinks: ChatTemplateRendering(tokenizer, thinks),
 }
 _MASKS = re.compile(r"<\|mask(?::(?P<count>\d+))?\|>")
 
@@ -33,7 +33,7 @@ def rendering_of(config: Any, tokenizer: Any) -> Rendering | None:
         return None
     if name not in _RENDERINGS:
         raise ModelError(f"the model's prompt_rendering is {name!r}; known are {', '.join(_RENDERINGS)}")
-    return _RENDERINGS[name](tokenizer)
+    return _RENDERINGS[name](tokenizer, bool(getattr(config, "prompt_thinking", False)))
 
 
 def prompt_ids(tokenizer: Any, text: str, rendering: Rendering | None) -> list[int]:

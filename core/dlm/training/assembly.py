@@ -1,5 +1,7 @@
 """From a checked configuration to a job that is ready to run."""
 
+from datetime import datetime
+
 import accelerate
 import torch
 import transformers
@@ -23,7 +25,7 @@ from dlm.training.building import (
 from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.data import PreparedData, prepare_data
 from dlm.training.evaluation import Evaluation
-from dlm.training.identity import identity_of
+from dlm.training.identity import CLOCK, identity_of
 from dlm.training.job import Job
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
@@ -75,8 +77,20 @@ def build_store(config: RunConfig) -> CheckpointStore:
     return CheckpointStore(user_path(config.training.output_dir) / "checkpoints", checkpoint.keep_last, pinned)
 
 
-def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_code: bool = False) -> Job:
+def assemble(
+    loaded: LoadedConfig,
+    accelerator: Accelerator,
+    *,
+    trust_remote_code: bool = False,
+    started: datetime | None = None,
+) -> Job:
     """Build everything a run needs. Nothing is written.
+
+    Args:
+        loaded: the configuration.
+        accelerator: of :func:`build_accelerator`.
+        trust_remote_code: whether code from the model's folder may run.
+        started: when the run was first started; None: now.
 
     Raises:
         DlmError: Model, tokenizer or data cannot be used.
@@ -90,7 +104,10 @@ def assemble(loaded: LoadedConfig, accelerator: Accelerator, *, trust_remote_cod
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
     model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code)
     weights = build_weights(config, model)
-    data = prepare_data(config, tokenizer, accelerator)
+    data = prepare_data(config, tokenizer, accelerator, started)
+    if config.training.mode == "sft":
+        # Whoever samples asks for reasoning where answers were trained with it.
+        model.config.prompt_thinking = data.has_reasoning
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
     components = run_components(config, registry)
     process = build_forward_process(config, components, registry, vocabulary)
@@ -196,6 +213,7 @@ def _identity(
     config = loaded.config
     facts: dict[str, object] = {
         "data_fingerprint": data.fingerprint,
+        CLOCK: data.clock,
         **weights.facts(),
         "num_processes": accelerator.num_processes,
         "optimizer_used": optimizer,

@@ -1,6 +1,8 @@
 """The data of a run: training steps, and batches to evaluate on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 import attrs
 import torch
@@ -11,6 +13,7 @@ from dlm.config import DatasetConfig, RunConfig
 from dlm.data.batch import Batch
 from dlm.data.collate import Collator
 from dlm.data.conversations.bad_rows import BadRow
+from dlm.data.conversations.clock import TemplateClock
 from dlm.data.conversations.formats import find_format, read_turns
 from dlm.data.conversations.rows import ConversationRows, conversation_rows
 from dlm.data.loader import StepLoader
@@ -60,6 +63,10 @@ class PreparedData:
     """Rows of the source that were passed over, with the reasons."""
     notes: Sequence[str] = ()
     """What the user should know of how the data was read: a line each, said before anything is trained."""
+    has_reasoning: bool = False
+    """Whether answers are trained with reasoning before them."""
+    clock: str | None = None
+    """The time that the chat template printed; None where it prints none."""
 
 
 def read_training_texts(config: RunConfig) -> Iterator[str]:
@@ -68,8 +75,16 @@ def read_training_texts(config: RunConfig) -> Iterator[str]:
     return _TEXTS[config.training.mode](load_source(dataset.name, split=dataset.split), dataset)
 
 
-def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
+def prepare_data(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator, started: datetime | None = None
+) -> PreparedData:
     """Read, tokenize, pack and split the data set of a run.
+
+    Args:
+        config: of the run.
+        tokenizer: with a mask token.
+        accelerator: knows the processes.
+        started: when the run was first started, for chat templates that print the time; None: now.
 
     Raises:
         DataError: It cannot be found, read or used.
@@ -77,13 +92,13 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
     dataset, evaluation = config.dataset, config.evaluation
     if dataset.streaming:
         return _streamed(config, tokenizer, accelerator)
-    make_rows = _ROWS[config.training.mode]
+    make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
     source = load_source(dataset.name, split=dataset.split)
-    rows = make_rows(source, dataset, tokenizer)
+    rows = make_rows(source, dataset, tokenizer, clock)
     summary = rows.summary()
     held_out: Rows | None = None
     if evaluation.do_eval_loss and evaluation.split is not None:
-        held_out = make_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
+        held_out = make_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer, clock)
     elif evaluation.do_eval_loss:
         rows, held_out = split_rows(rows, evaluation.fraction, config.training.seed)
     collate, shape = collator(config, tokenizer, rows), step_shape(config, accelerator)
@@ -95,8 +110,8 @@ def prepare_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelera
         evaluation=None if held_out is None else _evaluation_batches(held_out, config, collate, shape),
         fingerprint=rows.fingerprint,
         summary=summary,
-        unused=rows.unused if isinstance(rows, ConversationRows) else (),
-        notes=source.notes if isinstance(rows, ConversationRows) else _column_notes(source, dataset),
+        clock=clock.now.isoformat() if clock.was_read else None,
+        **_told_of(rows, source, dataset),
     )
 
 
@@ -142,13 +157,24 @@ def _turn_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
     return read_turns(source, find_format(source, dataset.format))
 
 
-def _text_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
+def _text_rows(
+    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock | None = None
+) -> Rows:
     return text_rows(
         store_documents(_texts(source, dataset), tokenizer), max_length=dataset.max_length, pack=dataset.pack
     )
 
 
-def _conversation_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase) -> Rows:
+def _told_of(rows: Rows, source: Source, dataset: DatasetConfig) -> dict[str, Any]:
+    if not isinstance(rows, ConversationRows):
+        return {"notes": _column_notes(source, dataset)}
+    has_reasoning = rows.counts.num_reasoned_answers > 0
+    return {"unused": rows.unused, "notes": [*source.notes, *rows.unused_keys], "has_reasoning": has_reasoning}
+
+
+def _conversation_rows(
+    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
+) -> Rows:
     return conversation_rows(
         source,
         tokenizer,
@@ -158,6 +184,8 @@ def _conversation_rows(source: Source, dataset: DatasetConfig, tokenizer: PreTra
         train_on=dataset.train_on,
         eos_padding=dataset.eos_padding,
         long_rows=dataset.long_rows,
+        reasoning=dataset.reasoning,
+        clock=clock,
         skip_bad_rows=dataset.on_bad_row == "skip",
         pack=dataset.pack,
     )
@@ -206,7 +234,7 @@ _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
     "pretrain": _texts,
     "sft": _turn_texts,
 }
-_ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase], Rows]] = {
+_ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateClock], Rows]] = {
     "pretrain": _text_rows,
     "sft": _conversation_rows,
 }

@@ -18,6 +18,9 @@ _FREE = (
 """Sections of the run file that do not bear on the weights. The number of steps is among the facts where it does: most
 learning-rate schedules depend on it."""
 
+CLOCK = "template_clock"
+"""The fact that tells what time the chat template printed, when the run was first started."""
+
 ONLY_WARNS = ("num_threads", "device", "plugin_versions", "versions")
 """Facts that may change the last digits of a number, but not what is computed."""
 

@@ -1,6 +1,7 @@
 """Where a run continues."""
 
 from collections.abc import Collection
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import attrs
 from dlm.errors import CheckpointError, UserInputError
 from dlm.training.checkpoints.manifest import verify
 from dlm.training.checkpoints.store import CheckpointStore
-from dlm.training.identity import compare
+from dlm.training.identity import CLOCK, compare
 from dlm.training.job import Job
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_main
@@ -28,6 +29,8 @@ class StartingPoint:
     is_own: bool
     """Whether the run goes on with the logs that its output folder holds; otherwise they are set aside."""
     notes: tuple[str, ...] = ()
+    started: datetime = attrs.field(factory=datetime.now)
+    """When the run was first started: what chat templates print, so that its rows are the same whenever it goes on."""
 
 
 def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | None) -> StartingPoint:
@@ -51,7 +54,7 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
             raise UserInputError(f"training.checkpoint.resume: no folder {path}; give a checkpoint, latest or none")
         is_own = path.resolve().parent == store.folder.resolve()
         (partial(_check, folder) if is_own else verify)(path)
-        return StartingPoint(checkpoint=path, is_own=is_own)
+        return _from(path, is_own=is_own)
     steps = store.steps()
     if steps and resume is None:
         raise UserInputError(
@@ -73,7 +76,17 @@ def starting_point(folder: OutputFolder, store: CheckpointStore, resume: str | N
             "put back what is missing, or start anew with training.checkpoint.resume=none (the old run is kept in a "
             "folder previous-N)"
         )
-    return StartingPoint(checkpoint=checkpoint, is_own=True, notes=tuple(f"not used: {line}" for line in rejected))
+    notes = tuple(f"not used: {line}" for line in rejected)
+    if checkpoint is None:
+        return StartingPoint(checkpoint=None, is_own=True, notes=notes)
+    return _from(checkpoint, is_own=True, notes=notes)
+
+
+def _from(checkpoint: Path, *, is_own: bool, notes: tuple[str, ...] = ()) -> StartingPoint:
+    _, identity = TrainerState.read(checkpoint)
+    clock = identity.get(CLOCK)
+    started = datetime.fromisoformat(clock) if isinstance(clock, str) else datetime.now()
+    return StartingPoint(checkpoint=checkpoint, is_own=is_own, notes=notes, started=started)
 
 
 def _check(folder: OutputFolder, checkpoint: Path) -> None:

@@ -84,7 +84,7 @@ def _train(
     *,
     trust_remote_code: bool,
 ) -> int:
-    job = assemble(loaded, accelerator, trust_remote_code=trust_remote_code)
+    job = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
     state, notes = restore(job, start, allow_change)
     if job.is_main:
         write_file(job.folder.path / CONFIG, job.objects.config_text)

@@ -11,13 +11,15 @@ from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.conversations.formats import ConversationFormat
 from dlm.data.conversations.rendering import Rendered, Rendering
 from dlm.data.conversations.turns import BadRowError, Conversation
+from dlm.data.conversations.unused import UnusedKeys
 from dlm.data.records import Record
 
 TrainOn = Literal["each_answer", "last_answer"]
 EosPadding = Literal["first", "all", "none"]
 LongRows = Literal["truncate_answer", "drop", "error"]
+Reasoning = Literal["train", "drop"]
 
-_ANSWERS: Mapping[TrainOn, Callable[[Conversation], range]] = {
+_ANSWERS: Mapping[TrainOn, Callable[[Conversation], tuple[int, ...]]] = {
     "each_answer": lambda conversation: conversation.answers,
     "last_answer": lambda conversation: conversation.answers[-1:],
 }
@@ -30,6 +32,8 @@ class Example:
     ids: list[int]
     prompt_length: int
     is_truncated: bool = False
+    has_reasoning: bool = False
+    """Whether the answer begins with reasoning."""
     columns: Mapping[str, float] = attrs.field(factory=dict)
     """Numeric columns of the row it was made of."""
 
@@ -51,6 +55,10 @@ class ExampleCounts:
     num_dropped_answers: int = 0
     num_truncated_answers: int = 0
     """Used, but cut at the longest row."""
+    num_reasoned_answers: int = 0
+    """Used, with reasoning before the answer itself."""
+    num_context_answers: int = 0
+    """Not trained, because the row says so (``weight: 0``, ``train: false``); no part of ``num_answers``."""
     num_unanswered_turns: int = 0
     """Last turns of ``human`` without an answer; the turns before them were used."""
 
@@ -62,6 +70,10 @@ class ExampleCounts:
         )
         if self.num_truncated_answers:
             line += f", {self.num_truncated_answers:,} of them cut short"
+        if self.num_reasoned_answers:
+            line += f", {self.num_reasoned_answers:,} of them with reasoning"
+        if self.num_context_answers:
+            line += f"; {self.num_context_answers:,} more are context (weight 0)"
         if self.num_unanswered_turns:
             line += f"; {self.num_unanswered_turns:,} last turns had no answer"
         return line
@@ -87,11 +99,14 @@ class ExampleMaker:
     train_on: TrainOn = "each_answer"
     eos_padding: EosPadding = "first"
     long_rows: LongRows = "truncate_answer"
+    reasoning: Reasoning = "train"
     counts: ExampleCounts = attrs.field(factory=ExampleCounts)
     bad_rows: list[BadRow] = attrs.field(factory=list)
     """Rows that are no conversation."""
     too_long: list[BadRow] = attrs.field(factory=list)
     """Rows, or answers of rows, that are too long to be used."""
+    unused: UnusedKeys = attrs.field(factory=UnusedKeys)
+    """Columns, and keys of turns, that nobody reads."""
 
     def __call__(self, record: Record) -> list[Example]:
         """The examples of one record; none if it is bad or too long."""
@@ -104,20 +119,28 @@ class ExampleMaker:
             return []
         columns = numeric_columns(record)
         examples = [attrs.evolve(example, columns=columns) for example in self._fitting(rendered, record)]
-        self.counts.num_answers += len(rendered)
-        self.counts.num_used_answers += len(examples)
-        self.counts.num_dropped_answers += len(rendered) - len(examples)
-        self.counts.num_truncated_answers += sum(example.is_truncated for example in examples)
-        self.counts.num_unanswered_turns += len(conversation.turns) % 2
-        self.counts.num_used_rows += bool(examples)
-        self.counts.num_dropped_rows += not examples
+        counts = self.counts
+        counts.num_answers += len(rendered)
+        counts.num_used_answers += len(examples)
+        counts.num_dropped_answers += len(rendered) - len(examples)
+        counts.num_truncated_answers += sum(example.is_truncated for example in examples)
+        counts.num_reasoned_answers += sum(example.has_reasoning for example in examples)
+        counts.num_context_answers += sum(not conversation.turns[index].is_trained for index in conversation.answers)
+        counts.num_unanswered_turns += conversation.turns[-1].role != "gpt"
+        counts.num_used_rows += bool(examples)
+        counts.num_dropped_rows += not examples
         return examples
 
     def _rendered(self, record: Record) -> tuple[Conversation, list[Rendered]]:
         if record.problem is not None:
             raise BadRowError(record.problem)
-        conversation = self.format.parse(record.values)
-        answers = _ANSWERS[self.train_on](conversation)
+        conversation = self.format.parse(record.values, self.unused)
+        if self.reasoning == "drop":
+            conversation = conversation.without_reasoning()
+        answers = [index for index in _ANSWERS[self.train_on](conversation) if conversation.turns[index].is_trained]
+        if not answers:
+            raise BadRowError("no answer to train: each of them is context (weight 0, train false)")
+        self.unused.columns.update(dict.fromkeys(self.rendering.ignored(conversation)))
         return conversation, [self.rendering.answer(conversation, index) for index in answers]
 
     def _fitting(self, rendered: list[Rendered], record: Record) -> Iterator[Example]:
@@ -126,12 +149,12 @@ class ExampleMaker:
             end = parts.end[:-1] if self.eos_padding == "none" else parts.end
             ids = [*parts.prompt, *parts.answer, *end]
             if len(ids) <= self.max_length:
-                yield Example(ids, len(parts.prompt))
+                yield Example(ids, len(parts.prompt), has_reasoning=parts.has_reasoning)
                 continue
             reason = f"{len(ids)} tokens, but dataset.max_length is {self.max_length}"
             if len(parts.prompt) >= self.max_length:
                 reason = f"a prompt of {len(parts.prompt)} tokens leaves no room for its answer: {reason}"
             elif self.long_rows == "truncate_answer":
-                yield Example(ids[: self.max_length], len(parts.prompt), is_truncated=True)
+                yield Example(ids[: self.max_length], len(parts.prompt), True, parts.has_reasoning)
                 continue
             self.too_long.append(BadRow(record.origin, reason))

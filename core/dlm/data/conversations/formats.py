@@ -1,4 +1,4 @@
-"""The shapes conversations come in, one parser each."""
+"""The shapes conversations come in, one parser each, and which one a row has (ShareGPT, messages, Alpaca)."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -6,13 +6,15 @@ from typing import Any
 
 import attrs
 
-from dlm.data.conversations.turns import BadRowError, Conversation, Role, Turn, make_conversation, text_in
+from dlm.data.conversations.reasoning import FIELDS, read_answer
+from dlm.data.conversations.turn_lists import read_tools, read_turn_list
+from dlm.data.conversations.turns import BadRowError, Conversation, Turn, make_conversation, optional_text, text_in
+from dlm.data.conversations.unused import Fields, UnusedKeys
 from dlm.data.records import Source
 from dlm.data.sources import first_records
 from dlm.errors import DataError
 
-_ROLES: Mapping[str, Role] = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
-_SYSTEM = "system"
+_SYSTEM_COLUMNS = ("system", "system_prompt")
 _RESPONSES = ("response", "completion")
 _NUM_RECORDS_LOOKED_AT = 100
 
@@ -24,128 +26,164 @@ class ConversationFormat:
     description: str
     matches: Callable[[Collection[str]], bool]
     """Whether a row with these columns may be in this format."""
-    parse: Callable[[Mapping[str, Any]], Conversation]
-    """Raises :class:`BadRowError` with the reason."""
+    _parse: Callable[[Fields, UnusedKeys], Conversation]
+
+    def parse(self, values: Mapping[str, Any], unused: UnusedKeys | None = None) -> Conversation:
+        """The conversation in a row.
+
+        Args:
+            values: the row.
+            unused: takes note of keys that are not read.
+
+        Raises:
+            BadRowError: it is none; with the reason.
+        """
+        return self._parse(Fields(values), UnusedKeys() if unused is None else unused)
 
 
-def _turn_list(values: Mapping[str, Any], column: str, role_key: str, text_key: str) -> Conversation:
+def _turn_list(column: str) -> Callable[[Fields, UnusedKeys], Conversation]:
     """A list of turns, and the system text in a column of its own or as the first turn."""
-    items = values.get(column)
-    if not isinstance(items, (list, tuple)):
-        found = "missing or null" if items is None else f"not a list but {type(items).__name__}"
-        raise BadRowError(f"{column} is {found}")
-    system = _system_of(values)
-    turns = []
-    for number, item in enumerate(items, 1):
-        if not isinstance(item, Mapping):
-            raise BadRowError(f"turn {number} is not an object but {type(item).__name__}")
-        role = item.get(role_key)
-        if role == _SYSTEM and number == 1:
-            first = _optional_text(item.get(text_key), "the system turn")
-            if system is not None and first is not None and system != first:
-                raise BadRowError("two different system texts: in the column and in the first turn")
-            system = system or first
-        elif isinstance(role, str) and role in _ROLES:
-            turns.append(Turn(_ROLES[role], text_in(item.get(text_key), f"{text_key} of turn {number}")))
-        else:
-            known = ", ".join((*_ROLES, f"{_SYSTEM} (first turn only)"))
-            raise BadRowError(f"unknown role {_shortened(role)} in turn {number}; known are {known}")
-    return make_conversation(turns, system)
+
+    def parse(row: Fields, unused: UnusedKeys) -> Conversation:
+        first, turns, read = read_turn_list(row.get(column), column)
+        system = _system_of(row)
+        if system is not None and first is not None and system != first:
+            raise BadRowError("two different system texts: in the column and in the first turn")
+        conversation = make_conversation(turns, system or first, read_tools(row.get("tools")))
+        unused.add(row, read)
+        return conversation
+
+    return parse
 
 
-def _parse_conversations(values: Mapping[str, Any]) -> Conversation:
-    return _turn_list(values, "conversations", "from", "value")
+def _prompt_response(row: Fields, unused: UnusedKeys) -> Conversation:
+    column = next((name for name in _RESPONSES if name in row.values), _RESPONSES[0])
+    return _question_and_answer(text_in(row.get("prompt"), "prompt"), row, column, unused)
 
 
-def _parse_messages(values: Mapping[str, Any]) -> Conversation:
-    return _turn_list(values, "messages", "role", "content")
+def _instruction(row: Fields, unused: UnusedKeys) -> Conversation:
+    instruction = text_in(row.get("instruction"), "instruction")
+    extra = optional_text(row.get("input"), "input")
+    question = instruction if extra is None else f"{instruction}\n\n{extra}"
+    return _question_and_answer(question, row, "output", unused)
 
 
-def _parse_prompt_response(values: Mapping[str, Any]) -> Conversation:
-    column = next((name for name in _RESPONSES if name in values), _RESPONSES[0])
-    return _question_and_answer(text_in(values.get("prompt"), "prompt"), values, column)
+def _question_and_answer(question: str, row: Fields, column: str, unused: UnusedKeys) -> Conversation:
+    reasoning = {field: row.get(field) for field in FIELDS if row.has(field)}
+    answer = read_answer(text_in(row.get(column), column), reasoning, column)
+    turns = [*_history(row.get("history")), Turn("human", question), answer]
+    conversation = make_conversation(turns, _system_of(row), read_tools(row.get("tools")))
+    unused.add(row)
+    return conversation
 
 
-def _parse_instruction(values: Mapping[str, Any]) -> Conversation:
-    instruction = text_in(values.get("instruction"), "instruction")
-    extra = _optional_text(values.get("input"), "input")
-    return _question_and_answer(instruction if extra is None else f"{instruction}\n\n{extra}", values, "output")
+def _history(value: object) -> Iterator[Turn]:
+    """Earlier rounds: pairs of a question and its answer."""
+    if value is None:
+        return
+    if not isinstance(value, (list, tuple)):
+        raise BadRowError(f"history is not a list but {type(value).__name__}")
+    for number, pair in enumerate(value, 1):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise BadRowError(f"round {number} of history is no pair [question, answer]")
+        question, answer = f"question {number} of history", f"answer {number} of history"
+        yield Turn("human", text_in(pair[0], question))
+        yield read_answer(text_in(pair[1], answer), {}, answer)
 
 
-def _question_and_answer(question: str, values: Mapping[str, Any], column: str) -> Conversation:
-    answer = text_in(values.get(column), column)
-    return make_conversation([Turn("human", question), Turn("gpt", answer)], _system_of(values))
-
-
-def _system_of(values: Mapping[str, Any]) -> str | None:
-    return _optional_text(values.get(_SYSTEM), _SYSTEM)
-
-
-def _optional_text(value: object, what: str) -> str | None:
-    """None where there is nothing; empty texts are nothing."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    return text_in(value, what)
-
-
-def _shortened(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _system_of(row: Fields) -> str | None:
+    found = {name: optional_text(row.get(name), name) for name in _SYSTEM_COLUMNS if name in row.values}
+    texts = {text for text in found.values() if text is not None}
+    if len(texts) > 1:
+        raise BadRowError(f"two different system texts: in the columns {' and '.join(found)}")
+    return next(iter(texts), None)
 
 
 FORMATS: Mapping[str, ConversationFormat] = {
     "conversations": ConversationFormat(
         "conversations: a list of {from: human | gpt | system, value}",
         lambda columns: "conversations" in columns,
-        _parse_conversations,
+        _turn_list("conversations"),
     ),
     "messages": ConversationFormat(
         "messages: a list of {role: user | assistant | system, content}",
         lambda columns: "messages" in columns,
-        _parse_messages,
+        _turn_list("messages"),
     ),
     "prompt_response": ConversationFormat(
         "prompt and response (or completion)",
         lambda columns: "prompt" in columns and any(name in columns for name in _RESPONSES),
-        _parse_prompt_response,
+        _prompt_response,
     ),
     "instruction": ConversationFormat(
         "instruction, output and perhaps input",
         lambda columns: "instruction" in columns and "output" in columns,
-        _parse_instruction,
+        _instruction,
     ),
 }
-"""By the name in the run file. Each may have a column ``system``."""
+"""By the name in the run file. Each may have a column ``system`` (or ``system_prompt``), and ``tools``."""
+
+
+def formats_of(values: Mapping[str, Any]) -> list[str]:
+    """Names of the formats whose columns a row has, with something in them if there is one like that."""
+    row = Fields(values)
+    for columns in ([column for column in values if row.has(column)], list(values)):
+        fitting = [name for name, form in FORMATS.items() if form.matches(columns)]
+        if fitting:
+            return fitting
+    return []
+
+
+def _by_columns(row: Fields, unused: UnusedKeys) -> Conversation:
+    fitting = formats_of(row.values)
+    if len(fitting) == 1:
+        return FORMATS[fitting[0]].parse(row.values, unused)
+    columns = ", ".join(row.values) or "none"
+    if fitting:
+        raise BadRowError(f"its columns fit several formats ({', '.join(fitting)}); name one with dataset.format")
+    raise BadRowError(f"no conversation in any known format (columns: {columns})")
+
+
+ANY_FORMAT = ConversationFormat("each row in its own format", lambda _: True, _by_columns)
+"""Finds the format row by row, by the columns: one file may hold several."""
 
 
 def find_format(source: Source, wanted: str | None = None) -> ConversationFormat:
-    """The format of a data set, by name or read off the columns of its first rows.
+    """The format of a data set by name, or the one that each row has.
 
     Raises:
-        DataError: an unknown name, no format that fits, or several.
+        DataError: an unknown name, or first rows of which none, or one that is not to be decided, fits a format.
     """
     if wanted is not None:
         if wanted not in FORMATS:
             raise DataError(f"dataset.format: unknown format {wanted!r}; known are {', '.join(FORMATS)}")
         return FORMATS[wanted]
     records = first_records(source, _NUM_RECORDS_LOOKED_AT)
-    fitting = [name for name, form in FORMATS.items() if any(form.matches(record.values) for record in records)]
-    if len(fitting) == 1:
-        return FORMATS[fitting[0]]
+    fitting = [formats_of(record.values) for record in records]
     columns = ", ".join(dict.fromkeys(column for record in records for column in record.values)) or "none"
-    if fitting:
+    unclear = next((names for names in fitting if len(names) > 1), None)
+    if unclear is not None:
         raise DataError(
-            f"{source.name}: its columns fit several formats ({', '.join(fitting)}); name one with dataset.format "
+            f"{source.name}: its columns fit several formats ({', '.join(unclear)}); name one with dataset.format "
             f"(columns: {columns})"
         )
-    known = "; ".join(form.description for form in FORMATS.values())
-    raise DataError(f"{source.name}: no conversations in any known format (columns: {columns}). Known are: {known}")
+    if not any(fitting):
+        known = "; ".join(form.description for form in FORMATS.values())
+        raise DataError(f"{source.name}: no conversations in any known format (columns: {columns}). Known are: {known}")
+    return ANY_FORMAT
 
 
 def read_turns(source: Source, form: ConversationFormat) -> Iterator[str]:
-    """The texts of all turns, the system's too. Rows that are no conversation are left to whoever makes examples."""
+    """The texts of all turns, the system's and the reasoning too. Rows that are no conversation are left to whoever
+    makes examples."""
     for record in source.open():
         with contextlib.suppress(BadRowError):
             if record.problem is None:
                 conversation = form.parse(record.values)
-                yield from filter(None, (conversation.system, *(turn.text for turn in conversation.turns)))
+                yield from filter(None, (conversation.system, *_texts_of(conversation)))
+
+
+def _texts_of(conversation: Conversation) -> Iterator[str]:
+    for turn in conversation.turns:
+        yield turn.reasoning or ""
+        yield turn.text

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from dlm.data.conversations.bad_rows import BadRow, refuse
 from dlm.data.conversations.chat_template import ChatTemplateRendering
-from dlm.data.conversations.examples import EosPadding, ExampleCounts, ExampleMaker, LongRows, TrainOn
+from dlm.data.conversations.clock import TemplateClock
+from dlm.data.conversations.examples import EosPadding, ExampleCounts, ExampleMaker, LongRows, Reasoning, TrainOn
 from dlm.data.conversations.formats import find_format
 from dlm.data.conversations.packing import best_fit
 from dlm.data.conversations.rendering import PlainRendering, Rendering
@@ -58,6 +59,8 @@ class ConversationRows:
     counts: ExampleCounts
     unused: tuple[BadRow, ...]
     """Rows of the source, or answers of them, that were not used, in their order."""
+    unused_keys: tuple[str, ...] = ()
+    """A line on columns and keys that nobody read, if there are any."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -144,13 +147,17 @@ class ConversationRows:
         return f"{self.counts.summary()}; {len(self):,} {'packed ' if self.pack else ''}training rows, {how}"
 
 
-def rendering_of(tokenizer: PreTrainedTokenizerBase, *, chat_template: bool) -> Rendering:
-    """The way to render conversations that a run file asks for.
+def rendering_of(
+    tokenizer: PreTrainedTokenizerBase, *, chat_template: bool, clock: TemplateClock | None = None
+) -> Rendering:
+    """The way to render conversations that a run file asks for, with the time for templates that print it.
 
     Raises:
         DataError: the chat template is asked for, but the tokenizer has none.
     """
-    return ChatTemplateRendering(tokenizer) if chat_template else PlainRendering(tokenizer)
+    if not chat_template:
+        return PlainRendering(tokenizer)
+    return ChatTemplateRendering(tokenizer, clock=TemplateClock() if clock is None else clock)
 
 
 def conversation_rows(
@@ -163,6 +170,8 @@ def conversation_rows(
     train_on: TrainOn = "each_answer",
     eos_padding: EosPadding = "first",
     long_rows: LongRows = "truncate_answer",
+    reasoning: Reasoning = "train",
+    clock: TemplateClock | None = None,
     skip_bad_rows: bool = False,
     pack: bool = False,
 ) -> ConversationRows:
@@ -179,6 +188,8 @@ def conversation_rows(
             ``all``: as ``first``, and the collator continues the answer with it (``Collator.trained_padding_id``).
         long_rows: cut the answer at ``max_length``, drop the example, or refuse the data set. A prompt that leaves no
             room for an answer is dropped in the first two cases.
+        reasoning: train what an answer thinks before it (``<think>``, ``reasoning_content``), or leave it out.
+        clock: the time for chat templates that print it; None: now.
         skip_bad_rows: go on without rows that are no conversation, instead of refusing the data set.
         pack: put several examples into a row (best fit); they must then be isolated from each other.
 
@@ -189,16 +200,18 @@ def conversation_rows(
         raise DataError("dataset.eos_padding: all trains the padding behind each answer, and packed rows have none")
     maker = ExampleMaker(
         format=find_format(source, format_name),
-        rendering=rendering_of(tokenizer, chat_template=chat_template),
+        rendering=rendering_of(tokenizer, chat_template=chat_template, clock=clock),
         max_length=max_length,
         train_on=train_on,
         eos_padding=eos_padding,
         long_rows=long_rows,
+        reasoning=reasoning,
     )
     store = _store_examples(source, maker)
     unused = _checked_unused(source.name, maker, skip_bad_rows=skip_bad_rows)
     nothing = np.zeros(0, np.int64)
-    empty = ConversationRows(store, nothing, nothing, max_length, pack, maker.counts, unused)
+    keys = maker.unused.lines(source.name, used=() if pack else store.columns)
+    empty = ConversationRows(store, nothing, nothing, max_length, pack, maker.counts, unused, keys)
     return _rows_of(empty, np.arange(len(store.prompt_lengths)))
 
 

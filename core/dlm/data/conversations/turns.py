@@ -1,13 +1,13 @@
-"""A conversation that is known to be in order."""
+"""A conversation that is known to be in order: who spoke, what is trained, reasoning, tools and their calls."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import attrs
 
 from dlm.data.text import is_unicode
 
-Role = Literal["human", "gpt"]
+Role = Literal["human", "gpt", "tool"]
 
 
 class BadRowError(Exception):
@@ -20,22 +20,38 @@ class Turn:
 
     role: Role
     text: str
+    """Empty only where a tool is called, or answers with nothing."""
+    reasoning: str | None = None
+    """What ``gpt`` thought before it answered."""
+    is_trained: bool = True
+    """False for an answer that is context only."""
+    fields: Mapping[str, Any] = attrs.field(factory=dict)
+    """What else a chat template reads of it: ``tool_calls`` of ``gpt``; ``name`` and ``tool_call_id`` of ``tool``."""
 
 
 @attrs.frozen
 class Conversation:
-    """Turns that alternate, starting with ``human``; at least one is answered."""
+    """Turns that alternate, starting with ``human``; at least one is answered. Between an answer that calls tools and
+    the next one stand the turns of the tools."""
 
     turns: tuple[Turn, ...]
     system: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Definitions of the tools that may be called."""
 
     @property
-    def answers(self) -> range:
+    def answers(self) -> tuple[int, ...]:
         """Indices of the turns of ``gpt``."""
-        return range(1, len(self.turns), 2)
+        return tuple(index for index, turn in enumerate(self.turns) if turn.role == "gpt")
+
+    def without_reasoning(self) -> "Conversation":
+        """The same with nothing but the answers themselves."""
+        return attrs.evolve(self, turns=tuple(attrs.evolve(turn, reasoning=None) for turn in self.turns))
 
 
-def make_conversation(turns: Sequence[Turn], system: str | None) -> Conversation:
+def make_conversation(
+    turns: Sequence[Turn], system: str | None, tools: Sequence[Mapping[str, Any]] = ()
+) -> Conversation:
     """Check the turns and put them together.
 
     Raises:
@@ -43,13 +59,22 @@ def make_conversation(turns: Sequence[Turn], system: str | None) -> Conversation
     """
     if not turns:
         raise BadRowError("no turns")
+    expected: tuple[Role, ...] = ("human",)
     for index, turn in enumerate(turns):
-        expected = "gpt" if index % 2 else "human"
-        if turn.role != expected:
-            raise BadRowError(f"turn {index + 1} is from {turn.role}, expected {expected}: turns must alternate")
-    if len(turns) < 2:
+        if turn.role not in expected:
+            raise BadRowError(
+                f"turn {index + 1} is from {turn.role}, expected {' or '.join(expected)}: turns must alternate"
+            )
+        expected = _next_roles(turn)
+    if not any(turn.role == "gpt" for turn in turns):
         raise BadRowError("no answer: there is no turn of gpt")
-    return Conversation(tuple(turns), system)
+    return Conversation(tuple(turns), system, tuple(tools))
+
+
+def _next_roles(turn: Turn) -> tuple[Role, ...]:
+    if turn.role == "gpt":
+        return ("human", "tool") if "tool_calls" in turn.fields else ("human",)
+    return ("gpt",) if turn.role == "human" else ("gpt", "tool")
 
 
 def text_in(value: object, what: str) -> str:
@@ -71,3 +96,14 @@ def text_in(value: object, what: str) -> str:
     if not is_unicode(value):
         raise BadRowError(f"{what} is not valid Unicode (a lone surrogate)")
     return value
+
+
+def optional_text(value: object, what: str) -> str | None:
+    """As :func:`text_in`, with None where there is nothing; empty texts are nothing.
+
+    Raises:
+        BadRowError: it is something other than text.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return text_in(value, what)

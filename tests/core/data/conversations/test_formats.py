@@ -1,6 +1,6 @@
 import pytest
 
-from dlm.data.conversations.formats import FORMATS, find_format
+from dlm.data.conversations.formats import FORMATS, find_format, formats_of
 from dlm.data.conversations.turns import BadRowError, Conversation, Turn
 from dlm.errors import DataError
 
@@ -32,9 +32,9 @@ def messages(*pairs):
     ],
 )
 def test_format_is_found_and_read(source_of, name, row, expected):
-    found = find_format(source_of(row))
-    assert found is FORMATS[name] is find_format(source_of({"other": 1}), name)
-    assert found.parse(row) == Conversation((QUESTION, ANSWER), expected)
+    assert formats_of(row) == [name]
+    for found in (find_format(source_of(row)), find_format(source_of({"other": 1}), name)):
+        assert found.parse(row) == Conversation((QUESTION, ANSWER), expected)
 
 
 def test_input_of_an_instruction_follows_it():
@@ -59,7 +59,7 @@ def test_columns_of_no_format_are_listed(source_of):
 
 def test_columns_of_two_formats_ask_for_a_name(source_of):
     with pytest.raises(DataError, match=r"several formats \(messages, prompt_response\).*dataset\.format"):
-        find_format(source_of({"messages": [], "prompt": "x", "response": "y"}))
+        find_format(source_of({"messages": [3], "prompt": "x", "response": "y"}))
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,16 @@ def test_columns_of_two_formats_ask_for_a_name(source_of):
         ({"conversations": turns(("human", "q"))}, "no answer"),
         ({"conversations": turns(("gpt", "a"))}, "turn 1 is from gpt, expected human"),
         ({"conversations": turns(("human", "q"), ("human", "q"))}, "turn 2 is from human, expected gpt"),
-        ({"conversations": turns(("human", "q"), ("tool", "a"))}, "unknown role 'tool' in turn 2"),
+        ({"conversations": turns(("human", "q"), ("narrator", "a"))}, "unknown role 'narrator' in turn 2"),
         ({"conversations": turns(("human", "q"), (None, "a"))}, "unknown role None in turn 2"),
         ({"conversations": turns(("human", "q"), (["gpt"], "a"))}, "unknown role ['gpt'] in turn 2"),
         ({"conversations": turns(("human", "q"), ("system", "a"))}, "unknown role 'system' in turn 2"),
-        ({"conversations": [{"from": "human"}]}, "value of turn 1 is missing or null"),
+        (
+            {"conversations": [{"from": "human", "text": "q"}]},
+            "turn 1 has the keys from, text; expected from and value, or role and content",
+        ),
+        ({"conversations": [{}]}, "turn 1 has the keys none; expected from and value, or role and content"),
+        ({"conversations": turns(("human", "q"), ("tool", "a"))}, "turn 2 is from tool, expected gpt"),
         ({"conversations": turns(("human", None), ("gpt", "a"))}, "value of turn 1 is missing or null"),
         ({"conversations": turns(("human", 3), ("gpt", "a"))}, "value of turn 1 is not text but int"),
         ({"conversations": turns(("human", {"a": 1}), ("gpt", "a"))}, "value of turn 1 is not text but dict"),

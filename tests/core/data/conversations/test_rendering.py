@@ -105,7 +105,7 @@ def test_template_that_rewrites_a_text_makes_a_bad_row(chat_tokenizer, conversat
     chat_tokenizer.chat_template = chat_tokenizer.chat_template.replace("| trim", "| replace('a', 'b')")
     rendering = ChatTemplateRendering(chat_tokenizer)
     assert chat_tokenizer.decode(rendering.answer(conversation("x", "y"), 1).answer) == "y"
-    with pytest.raises(BadRowError, match="rewrites the text of a assistant turn"):
+    with pytest.raises(BadRowError, match="rewrites the text of turn 2"):
         rendering.answer(conversation("x", "a"), 1)
 
 
