@@ -73,7 +73,7 @@ class ExampleCounts:
         if self.num_reasoned_answers:
             line += f", {self.num_reasoned_answers:,} of them with reasoning"
         if self.num_context_answers:
-            line += f"; {self.num_context_answers:,} more are context (weight 0)"
+            line += f"; {self.num_context_answers:,} more answers are context (weight 0)"
         if self.num_unanswered_turns:
             line += f"; {self.num_unanswered_turns:,} last turns had no answer"
         return line

@@ -166,17 +166,18 @@ class ChatTemplate:
     def _apply(self, request: Request, texts: Sequence[str], form: _Form | None = None) -> str:
         from jinja2 import TemplateError, TemplateSyntaxError
 
-        options: dict[str, Any] = {"tools": list(request.tools)} if request.tools else {}
+        tools: Any = [dict(tool) for tool in request.tools] or None
+        template = self.clock.written_into(self.tokenizer.get_chat_template(tools=tools))
         messages = list(_filled(request.messages, iter(texts), form or (lambda *parts: self._form(*parts))))
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     messages,
+                    tools,
+                    chat_template=template,
                     tokenize=False,
                     add_generation_prompt=request.asks,
                     enable_thinking=request.thinks,
-                    strftime_now=self.clock.strftime_now,
-                    **options,
                 )
             )
         except TemplateSyntaxError as error:

@@ -1,5 +1,7 @@
 """Shared inputs of the conversation tests."""
 
+import copy
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -26,17 +28,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def chat_tokenizer() -> PreTrainedTokenizerFast:
+def chat_tokenizer(shared_chat_tokenizer) -> PreTrainedTokenizerFast:
     """A new one each time, since tests change it."""
-    return make_chat_tokenizer()
+    return copy.deepcopy(shared_chat_tokenizer)
 
 
 @pytest.fixture(scope="session")
 def shared_chat_tokenizer() -> PreTrainedTokenizerFast:
-    return make_chat_tokenizer()
-
-
-def make_chat_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = train_tokenizer(read_texts(load_source("python-docs"), "text"), vocab_size=300)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.eos_token = "<|im_end|>"
