@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dlm.errors import UserInputError
+from dlm.sampling.inputs import check_attention_mask
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -56,10 +57,8 @@ class Canvas:
             blocks_from_start: blocks count from the start of the text, not from its first mask.
 
         Raises:
-            UserInputError: ids of another shape, a mask of another shape, padding in the middle.
+            UserInputError: a mask of another shape or with other values, padding in the middle.
         """
-        if input_ids.ndim != 2:
-            raise UserInputError(f"input_ids must be (rows, positions), not {tuple(input_ids.shape)}")
         real = _real(input_ids, attention_mask, may_pad_right=gen_length == 0)
         ids = torch.nn.functional.pad(input_ids.long(), (0, gen_length), value=mask_id)
         real = torch.nn.functional.pad(real, (0, gen_length), value=True)
@@ -100,10 +99,7 @@ class Canvas:
 def _real(input_ids: Tensor, attention_mask: Tensor | None, *, may_pad_right: bool) -> Tensor:
     if attention_mask is None:
         return torch.ones_like(input_ids, dtype=torch.bool)
-    if attention_mask.shape != input_ids.shape:
-        raise UserInputError(
-            f"attention_mask is {tuple(attention_mask.shape)}, input_ids are {tuple(input_ids.shape)}: they must match"
-        )
+    check_attention_mask(attention_mask, input_ids)
     real = attention_mask.to(device=input_ids.device, dtype=torch.bool)
     change = real.long().diff(dim=1)
     if bool(((change == 1).sum(dim=1) + real[:, :1].sum(dim=1) > 1).any()):

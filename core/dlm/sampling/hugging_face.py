@@ -11,6 +11,7 @@ from dlm.config.sampling import SamplingSettings
 from dlm.errors import UserInputError
 from dlm.sampling.api import GenerateOutput, GenerateState, denoise
 from dlm.sampling.arguments import settings_of
+from dlm.sampling.inputs import check_attention_mask, check_input_ids
 from dlm.sampling.resolve import gen_length_of
 from dlm_plugins.remasking import RESPECTS_QUOTA
 
@@ -44,15 +45,18 @@ def generate_like_transformers(
     ids = inputs if inputs is not None else input_ids
     if ids is None:
         raise UserInputError("generate needs the ids of a prompt: generate(input_ids) or generate(**tokenizer(...))")
+    check_input_ids(ids, model.config.get_text_config().vocab_size)
     unknown = sorted(set(options) - _OWN - _THEIRS)
     if unknown:
         raise UserInputError(f"{unknown[0]} means nothing to a diffusion language model; leave it out")
     options = {**_said_by(generation_config), **{key: value for key, value in options.items() if value is not None}}
     copies = options.get("num_return_sequences", 1)
     settings = _translated(model, ids, options)
-    ids, mask = ids.repeat_interleave(copies, dim=0), options.get("attention_mask")
+    mask = options.get("attention_mask")
     if mask is not None:
+        check_attention_mask(mask, ids)
         mask = mask.repeat_interleave(copies, dim=0)
+    ids = ids.repeat_interleave(copies, dim=0)
     states = denoise(model, ids, settings, attention_mask=mask, row_keys=options.get("row_keys"))
     streamer = options.get("streamer")
     if streamer is not None:

@@ -14,6 +14,7 @@ from dlm.config.components import FULL_ATTENTION, reason_against_shift
 from dlm.config.sampling import SamplingSettings
 from dlm.errors import ModelError, UserInputError
 from dlm.sampling.arguments import component
+from dlm.sampling.inputs import check_input_ids, check_row_keys
 from dlm_plugins import AttentionBias, Remasker
 
 DEFAULT_GEN_LENGTH = 128
@@ -52,9 +53,9 @@ def resolve(model: Any, input_ids: Tensor, settings: SamplingSettings, row_keys:
         UserInputError: a value that does not fit the model, or a prompt that does not fit its context.
         ModelError: a model that cannot be sampled from by unmasking.
     """
-    if input_ids.ndim != 2:
-        raise UserInputError(f"input_ids must be (rows, positions), not {tuple(input_ids.shape)}")
-    config, device = model.config, input_ids.device
+    config = model.config
+    check_input_ids(input_ids, config.get_text_config().vocab_size)
+    device = input_ids.device
     mask_id = mask_id_of(config, settings.mask_id)
     gen_length = gen_length_of(config, settings.gen_length, input_ids.shape[1])
     size = config.get_text_config().vocab_size
@@ -183,6 +184,5 @@ def _bias(config: Any, wanted: AttentionBias | None) -> AttentionBias:
 def _row_keys(num_rows: int, keys: Tensor | None, device: torch.device) -> Tensor:
     if keys is None:
         return torch.arange(num_rows, device=device)
-    if keys.shape != (num_rows,):
-        raise UserInputError(f"row_keys must be ({num_rows},), one for each row, not {tuple(keys.shape)}")
+    check_row_keys(keys, num_rows)
     return keys.to(device=device, dtype=torch.long)

@@ -260,6 +260,45 @@ def test_bad_arguments_are_refused_with_the_reason(model: Any, change: dict[str,
         generate(model, torch.tensor([[1, 2, 3]]), **arguments)
 
 
+IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_ids": [[1, 2, 3]]}, r"input_ids must be a tensor \(rows, positions\) of int64, not list"),
+        ({"input_ids": IDS.numpy()}, "not ndarray"),
+        ({"input_ids": "text"}, "not str"),
+        ({"input_ids": IDS[0]}, r"\(rows, positions\), not \(3,\)"),
+        ({"input_ids": IDS[:0]}, "no rows"),
+        ({"input_ids": IDS.double()}, "of int64, not of float64"),
+        ({"input_ids": IDS > 2}, "of int64, not of bool"),
+        ({"input_ids": IDS * 10}, "50 in row 1 at position 1 is outside the vocabulary, 0 to 49"),
+        ({"input_ids": IDS - 2}, "-1 in row 0 at position 0"),
+        ({"attention_mask": [[1, 1, 1]]}, "attention_mask must be a tensor .*, not list"),
+        ({"attention_mask": torch.ones(2, 4)}, r"attention_mask is \(2, 4\), input_ids are \(2, 3\)"),
+        ({"attention_mask": torch.zeros(2, 3) - torch.inf}, "1 at tokens and 0 at padding"),
+        ({"row_keys": [0, 1]}, r"row_keys must be a tensor \(2,\) of int64, not list"),
+        ({"row_keys": torch.arange(3)}, r"row_keys must be \(2,\), one for each row, not \(3,\)"),
+        ({"row_keys": torch.rand(2)}, "not of float32"),
+    ],
+)
+def test_what_is_no_batch_of_ids_is_refused_with_what_was_expected(
+    model: Any, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserInputError, match=message):
+        generate(model, **{"input_ids": IDS, "gen_length": 4, "steps": 4, **change})
+    with pytest.raises(UserInputError, match=message):
+        model.generate(**{"input_ids": IDS, "max_new_tokens": 4, **change})
+
+
+def test_narrower_integers_and_masks_of_any_dtype_are_taken(model: Any) -> None:
+    arguments: dict[str, Any] = {"gen_length": 4, "steps": 4}
+    plain = generate(model, IDS, **arguments).sequences
+    for mask in (torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)):
+        assert generate(model, IDS.to(torch.int32), attention_mask=mask, **arguments).sequences.equal(plain)
+
+
 def test_models_that_cannot_unmask_are_refused(make_model: Any) -> None:
     prompt = torch.tensor([[1, 2, 3]])
     model = make_model()
