@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from dlm.data.file_identity import identity_of_files
 from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
 from dlm.errors import DataError
 
@@ -20,6 +21,7 @@ class DownloadedSource:
 
     name: str
     dataset: Any
+    identity: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -40,6 +42,7 @@ class StreamedSource:
 
     name: str
     dataset: Any
+    identity: str
     notes: tuple[str, ...] = attrs.field(default=(), init=False)
     num_records: None = attrs.field(default=None, init=False)
 
@@ -96,14 +99,18 @@ def load_from_hub(name: str, *, split: str, streaming: bool) -> Source:
         datasets.disable_progress_bars()
     path, _, subset = name.partition(":")
     try:
-        dataset = datasets.load_dataset(path, subset or None, split=split, streaming=streaming)
+        builder = datasets.load_dataset_builder(path, subset or None)
+        identity = f"revision {builder.hash}"
+        if streaming:
+            return StreamedSource(name, builder.as_streaming_dataset(split=split), identity)
+        builder.download_and_prepare()
+        return DownloadedSource(name, builder.as_dataset(split=split), identity)
     except Exception as error:  # the library raises some dozen unrelated types here
         raise DataError(
             f"{name}: could not be loaded from the Hugging Face hub (split {split!r}): {_reason(error)}. If you meant "
             f"a file or folder, nothing of that name exists here; otherwise check the name, the network, and "
             f"HF_HUB_OFFLINE. Built in and always there: python-docs"
         ) from error
-    return StreamedSource(name, dataset) if streaming else DownloadedSource(name, dataset)
 
 
 def is_saved(folder: Path) -> bool:
@@ -129,7 +136,8 @@ def load_from_disk(name: str, folder: Path, split: str) -> Source:
         raise DataError(f"{name}: no split {split!r} in this saved data set; splits here: {', '.join(splits)}")
     others = [each for each in splits if each != split]
     notes = (f"{name}: split {split} read, left out: {', '.join(others)}",) if others else ()
-    return DownloadedSource(name, splits[split], notes)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return DownloadedSource(name, splits[split], identity_of_files(files), notes)
 
 
 def _reason(error: Exception) -> str:

@@ -62,6 +62,11 @@ class Source(Protocol):
         """How many records there are, where that is known without reading them."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """What tells it from a source whose records have changed, found without reading them all."""
+        ...
+
     def open(self, state: SourceState | None = None) -> RecordReader:
         """Read from the start, or from where a reader stood."""
         ...

@@ -1,12 +1,15 @@
 """Where rows come from: a built-in sample, local files, files of an installed package, or the hub."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import attrs
 
+from dlm.data.file_identity import identity_of_files
 from dlm.data.files import PACKAGE_PREFIX, find_files, is_local, path_of
 from dlm.data.hub import is_saved, load_from_disk, load_from_hub
 from dlm.data.readers import READERS, format_of
@@ -34,6 +37,11 @@ class FileSource:
             for guess, files in self.guesses.items()
         )
         return tuple(filter(None, (self.left_out, *told)))
+
+    @property
+    def identity(self) -> str:
+        """Number and sizes of the files, and a digest of their names and ends."""
+        return identity_of_files(self.files)
 
     def open(self, state: SourceState | None = None) -> RecordReader:
         """Read from the start or from ``{"file": number, "row": number}``; rows before that are not parsed."""
@@ -81,6 +89,12 @@ class MemorySource:
     def num_records(self) -> int:
         """Number of rows."""
         return len(self.rows)
+
+    @property
+    def identity(self) -> str:
+        """A digest of all rows."""
+        text = json.dumps(self.rows, sort_keys=True, default=repr)
+        return f"{len(self.rows):,} rows, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def open(self, state: SourceState | None = None) -> RecordReader:
         """Read from the start or from ``{"row": number}``."""

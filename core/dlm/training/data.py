@@ -224,7 +224,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
     return PreparedData(
         loader=loader,
         evaluation=held_out,
-        fingerprint=f"stream {source.name}",
+        fingerprint=f"{source.name}: {source.identity}",
         summary=source.name,
         notes=_column_notes(source, dataset),
     )

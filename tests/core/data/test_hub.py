@@ -3,7 +3,7 @@ import json
 import datasets
 import pytest
 
-from dlm.data.hub import DownloadedSource, StreamedSource
+from dlm.data.hub import DownloadedSource, StreamedSource, load_from_hub
 from dlm.errors import DataError
 
 ROWS = [{"text": f"row {number}"} for number in range(10)]
@@ -13,8 +13,8 @@ ROWS = [{"text": f"row {number}"} for number in range(10)]
 def source(request):
     dataset = datasets.Dataset.from_list(ROWS)
     if request.param == "downloaded":
-        return DownloadedSource("a-set", dataset)
-    return StreamedSource("a-set", dataset.to_iterable_dataset(num_shards=2))
+        return DownloadedSource("a-set", dataset, "abc")
+    return StreamedSource("a-set", dataset.to_iterable_dataset(num_shards=2), "abc")
 
 
 def test_rows_come_in_order_with_their_number(source):
@@ -52,8 +52,25 @@ def test_row_that_cannot_be_read_is_named():
         yield {"text": "fine"}
         raise OSError("connection lost")
 
-    broken = StreamedSource("a-set", datasets.IterableDataset.from_generator(rows))
+    broken = StreamedSource("a-set", datasets.IterableDataset.from_generator(rows), "abc")
     reader = broken.open()
     next(reader)
     with pytest.raises(DataError, match="a-set, row 1: could not be read"):
         next(reader)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_identity_is_the_revision(tmp_path, monkeypatch, streaming):
+    """A folder that the ``datasets`` library reads stands in for the hub: its revision changes with its files."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    found = []
+    for folder, text in (("one", "a"), ("one", "a"), ("two", "b")):
+        path = tmp_path / folder / "train.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_text(json.dumps({"text": text}) + "\n")
+        source = load_from_hub(str(path.parent), split="train", streaming=streaming)
+        assert [record.values for record in source.open()] == [{"text": text}]
+        found.append(source.identity)
+    assert found[0] == found[1] != found[2]
+    assert found[0].startswith("revision ")

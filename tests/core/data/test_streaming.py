@@ -68,7 +68,9 @@ def test_stream_gives_the_rows_of_the_whole_set(tokenizer, pack, max_length):
 
 
 def streamed_source():
-    return StreamedSource("a-set", datasets.Dataset.from_list(list(SOURCE.rows)).to_iterable_dataset(num_shards=3))
+    return StreamedSource(
+        "a-set", datasets.Dataset.from_list(list(SOURCE.rows)).to_iterable_dataset(num_shards=3), "abc"
+    )
 
 
 @settings(deadline=None, max_examples=25)
