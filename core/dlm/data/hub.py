@@ -136,7 +136,8 @@ def load_from_disk(name: str, folder: Path, split: str) -> Source:
         raise DataError(f"{name}: no split {split!r} in this saved data set; splits here: {', '.join(splits)}")
     others = [each for each in splits if each != split]
     notes = (f"{name}: split {split} read, left out: {', '.join(others)}",) if others else ()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # The library may lay caches of its own beside the data.
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
     return DownloadedSource(name, splits[split], identity_of_files(files), notes)
 
 
