@@ -1,8 +1,12 @@
+import bz2
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 
 import pytest
+import zstandard
 
 from dlm.data.sources import load_source
 from dlm.errors import DataError
@@ -59,6 +63,12 @@ def write_parquet(folder):
     return path
 
 
+COMPRESSIONS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: zstandard.ZstdCompressor().compress(content),
+}
 WRITERS = [write_txt, write_jsonl, write_json, write_json_in_a_key, write_json_by_line, write_csv, write_parquet]
 
 
@@ -260,3 +270,56 @@ def test_local_sources_do_not_import_the_hub_library():
     script = "import sys, dlm.data.sources as s; s.load_source('python-docs'); print('datasets' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("write", [write_jsonl, write_csv, write_parquet])
+def test_reading_a_compressed_file_goes_on_where_a_reader_stood(tmp_path, write, suffix):
+    plain = write(tmp_path)
+    path = plain.with_name(plain.name + suffix)
+    path.write_bytes(COMPRESSIONS[suffix](plain.read_bytes()))
+    source = load_source(str(path))
+    reader = source.open()
+    next(reader)
+    assert [record.values["text"] for record in source.open(reader.state())] == [ROWS[1]["text"]]
+
+
+def test_folders_behind_links_are_read_once_and_what_is_no_file_is_named(tmp_path):
+    for folder, name in (("elsewhere", "a.txt"), ("data/b", "b.txt")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text(name)
+    data = tmp_path / "data"
+    (data / "linked").symlink_to(tmp_path / "elsewhere")
+    (data / "b" / "up").symlink_to(data)
+    (data / "gone.txt").symlink_to(tmp_path / "nowhere")
+    source = load_source(str(data))
+    assert [record.values["text"] for record in source.open()] == ["b.txt", "a.txt"]
+    assert source.notes == (f"{data}: 2 files read, 1 left out: gone.txt (no file behind it)",)
+
+
+def test_files_of_no_split_are_for_training_where_none_is_called_train(tmp_path):
+    for name in ("a.txt", "b.txt", "test.txt.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(b"x") if name.endswith("gz") else name.encode())
+    source = load_source(str(tmp_path))
+    assert [record.values["text"] for record in source.open()] == ["a.txt", "b.txt"]
+    assert source.notes == (f"{tmp_path}: 2 files read, 1 left out: test.txt.gz (split test)",)
+    assert [record.values["text"] for record in load_source(str(tmp_path), split="test").open()] == ["x"]
+
+
+def test_pattern_has_no_splits(tmp_path):
+    (tmp_path / "test.txt").write_text("x")
+    expect_error(f"{tmp_path}/*.txt", "a pattern has only the split 'train', not 'test'", split="test")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "words"),
+    [
+        ("csv", "id,text,text\n1,a,b\n", "several columns are called 'text'"),
+        ("csv", "id,text\r1,a\r", "a carriage return outside of quotes"),
+        ("json", '{"a": ' + "[" * 100_000, "nested too deeply"),
+        ("json", f"[{'9' * 5000}]", "not readable as JSON: Exceeds the limit"),
+    ],
+)
+def test_files_that_lose_something_are_refused(tmp_path, suffix, content, words):
+    (tmp_path / f"a.{suffix}").write_text(content, newline="")
+    expect_error(f"{tmp_path}/a.{suffix}", words)

@@ -25,6 +25,11 @@ def test_every_text_comes_back(tokenizer, text):
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
+def test_half_a_character_is_refused(tokenizer):
+    with pytest.raises(DataError, match=r"the text 'a \\udc00' is not valid Unicode: a lone surrogate"):
+        list(encode_texts(["fine", "a \udc00"], tokenizer))
+
+
 @settings(deadline=None, max_examples=30)
 @given(documents=st.lists(texts, min_size=1, max_size=8))
 def test_stored_documents_are_the_texts_with_an_end_each(tokenizer, documents):
