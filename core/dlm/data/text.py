@@ -135,12 +135,3 @@ def text_of(record: Record, column: str, counts: TextCounts) -> str | None:
         return value
     counts.first_skipped = counts.first_skipped or f"{record.origin}: {reason}"
     return None
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: JSON lets lone surrogates through, tokenizers do not."""
-    try:
-        check_unicode(text)
-    except TextError:
-        return False
-    return True

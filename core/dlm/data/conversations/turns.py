@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import attrs
 
-from dlm.data.text import is_unicode
+from dlm.data.text_files import TextError, check_unicode
 
 Role = Literal["human", "gpt", "tool"]
 
@@ -93,9 +93,10 @@ def text_in(value: object, what: str) -> str:
         raise BadRowError(f"{what} is not text but {type(value).__name__}")
     if not value.strip():
         raise BadRowError(f"{what} is empty")
-    if not is_unicode(value):
-        raise BadRowError(f"{what} is not valid Unicode (a lone surrogate)")
-    return value
+    try:
+        return check_unicode(value)
+    except TextError as error:
+        raise BadRowError(f"{what} is {error}") from error
 
 
 def optional_text(value: object, what: str) -> str | None:
