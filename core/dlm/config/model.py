@@ -39,8 +39,10 @@ class ModelConfig:
     tokenizer: str | TokenizerConfig | None = setting(
         "Hub name or folder; null for the model's own; {train: {vocab_size: 4096}} trains one on the dataset.", None
     )
-    mask_token: str = setting(
-        "Text of the mask token; the tokenizer's own if it has it, else added.", "<|mask|>", min_len(1)
+    mask_token: str | None = setting(
+        "Text of the mask token; null for the one the tokenizer declares, else <|mask|>, which is added.",
+        None,
+        optional(min_len(1)),
     )
     logit_shift: bool = setting(
         "Predict position i from hidden state i-1, as the autoregressive parent did.", default=False

@@ -1,5 +1,6 @@
 """Tokenizers: loading, the mask token, and the vocabulary of the model that goes with it."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dlm.errors import ModelError
-from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, resolve_source
+from dlm.model.sources import foreign_code, quiet_transformers, resolve_source
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MASK_TOKEN = "<|mask|>"
+"""What a tokenizer gets that has no mask token."""
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
 """Files that a tokenizer can be read from."""
@@ -28,11 +34,8 @@ def load_tokenizer(
     origin: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": is_folder}
     if revision is not None:
         origin["revision"] = revision
-    try:
-        with quiet_transformers():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{source}: the tokenizer cannot be loaded: {one_line(error)}") from error
+    with foreign_code(f"{source}: the tokenizer cannot be loaded"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
     # A folder without tokenizer files gives some families a tokenizer that knows special tokens only.
     if len(tokenizer.get_vocab()) <= len(special_ids(tokenizer)):
         raise ModelError(f"{source}: there is no tokenizer here")
@@ -49,33 +52,31 @@ def ensure_mask_token(tokenizer: PreTrainedTokenizerBase, token: str | None) -> 
 
     Args:
         tokenizer: Changed in place: ``mask_token`` is set, and the token is added where it does not exist.
-        token: Text of the mask token; None: the one that the tokenizer declares itself.
+        token: Text of the mask token; None: the one that the tokenizer declares itself, else ``<|mask|>``. One that
+            replaces a declared token is announced by a warning.
 
     Returns:
         The id of the mask token. For Qwen3's tokenizer and ``<|mask|>`` this is 151669.
 
     Raises:
-        ModelError: No token is given and the tokenizer declares none, or the token serves another purpose already.
+        ModelError: The token serves another purpose already, or does not become one id.
     """
+    declared = tokenizer.mask_token
     if token is None:
-        if tokenizer.mask_token is None:
-            raise ModelError("the tokenizer declares no mask token; name one, for example mask_token: <|mask|>")
-        return _mask_id(tokenizer)
+        token = str(declared or DEFAULT_MASK_TOKEN)
     if not token.strip():
         raise ModelError("mask_token is empty; name a text that never occurs in the data, for example <|mask|>")
-    if tokenizer.mask_token != token:
+    if declared != token:
         for role in ("bos_token", "eos_token", "pad_token", "unk_token"):
             if getattr(tokenizer, role, None) == token:
                 raise ModelError(f"mask_token {token!r} is the {role} of this tokenizer already; choose another")
+        if declared is not None:
+            logger.warning("mask token: %s replaces %s, which the tokenizer declares", token, declared)
         tokenizer.add_special_tokens({"mask_token": token})
-    mask_id = _mask_id(tokenizer)
+    mask_id: int = tokenizer.mask_token_id
     if tokenizer.encode(token, add_special_tokens=False) != [mask_id]:
         raise ModelError(f"the tokenizer does not read {token!r} as one token; choose another mask_token")
     return mask_id
-
-
-def _mask_id(tokenizer: Any) -> int:
-    return int(tokenizer.mask_token_id)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -20,7 +20,7 @@ from dlm.model.loading import load_model, make_bidirectional
 from dlm.model.parts import split
 from dlm.model.scratch import model_from_config
 from dlm.model.sources import resolve_source
-from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
+from dlm.model.tokenizer import DEFAULT_MASK_TOKEN, ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
 from dlm.training.adapters import add_adapters
 from dlm.training.data import read_training_texts
 from dlm.training.weights import Weights, WholeWeights
@@ -42,7 +42,7 @@ def build_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
         return train_tokenizer(
             read_training_texts(config),
             vocab_size=wanted.train.vocab_size,
-            mask_token=config.model.mask_token,
+            mask_token=config.model.mask_token or DEFAULT_MASK_TOKEN,
         )
     tokenizer = load_tokenizer(str(wanted or config.model.name_or_path))
     ensure_mask_token(tokenizer, config.model.mask_token)
@@ -75,7 +75,7 @@ def build_model(
     make_bidirectional(model.config, mask_token_id=mask_id)
     _check_context(model, config)
     components = run_components(config, registry)
-    model.config.mask_token = settings.mask_token
+    model.config.mask_token = tokenizer.mask_token
     model.config.attention_bias_component = unstructure_component(registry, "attention_bias", components.attention_bias)
     model.config.block_length = config.training.block_attention.block_length
     if config.training.mode == "pretrain" and config.training.block_attention.enabled:

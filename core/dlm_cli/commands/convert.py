@@ -13,9 +13,11 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.option("--src", required=True, metavar="FOLDER|HUB_NAME|GGUF", help="Checkpoint to convert.")
 @click.option("--dst", required=True, metavar="FOLDER", help="Folder to write; it must be absent or empty.")
-@click.option("--mask-token", default="<|mask|>", show_default=True, help="Mask token; reused if the tokenizer has it.")
+@click.option(
+    "--mask-token", metavar="TEXT", help="Mask token; by default the one the tokenizer declares, else <|mask|>."
+)
 @click.option("--trust-remote-code", is_flag=True, help="Let code from the checkpoint run, and copy it along.")
-def convert(src: str, dst: str, mask_token: str, trust_remote_code: bool) -> None:
+def convert(src: str, dst: str, mask_token: str | None, trust_remote_code: bool) -> None:
     """Turn an autoregressive checkpoint into a diffusion one.
 
     The weights are copied without changing one bit, the model becomes bidirectional, and the tokenizer gets a mask

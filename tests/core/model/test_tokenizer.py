@@ -44,8 +44,20 @@ def test_an_existing_token_is_reused(tiny: Any) -> None:
 def test_the_tokenizer_s_own_mask_token_is_taken_when_none_is_named(tiny: Any) -> None:
     tokenizer = tiny.tokenizer(150, mask_token="[MASK]")
     assert ensure_mask_token(tokenizer, None) == 150
-    with pytest.raises(ModelError, match="declares no mask token"):
-        ensure_mask_token(tiny.tokenizer(150), None)
+    assert tokenizer.mask_token == "[MASK]"
+    without = tiny.tokenizer(150)
+    assert ensure_mask_token(without, None) == 150
+    assert without.mask_token == "<|mask|>"
+
+
+def test_a_declared_mask_token_that_is_replaced_is_said(tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = tiny.tokenizer(150, mask_token="[MASK]")
+    ensure_mask_token(tokenizer, "[MASK]")
+    assert not caplog.records
+    assert ensure_mask_token(tokenizer, "<|mask|>") == 151
+    assert [record.message for record in caplog.records] == [
+        "mask token: <|mask|> replaces [MASK], which the tokenizer declares"
+    ]
 
 
 @pytest.mark.parametrize(("token", "message"), [("<eos>", "eos_token"), ("<unk>", "unk_token"), (" ", "empty")])
