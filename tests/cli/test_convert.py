@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,35 @@ def test_help_shows_an_example() -> None:
     result = run("convert", "--help")
     assert result.exit_code == 0
     assert "dlm convert --src Qwen/Qwen3-0.6B-Base --dst" in result.output
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_padding_id_outside_the_vocabulary_does_not_stop_a_conversion(qwen3: Path, tmp_path: Path) -> None:
+    change_config(qwen3, pad_token_id=9999)
+    result = run("convert", "--src", str(qwen3), "--dst", str(tmp_path / "c"))
+    assert result.exit_code == 0, result.output
+
+
+def test_a_quantised_checkpoint_is_refused_with_exit_code_two(qwen3: Path, tmp_path: Path) -> None:
+    change_config(qwen3, quantization_config={"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]})
+    result = run("convert", "--src", str(qwen3), "--dst", str(tmp_path / "c"))
+    assert isinstance(result.exception, ModelError)
+    assert result.exception.exit_code == 2
+    assert "the checkpoint is quantised (fp8)" in str(result.exception)
+
+
+def test_the_declared_mask_token_is_kept_and_a_replacement_is_said(
+    qwen3: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(qwen3)
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    tokenizer.save_pretrained(qwen3)
+    result = run("convert", "--src", str(qwen3), "--dst", str(tmp_path / "kept"))
+    assert "[MASK] = id 70 (already in the tokenizer)" in result.output
+    assert not caplog.records
+    run("convert", "--src", str(qwen3), "--dst", str(tmp_path / "replaced"), "--mask-token", "<|mask|>")
+    assert "<|mask|> replaces [MASK]" in caplog.text

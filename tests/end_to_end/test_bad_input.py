@@ -252,6 +252,29 @@ def test_a_mask_id_outside_the_vocabulary(refuse, folder: Path, tiny) -> None:
     assert line.startswith("dlm: the model's config says mask_token_id is 336, outside its vocabulary, 0 to 335: ")
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "model: the checkpoint is quantised (fp8): "),
+        ({"num_attention_heads": 0}, "model: config.json: num_attention_heads 0: no model can be made of it: "),
+        ({}, "model: holds two sets of weights, model.safetensors and what model.safetensors.index.json names; "),
+    ],
+    ids=["quantised", "no heads", "two sets of weights"],
+)
+def test_a_base_that_cannot_be_used(refuse, folder: Path, tiny, fault: dict[str, object], message: str) -> None:
+    shutil.copytree(tiny.checkpoint, folder / "model")
+    path = folder / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fault}))
+    if not fault:
+        shutil.copy(folder / "model" / "model.safetensors", folder / "model" / "model-00001-of-00001.safetensors")
+        index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
+        (folder / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    refusal = refuse("run", "run.yaml", "model.name_or_path=./model", "model.config=null", "model.tokenizer=null")
+    assert refusal.code == 2
+    (line,) = refusal.lines
+    assert line.startswith(f"dlm: {message}")
+
+
 FILE_CASES = {
     "missing": ("gone.yaml", "gone.yaml: no such file"),
     "a folder": ("no-model", "no-model: a folder, not a file"),

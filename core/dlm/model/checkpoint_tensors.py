@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, read one by one from safetensors files."""
+"""Which safetensors files hold a checkpoint's weights (one file, or shards with an index), and their tensors."""
 
 import json
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import attrs
 from safetensors import SafetensorError, safe_open
 
 from dlm.errors import ModelError
+from dlm.model.quantisation import refuse_quantised_weights
 from dlm.model.sources import require_safetensors
 
 _INDEX = "model.safetensors.index.json"
@@ -32,8 +33,12 @@ class CheckpointTensors:
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a checkpoint: a file itself, the shards of an index, or those of a folder.
 
+    This is the one rule for every reader. (transformers prefers a single file to an index, others the index: where a
+    folder has both, it holds two models.)
+
     Raises:
-        ModelError: The path is missing or holds no safetensors, or a shard of the index is missing.
+        ModelError: The path is missing or holds no safetensors, a shard of the index is missing, or there is a single
+            file beside an index of others.
     """
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -51,6 +56,11 @@ def weight_files(path: Path) -> list[Path]:
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise ModelError(f"{path}: {_INDEX} names files that are not there: {', '.join(missing)}")
+        if (path / _SINGLE).exists() and files != [path / _SINGLE]:
+            raise ModelError(
+                f"{path}: holds two sets of weights, {_SINGLE} and what {_INDEX} names; remove the one "
+                "that is not meant"
+            )
         return files
     return [path / _SINGLE] if (path / _SINGLE).is_file() else sorted(path.glob("*.safetensors"))
 
@@ -80,6 +90,17 @@ def open_tensors(path: Path) -> Iterator[CheckpointTensors]:
                 slices[name] = handle.get_slice(name)
                 file_of[name] = file
         yield CheckpointTensors(path=path, slices=slices, file_of=file_of, tie_word_embeddings=_tied(path))
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are ambiguous, unreadable or quantised.
+
+    Raises:
+        ModelError: As :func:`open_tensors`; or they are quantised.
+    """
+    with open_tensors(folder) as stored:
+        dtypes = {name: str(tensor.get_dtype()) for name, tensor in stored.slices.items()}
+    refuse_quantised_weights(folder, dtypes)
 
 
 def _tied(path: Path) -> bool | None:

@@ -13,12 +13,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
 from dlm.model.analyze import Comparison, Status, analyze
-from dlm.model.checkpoint_tensors import open_tensors
+from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.foreign_config import load_config
 from dlm.model.gguf import gguf_file_of, unpack_gguf
-from dlm.model.loading import load_config, load_model, make_bidirectional
+from dlm.model.loading import load_model, make_bidirectional, say_if_replaced
 from dlm.model.new_folder import check_destination, published, scratch_beside
-from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
+from dlm.model.sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
 from dlm.user_paths import user_path
@@ -49,7 +50,7 @@ class ConversionReport:
 
 
 def convert(
-    src: str | Path, dst: str | Path, *, mask_token: str = "<|mask|>", trust_remote_code: bool = False
+    src: str | Path, dst: str | Path, *, mask_token: str | None = None, trust_remote_code: bool = False
 ) -> ConversionReport:
     """Convert a checkpoint.
 
@@ -62,7 +63,8 @@ def convert(
         src: Folder with ``config.json``, safetensors and a tokenizer, a name on the Hugging Face hub, or a GGUF file:
             its path, or ``pkg://package/file.gguf`` inside an installed package.
         dst: Folder to write; absent or empty. It appears whole or not at all.
-        mask_token: Text of the mask token; reused where the tokenizer has it.
+        mask_token: Text of the mask token, reused where the tokenizer has it; None: the one that the tokenizer
+            declares, else ``<|mask|>``.
         trust_remote_code: Whether code from the checkpoint may run; it is copied along.
 
     Raises:
@@ -76,13 +78,14 @@ def convert(
 
 
 def _convert_folder(
-    src: str | Path, source: Path, destination: Path, mask_token: str, *, trust_remote_code: bool
+    src: str | Path, source: Path, destination: Path, mask_token: str | None, *, trust_remote_code: bool
 ) -> ConversionReport:
     config = load_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
-    require_safetensors(source)
+    check_weights(source)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     num_ids_before = num_ids(tokenizer)
     mask_id = ensure_mask_token(tokenizer, mask_token)
+    mask_token = str(tokenizer.mask_token)
     old_rows = int(config.get_text_config().vocab_size)
     new_rows = rows_needed(old_rows, tokenizer, mask_id)
     with open_tensors(source) as stored:
@@ -95,7 +98,11 @@ def _convert_folder(
         copy_weights(source, folder, resized=resized, num_rows=new_rows)
         _write_rest(source, folder, converted, tokenizer, with_code=trust_remote_code)
         comparison = _verify_weights(source, folder, resized)
-        model = _verify_model(folder, mask_id, trust_remote_code=trust_remote_code)
+        try:
+            model = _verify_model(folder, mask_id, trust_remote_code=trust_remote_code)
+        except ModelError as error:
+            # The folder with its temporary name is gone when this is read.
+            raise ModelError(str(error).replace(str(folder), str(src))) from error
     return ConversionReport(
         source=str(src),
         destination=str(destination),
@@ -125,6 +132,7 @@ def converted_config(
     if config.model_type in ("qwen3", Qwen3LLadaConfig.model_type):
         fields: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key not in _NOT_CARRIED_OVER}
         fields |= {"vocab_size": num_rows, "mask_token": mask_token, "mask_token_id": mask_token_id}
+        say_if_replaced(config, mask_token_id)
         return Qwen3LLadaConfig(**fields, architectures=["Qwen3LLadaForMaskedLM"])
     config.get_text_config().vocab_size = num_rows
     make_bidirectional(config, mask_token_id=mask_token_id)
@@ -146,10 +154,8 @@ def _local_source(src: str | Path, destination: Path) -> Iterator[Path]:
         yield Path(source)
         return
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *_NOTICES]
-    try:
+    with foreign_code(f"{source}: no such folder, and not to be had from the hub"):
         downloaded = snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"])
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{source}: no such folder, and not to be had from the hub: {one_line(error)}") from error
     yield Path(downloaded)
 
 

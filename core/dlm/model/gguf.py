@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm.data.files import PACKAGE_PREFIX, inside_package
 from dlm.errors import DataError, ModelError
-from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers
+from dlm.model.sources import foreign_code, quiet_transformers
 from dlm.user_paths import user_path
 
 GGUF_SUFFIX = ".gguf"
@@ -49,12 +49,9 @@ def unpack_gguf(path: Path, folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"{path}: reading GGUF needs the package gguf; install it with: pip install gguf")
     origin: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **origin)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **origin)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{path}: cannot be read: {one_line(error)}") from error
+    with foreign_code(f"{path}: cannot be read"):
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **origin)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **origin)
     # What was loaded still calls itself quantised, and refuses to be saved.
     settings = {key: value for key, value in loaded.config.to_dict().items() if key not in _NOT_CARRIED_OVER}
     with torch.device("meta"):

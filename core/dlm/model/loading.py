@@ -1,19 +1,21 @@
 """Load any decoder of transformers as a bidirectional one, and prove that it is."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
-from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.checkpoint_tensors import check_weights, open_tensors
+from dlm.model.foreign_config import auto_class_of, load_config, skeleton
 from dlm.model.proof import prove_bidirectional
-from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers, require_safetensors, resolve_source
+from dlm.model.sources import foreign_code, resolve_source
 
-_BOTH_WAYS = frozenset({"full_attention", "sliding_attention"})
-"""Types of layers that can look in both directions, and as far as a mask says."""
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -55,12 +57,11 @@ def load_model(
         refuse_adapters(Path(source))
     config = load_config(source, **origin)
     if is_folder:
-        require_safetensors(Path(source))
+        check_weights(Path(source))
     make_bidirectional(config, mask_token_id=mask_token_id)
-    auto_class = AutoModelForMaskedLM if isinstance(config, Qwen3LLadaConfig) else AutoModelForCausalLM
     try:
-        with quiet_transformers():
-            loaded: Any = auto_class.from_pretrained(
+        with foreign_code(f"{source}: the model cannot be loaded"):
+            model, report = auto_class_of(config).from_pretrained(
                 source,
                 config=config,
                 dtype="auto" if dtype is None else dtype,
@@ -69,9 +70,10 @@ def load_model(
                 output_loading_info=True,
                 **origin,
             )
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{source}: the model cannot be loaded: {one_line(error)}") from error
-    model, report = loaded
+    except ModelError:
+        if is_folder:
+            _refuse_other_shapes(Path(source), config)
+        raise
     _check_report(source, report)
     return finish_loading(model, source, mask_token_id)
 
@@ -97,65 +99,21 @@ def finish_loading(model: Any, origin: str, mask_token_id: int | None) -> PreTra
     return checked
 
 
-def load_config(source: str, **origin: Any) -> PreTrainedConfig:
-    """The configuration of a checkpoint, refused if it is no decoder.
-
-    Raises:
-        ModelError: No readable configuration, an unknown type of model, or an encoder-decoder.
-    """
-    _require_config(Path(source))
-    try:
-        with quiet_transformers():
-            config: PreTrainedConfig = AutoConfig.from_pretrained(source, **origin)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{source}: no usable config.json: {one_line(error)}") from error
-    check_decoder(config, source)
-    return config
-
-
-def _require_config(folder: Path) -> None:
-    """Refuse a folder that is no model, and name one inside that is: a run's output holds ``final``."""
-    if not folder.is_dir() or (folder / "config.json").exists():
-        return
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    hint = f"; did you mean {inside[0]}?" if inside else "; give the folder of a model"
-    raise ModelError(f"{folder}: no config.json in this folder{hint}")
-
-
-def check_decoder(config: PreTrainedConfig, origin: str) -> None:
-    """Refuse families that cannot be bidirectional decoders; ``origin`` says in errors where the config came from.
-
-    Raises:
-        ModelError: An encoder-decoder, layers that read in one direction only, or layers that look at a window. (Who
-            sees whom is decided by masks here, and a mask replaces the window of a layer: the same model would attend
-            differently in rows with and without padding.)
-    """
-    if config.is_encoder_decoder:
-        raise ModelError(f"{origin}: {config.model_type} is an encoder-decoder; dlm needs a decoder")
-    one_way = sorted(set(getattr(config, "layer_types", None) or ()) - _BOTH_WAYS)
-    if one_way:
-        raise ModelError(
-            f"{origin}: {config.model_type} has layers of type {', '.join(one_way)}, which do not see all of a row"
-        )
-    text_config = config.get_text_config()
-    window = getattr(text_config, "sliding_window", None)
-    layer_types = getattr(text_config, "layer_types", None) or ("sliding_attention",)
-    longest = getattr(text_config, "max_position_embeddings", None)
-    if window is not None and "sliding_attention" in layer_types and (longest is None or window < longest):
-        raise ModelError(
-            f"{origin}: layers of this {config.model_type} look at a window of {window} tokens only; set "
-            "sliding_window to null in its configuration (and every entry of layer_types to full_attention) to let "
-            "them see whole rows"
-        )
-
-
 def make_bidirectional(config: PreTrainedConfig, *, mask_token_id: int | None) -> None:
     """Let ``config`` say that attention looks both ways and that nothing is cached."""
+    say_if_replaced(config, mask_token_id)
     text_config = config.get_text_config()
     for part in {id(config): config, id(text_config): text_config}.values():
         part.is_causal = False
         part.use_cache = False
         part.mask_token_id = getattr(part, "mask_token_id", None) if mask_token_id is None else mask_token_id
+
+
+def say_if_replaced(config: PreTrainedConfig, mask_token_id: int | None) -> None:
+    """Warn where a configuration has a mask id that another one replaces: its model was trained with the old one."""
+    before = getattr(config, "mask_token_id", None)
+    if before is not None and mask_token_id is not None and before != mask_token_id:
+        logger.warning("mask_token_id: %s replaces %s, which the model's config.json declares", mask_token_id, before)
 
 
 def check_implementation(implementation: str) -> None:
@@ -168,15 +126,32 @@ def check_implementation(implementation: str) -> None:
         raise ModelError("attn_implementation: flex_attention is not supported; use sdpa or eager")
 
 
+def _refuse_other_shapes(folder: Path, config: PreTrainedConfig) -> None:
+    """Name the tensors whose shape is not the one that ``config`` says; transformers shows them in a table only."""
+    expected = {name: list(tensor.shape) for name, tensor in skeleton(config).state_dict().items()}
+    with open_tensors(folder) as stored:
+        other = [
+            f"{name} is {tensor.get_shape()}, not {expected[name]}"
+            for name, tensor in stored.slices.items()
+            if name in expected and tensor.get_shape() != expected[name]
+        ]
+    if other:
+        raise ModelError(
+            f"{folder}: the weights do not fit config.json: {len(other)} tensors have another shape than it says "
+            f"({_first_of(other)})"
+        )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _check_report(source: str, report: Any) -> None:
     """Refuse a checkpoint whose tensors are not those of the model, instead of training on random ones."""
     problems = []
     for key, what in (("missing_keys", "are missing"), ("unexpected_keys", "are unknown to the model")):
         names = sorted(report[key])
         if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            problems.append(f"{len(names)} tensors {what} ({shown})")
-    if report["mismatched_keys"]:
-        problems.append(f"{len(report['mismatched_keys'])} tensors have another shape than config.json says")
+            problems.append(f"{len(names)} tensors {what} ({_first_of(names)})")
     if problems:
         raise ModelError(f"{source}: the weights do not fit config.json: {'; '.join(problems)}")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from dlm.errors import ModelError
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FINGERPRINT, PREFIX, fingerprint_of
-from dlm.model.loading import load_config, load_model
+from dlm.model.foreign_config import load_config
+from dlm.model.loading import load_model
 from dlm.model.new_folder import check_destination, published
-from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers
+from dlm.model.sources import foreign_code, quiet_transformers
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
 from dlm.user_paths import user_path
 
@@ -110,10 +111,8 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 
 def _add(model: nn.Module, folder: Path, *, scale: float) -> int:
     """Add all adapters of ``folder`` to the weights of ``model``; return their number."""
-    try:
+    with foreign_code(f"{folder / ADAPTER_WEIGHTS}: cannot be read"):
         tensors = load_file(folder / ADAPTER_WEIGHTS)
-    except LOADING_ERRORS as error:
-        raise ModelError(f"{folder / ADAPTER_WEIGHTS}: cannot be read: {one_line(error)}") from error
     names = {name.removeprefix(PREFIX).rpartition(".lora_")[0] for name in tensors}
     modules = dict(model.named_modules())
     for name in sorted(names):

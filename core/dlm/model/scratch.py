@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from dlm.errors import ModelError
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
-from dlm.model.loading import check_decoder, check_implementation, finish_loading, make_bidirectional
-from dlm.model.sources import LOADING_ERRORS, one_line, quiet_transformers
+from dlm.model.foreign_config import auto_class_of, blamed_keys, check_decoder, refuse_absurd_numbers, skeleton
+from dlm.model.loading import check_implementation, finish_loading, make_bidirectional
+from dlm.model.sources import one_line, quiet_transformers
 
 _ROPE_KEYS = ("rope_theta", "rope_scaling")
 """Older spellings that transformers moves into ``rope_parameters``."""
@@ -63,23 +64,22 @@ def model_from_config(
     model_type = options.pop("model_type", Qwen3LLadaConfig.model_type)
     config_class = _config_class(model_type)
     _check_keys(options, config_class)
+    refuse_absurd_numbers(options, "model config")
     rows = options.setdefault("vocab_size", vocab_size)
     if not isinstance(rows, int) or rows < vocab_size:
         raise ModelError(f"model config: vocab_size {rows!r} is smaller than the tokenizer's {vocab_size} ids")
-    auto_class = AutoModelForMaskedLM if issubclass(config_class, Qwen3LLadaConfig) else AutoModelForCausalLM
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             config = config_class(**options)
             check_decoder(config, "model config")
             make_bidirectional(config, mask_token_id=mask_token_id)
-            model = auto_class.from_config(  # type: ignore[no-untyped-call]
-                config, dtype=dtype, attn_implementation=attn_implementation
-            )
+            model = auto_class_of(config).from_config(config, dtype=dtype, attn_implementation=attn_implementation)
     except ModelError:
         raise
-    except LOADING_ERRORS as error:
-        raise ModelError(f"model config: {model_type} refuses these values: {one_line(error)}") from error
+    except Exception as error:
+        keys = blamed_keys(options, lambda settings: skeleton(config_class(**settings)))
+        raise ModelError(f"model config: {keys}{model_type} refuses these values: {one_line(error)}") from error
     return finish_loading(model, "model config", mask_token_id)
 
 

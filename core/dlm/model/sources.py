@@ -4,26 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers.utils import logging
 
-from dlm.errors import ModelError
+from dlm.errors import DlmError, ModelError
 from dlm.user_paths import user_path
-
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    ZeroDivisionError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""What transformers raises for a checkpoint or configuration that it cannot use."""
 
 _MESSAGE_LENGTH = 400
 
@@ -50,6 +34,28 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_progress_bar:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def foreign_code(failure: str) -> Iterator[None]:
+    """Run code of others on files of others, quietly: whatever it raises becomes a :class:`ModelError` of one line.
+
+    There is no list of what it may raise: transformers asserts, divides by zero, misses keys, and tokenizers raises a
+    plain ``Exception``.
+
+    Args:
+        failure: Beginning of the message: where, and what went wrong.
+
+    Raises:
+        ModelError: Something was raised.
+    """
+    try:
+        with quiet_transformers():
+            yield
+    except DlmError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{failure}: {one_line(error)}") from error
 
 
 def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:

@@ -4,16 +4,14 @@ import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from dlm.errors import ModelError
 from dlm.model.checkpoint_tensors import weight_files
-from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.foreign_config import skeleton
 from dlm.model.tokenizer import extended
 
 _INDEX = "model.safetensors.index.json"
@@ -32,9 +30,7 @@ def vocabulary_tensor_names(
     Raises:
         ModelError: The embedding cannot be found among the stored tensors.
     """
-    auto_class: Any = AutoModelForMaskedLM if isinstance(config, Qwen3LLadaConfig) else AutoModelForCausalLM
-    with torch.device("meta"):
-        model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    model = skeleton(config, trust_remote_code=trust_remote_code)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     wanted = {id(tensor) for tensor in (embedding.weight, head.weight, getattr(head, "bias", None))}
     names = {name for name, tensor in model.named_parameters(remove_duplicate=False) if id(tensor) in wanted}

@@ -123,6 +123,20 @@ def test_a_token_that_the_tokenizer_has_is_reused(tiny: Any, write_checkpoint: W
     assert (report.mask_token_id, report.mask_token_added) == (9, False)
 
 
+def test_the_mask_token_that_the_tokenizer_declares_is_kept(
+    tiny: Any, write_checkpoint: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_checkpoint(tiny.qwen3())
+    tiny.tokenizer(150, mask_token="[MASK]").save_pretrained(source)
+    report = convert(source, tmp_path / "converted")
+    assert (report.mask_token, report.mask_token_id, report.mask_token_added) == ("[MASK]", 150, False)
+    assert AutoTokenizer.from_pretrained(tmp_path / "converted").mask_token == "[MASK]"
+    assert not caplog.records
+    convert(tmp_path / "converted", tmp_path / "again", mask_token="<|mask|>")
+    assert "<|mask|> replaces [MASK]" in caplog.text
+    assert "mask_token_id: 151 replaces 150" in caplog.text
+
+
 def test_converting_what_was_converted_gives_the_same_again(tiny: Any, write_checkpoint: Write, tmp_path: Path) -> None:
     first = convert(write_checkpoint(tiny.qwen3()), tmp_path / "first")
     second = convert(tmp_path / "first", tmp_path / "second")
