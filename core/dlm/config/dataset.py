@@ -48,4 +48,6 @@ class DatasetConfig:
     long_rows: Literal["truncate_answer", "drop", "error"] = setting(
         "What happens to conversations longer than max_length. Fine-tuning only.", "truncate_answer"
     )
-    on_bad_row: Literal["error", "skip"] = setting("What happens to rows that cannot be used.", "error")
+    on_bad_row: Literal["error", "skip"] = setting(
+        "What happens to rows that cannot be used. Fine-tuning only.", "error"
+    )

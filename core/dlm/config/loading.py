@@ -13,7 +13,7 @@ from dlm.config.components import incompatibilities
 from dlm.config.observation import PluginsConfig
 from dlm.config.optim import OptimConfig, structure_optim
 from dlm.config.places import places_of
-from dlm.config.rules import RULES, idle_keys
+from dlm.config.rules import RULES, idle_notes
 from dlm.config.run import RunConfig
 from dlm.config.source import COMMAND_LINE, Located, RunFileError, Source, parent_of, read_source
 from dlm_plugins import KINDS
@@ -84,8 +84,7 @@ def _load(source: Source, overrides: Sequence[str], disable: Collection[str], st
     problems = [problem for problem in found if problem.path not in known]
     if problems or source.faults or config is None:
         raise RunFileError(_report(source, problems))
-    idle = idle_keys(config, _defaults(converter, config))
-    notes = (f"training.mode is {config.training.mode}; not used: {', '.join(idle)}",) if idle else ()
+    notes = tuple(idle_notes(config, _defaults(converter, config)))
     return LoadedConfig(config=config, registry=registry, notes=registry.warnings() + notes)
 
 

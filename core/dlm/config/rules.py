@@ -63,6 +63,24 @@ def precision(config: RunConfig) -> Iterator[Problem]:
     """Loss scaling needs master weights."""
     if config.training.mixed_precision == "fp16" and config.model.dtype != "float32":
         yield Problem("training.mixed_precision", f"fp16 needs model.dtype float32, not {config.model.dtype}")
+    if config.training.mixed_precision == "bf16" and config.model.dtype == "float64":
+        yield Problem(
+            "training.mixed_precision", "has no effect on model.dtype float64, which is never cast; remove it"
+        )
+
+
+def streaming(config: RunConfig) -> Iterator[Problem]:
+    """A stream is read once, in its own order, by the main process."""
+    dataset, evaluation = config.dataset, config.evaluation
+    if not dataset.streaming:
+        return
+    if config.training.mode == "sft":
+        yield Problem("dataset.streaming", "fine-tuning reads its conversations first; set it to false")
+    if dataset.num_workers != 0:
+        yield Problem("dataset.num_workers", "has no effect on a stream, which the main process reads; set it to 0")
+    if evaluation.do_eval_loss and evaluation.split is None:
+        message = "a stream has no fraction to hold out; name a split, or set evaluation.do_eval_loss to false"
+        yield Problem("evaluation.split", message)
 
 
 def lengths(config: RunConfig) -> Iterator[Problem]:
@@ -82,6 +100,8 @@ def without_effect(config: RunConfig) -> Iterator[Problem]:
     sft, dataset = config.training.mode == "sft", config.dataset
     if dataset.isolate_documents and not dataset.pack and not sft:
         yield Problem("dataset.isolate_documents", "has no effect without dataset.pack: every row is one document")
+    if sft and dataset.format == "prompt_response" and dataset.train_on == "last_answer":
+        yield Problem("dataset.train_on", "has no effect with format prompt_response, where a row has one answer")
     default = attrs.fields(type(config.training.sft_noise)).random_length_prob.default
     if sft and config.training.sft_noise.random_length_prob != default:
         message = "has no effect in fine-tuning, where rows are never cut at random; remove it"
@@ -133,6 +153,16 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
             "evaluation.sample_prompts",
         ),
     ),
+    (
+        streaming,
+        (
+            "dataset.streaming",
+            "training.mode",
+            "dataset.num_workers",
+            "evaluation.do_eval_loss",
+            "evaluation.split",
+        ),
+    ),
     (without_effect, ("training.mode", "dataset.pack", "training.sft_noise.random_length_prob")),
 )
 """Each rule with the keys it looks at: it is not asked when one of them is wrong already."""
@@ -146,15 +176,30 @@ _KEYS_OF_MODE: dict[str, tuple[str, ...]] = {
         "dataset.chat_template",
         "dataset.reasoning",
         "dataset.long_rows",
+        "dataset.on_bad_row",
         "training.sft_noise",
     ),
 }
 
 
-def idle_keys(config: RunConfig, defaults: RunConfig) -> tuple[str, ...]:
-    """Keys of the other mode that differ from their defaults: allowed, so that one file serves both, but told."""
-    other = "pretrain" if config.training.mode == "sft" else "sft"
-    return tuple(path for key in _KEYS_OF_MODE[other] for path in _differing(_at(config, key), _at(defaults, key), key))
+def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
+    """Keys that differ from their defaults and that a switch makes idle: allowed, so that one file serves with the
+    switch on and off, but told.
+    """
+    for reason, keys in _idle(config):
+        paths = [path for key in keys for path in _differing(_at(config, key), _at(defaults, key), key)]
+        if paths:
+            yield f"{reason}; not used: {', '.join(paths)}"
+
+
+def _idle(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    mode, evaluation = config.training.mode, config.evaluation
+    yield f"training.mode is {mode}", _KEYS_OF_MODE["pretrain" if mode == "sft" else "sft"]
+    if not evaluation.do_eval_loss:
+        keys = ("evaluation.fraction", "evaluation.split", "evaluation.max_rows")
+        # Prompts are continued whenever there would be an evaluation.
+        every = () if evaluation.sample_prompts else ("evaluation.eval_every_steps",)
+        yield "evaluation.do_eval_loss is false", keys + every
 
 
 def _at(config: RunConfig, key: str) -> Any:

@@ -26,7 +26,6 @@ from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
 from dlm.data.text import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
 from dlm.data.tokenization import eos_id_of, store_documents
-from dlm.errors import UserInputError
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -72,7 +71,8 @@ class PreparedData:
 def read_training_texts(config: RunConfig) -> Iterator[str]:
     """The texts of the training split, one after the other; in fine-tuning those of the turns."""
     dataset = config.dataset
-    return _TEXTS[config.training.mode](load_source(dataset.name, split=dataset.split), dataset)
+    source = load_source(dataset.name, split=dataset.split, streaming=dataset.streaming)
+    return _TEXTS[config.training.mode](source, dataset)
 
 
 def prepare_data(
@@ -200,8 +200,6 @@ def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape:
 
 def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
     dataset, evaluation = config.dataset, config.evaluation
-    if config.training.mode != "pretrain":
-        raise UserInputError("dataset.streaming: fine-tuning reads its conversations first; set it to false")
     source = load_source(dataset.name, split=dataset.split, streaming=True)
     collate, shape = collator(config, tokenizer), step_shape(config, accelerator)
     loader = StreamLoader(
@@ -214,12 +212,9 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
         pack=dataset.pack,
     )
     held_out: EvaluationBatches | None = None
-    if evaluation.do_eval_loss:
-        if evaluation.split is None:
-            raise UserInputError(
-                "evaluation.split: a stream has no fraction to hold out; name a split, or set do_eval_loss to false"
-            )
-        rows = _text_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer)
+    if evaluation.do_eval_loss and evaluation.split is not None:
+        source_held_out = load_source(dataset.name, split=evaluation.split, streaming=True)
+        rows = _text_rows(source_held_out, dataset, tokenizer)
         held_out = _evaluation_batches(rows, config, collate, shape)
     return PreparedData(
         loader=loader,

@@ -90,14 +90,23 @@ def test_a_section_that_is_no_mapping_is_refused(complaints: Complaints, minimal
     assert line.startswith("run.yaml:8: logging: must be a mapping, not")
 
 
+STREAM = {"dataset.streaming": True, "evaluation.do_eval_loss": False}
 RULES = [
     ({"training.num_epochs": 2}, "training.num_epochs: give max_steps or num_epochs"),
     ({"training.max_steps": None}, "training.max_steps: required, unless num_epochs"),
     (
-        {"training.max_steps": None, "training.num_epochs": 1, "dataset.streaming": True},
+        {"training.max_steps": None, "training.num_epochs": 1, **STREAM},
         "training.num_epochs: a stream has no known length",
     ),
     ({"optim": {"warmup_ratio": 0.1, "warmup_steps": 3}}, "optim.warmup_steps: give warmup_ratio or warmup_steps"),
+    ({**STREAM, "dataset.num_workers": 4}, "dataset.num_workers: has no effect on a stream"),
+    ({**STREAM, "training.mode": "sft"}, "dataset.streaming: fine-tuning reads its conversations first"),
+    ({"dataset.streaming": True}, "evaluation.split: a stream has no fraction to hold out"),
+    ({"training.mixed_precision": "bf16", "model.dtype": "float64"}, "training.mixed_precision: has no effect"),
+    (
+        {"training.mode": "sft", "dataset.format": "prompt_response", "dataset.train_on": "last_answer"},
+        "dataset.train_on: has no effect with format prompt_response",
+    ),
     ({"evaluation": {"split": "test", "fraction": 0.2}}, "evaluation.fraction: has no effect"),
     ({"model.name_or_path": None}, "model.name_or_path: required, unless `config`"),
     ({"model.config": {"hidden_size": 8}}, "model.config: describes a model from scratch"),
@@ -196,6 +205,16 @@ def test_keys_of_the_other_mode_are_told_in_one_note(minimal: dict[str, Any]) ->
     assert load_mapping(minimal).notes == ("training.mode is pretrain; not used: dataset.train_on",)
     expected = "dataset.text_column, training.noise.schedule, training.noise.t_per"
     assert load_mapping(minimal, ["training.mode=sft"]).notes == (f"training.mode is sft; not used: {expected}",)
+
+
+def test_keys_of_an_evaluation_that_is_off_are_told_in_one_note(minimal: dict[str, Any]) -> None:
+    minimal["evaluation"] = {"fraction": 0.1, "max_rows": 7, "eval_every_steps": 3}
+    assert load_mapping(minimal).notes == ()
+    off, why = "evaluation.do_eval_loss=false", "evaluation.do_eval_loss is false; not used: "
+    keys = "evaluation.fraction, evaluation.max_rows"
+    assert load_mapping(minimal, [off]).notes == (f"{why}{keys}, evaluation.eval_every_steps",)
+    # Samples are still taken every so many steps.
+    assert load_mapping(minimal, [off, "evaluation.sample_prompts=[a]"]).notes == (f"{why}{keys}",)
 
 
 def test_modes_can_be_switched_by_an_override(minimal: dict[str, Any], registry: Registry) -> None:
