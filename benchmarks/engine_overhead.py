@@ -30,9 +30,7 @@ from dlm.data.step_batch import StepBatch
 from dlm.training.assembly import assemble, build_accelerator
 from dlm.training.console import TrainingConsole
 from dlm.training.engine import Engine
-from dlm.training.job import Job
 from dlm.training.output_folder import METRICS
-from dlm.training.state import TrainerState
 from dlm_plugins import KeyedDraws
 
 MAX_RATIO = 1.03
@@ -46,12 +44,12 @@ RUN_FILE = Path(__file__).parent.parent / "configs" / "pretrain.yaml"
 class ByHand:
     """The training loop that one would write for exactly this run."""
 
-    def __init__(self, job: Job, num_steps: int) -> None:
-        self.model = job.objects.model
+    def __init__(self, engine: Engine, num_steps: int) -> None:
+        self.model = engine.saver.objects.model
         self.mask_id = self.model.config.mask_token_id
-        rows = job.loader.rows
+        rows = engine.data.loader.rows
         self.length = int(rows.lengths.max())
-        self.num_rows = job.loader.shape.rows_per_step
+        self.num_rows = engine.data.loader.shape.rows_per_step
         # The last row of the text is shorter than the others.
         padded = [np.pad(rows[index].input_ids, (0, self.length - rows.lengths[index])) for index in range(len(rows))]
         self.data = torch.from_numpy(np.stack(padded)).long()
@@ -154,13 +152,14 @@ def measure(num_steps: int) -> tuple[TakingTurns, float]:
             "evaluation.sample_prompts=[]",
         ]
         loaded = load_config(RUN_FILE, overrides)
-        job, other = (assemble(loaded, build_accelerator(loaded.config)) for _ in range(2))
-        turns = TakingTurns(job.loader, ByHand(other, num_steps))
-        console = TrainingConsole(num_steps=num_steps, first_step=0, is_main=False)
-        with job.folder:
-            Engine(job=attrs.evolve(job, loader=turns), state=TrainerState(), console=console).run()
+        engine, other = (assemble(loaded, build_accelerator(loaded.config)) for _ in range(2))
+        turns = TakingTurns(engine.data.loader, ByHand(other, num_steps))
+        with engine.saver.folder:
+            engine.data = attrs.evolve(engine.data, loader=turns)
+            engine.console = TrainingConsole(num_steps=num_steps, is_main=False)
+            engine.run()
         turns.step_by_hand()  # the engine does not ask for more after the last step, which is not timed
-        last_line = (job.folder.path / METRICS).read_text(encoding="utf-8").splitlines()[-1]
+        last_line = (engine.saver.folder.path / METRICS).read_text(encoding="utf-8").splitlines()[-1]
     return turns, float(json.loads(last_line)["loss"])
 
 

@@ -51,7 +51,7 @@ def command(*arguments: str) -> Result:
     return CliRunner().invoke(cli, [str(each) for each in arguments])
 
 
-def job_of(run_file: Path, *overrides: str) -> Any:
+def engine_of(run_file: Path, *overrides: str) -> Any:
     loaded = load_config(run_file, overrides)
     return assemble(loaded, build_accelerator(loaded.config))
 
@@ -80,10 +80,10 @@ def test_only_adapters_train_and_only_they_are_saved(tiny, run_file: Path, tmp_p
 
 def test_a_run_starts_as_its_base(tiny, run_file: Path) -> None:
     """Adapters have no effect before they are trained."""
-    job = job_of(run_file)
-    assert torch.equal(logits_of(job.objects.model), logits_of(dlm.load(tiny.checkpoint)))
-    trained = {name for name, parameter in job.objects.model.named_parameters() if parameter.requires_grad}
-    in_optimizer = sum(len(group["params"]) for group in job.objects.optimizer.param_groups)
+    engine = engine_of(run_file)
+    assert torch.equal(logits_of(engine.saver.objects.model), logits_of(dlm.load(tiny.checkpoint)))
+    trained = {name for name, parameter in engine.saver.objects.model.named_parameters() if parameter.requires_grad}
+    in_optimizer = sum(len(group["params"]) for group in engine.saver.objects.optimizer.param_groups)
     assert len(trained) == in_optimizer == 28
 
 
@@ -134,9 +134,9 @@ def test_a_base_that_changed_is_refused(tiny, run_file: Path, tmp_path: Path) ->
 
 def test_adapters_of_another_shape_are_no_checkpoint_of_this_run(run_file: Path, tmp_path: Path) -> None:
     dlm.run(run_file, ["training.max_steps=2"])
-    job = job_of(run_file, "lora.r=2")
+    engine = engine_of(run_file, "lora.r=2")
     with pytest.raises(CheckpointError, match="other tensors than the adapters of this run"):
-        job.objects.read_checkpoint(tmp_path / "out" / "checkpoints" / "step-2")
+        engine.saver.objects.read_checkpoint(tmp_path / "out" / "checkpoints" / "step-2")
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -145,9 +145,9 @@ def test_a_merge_is_what_was_trained_and_what_peft_makes_of_it(tiny, run_file: P
 
     final, merged = tmp_path / "out" / "final", tmp_path / "merged"
     dlm.run(run_file)
-    job = job_of(run_file)
-    job.objects.read_checkpoint(tmp_path / "out" / "checkpoints" / "step-6")
-    trained = logits_of(job.objects.model)
+    engine = engine_of(run_file)
+    engine.saver.objects.read_checkpoint(tmp_path / "out" / "checkpoints" / "step-6")
+    trained = logits_of(engine.saver.objects.model)
 
     result = command("merge", final, "--out", merged)
 
@@ -196,11 +196,11 @@ def test_gradient_checkpointing_gives_the_same_adapters(run_file: Path, tmp_path
 
 
 def test_targets_are_checked(run_file: Path) -> None:
-    assert len(list(job_of(run_file, "lora.targets=[q_proj]").objects.weights.tensors())) == 4
+    assert len(list(engine_of(run_file, "lora.targets=[q_proj]").saver.objects.weights.tensors())) == 4
     with pytest.raises(UserInputError, match=r"no linear layer 'q_prj'; did you mean q_proj\?"):
-        job_of(run_file, "lora.targets=[q_prj]")
+        engine_of(run_file, "lora.targets=[q_prj]")
     with pytest.raises(UserInputError, match="no linear layer 'lm_head'"):
-        job_of(run_file, "lora.targets=[lm_head]")
+        engine_of(run_file, "lora.targets=[lm_head]")
 
 
 def test_adapters_need_a_base(run_file: Path) -> None:
@@ -213,7 +213,7 @@ def test_adapters_need_a_base(run_file: Path) -> None:
 def test_without_peft_the_extra_is_named(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserInputError, match=r"pip install 'dlm\[lora\]'"):
-        job_of(run_file)
+        engine_of(run_file)
 
 
 @pytest.mark.parametrize(

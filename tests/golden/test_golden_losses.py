@@ -83,13 +83,13 @@ def losses_of(overrides: tuple[str, ...]) -> dict[str, list[float]]:
         run_file = Path(folder) / "run.yaml"
         run_file.write_text(RUN.format(folder=folder), encoding="utf-8")
         loaded = load_config(run_file, overrides)
-        job = assemble(loaded, build_accelerator(loaded.config))
-    job.objects.model.double()
-    assert job.evaluation is not None
-    found: dict[str, list[float]] = {"evaluation": [job.evaluation().loss], "loss": [], "masked_ce": [], "norm": []}
-    batches = job.loader.steps()
+        engine = assemble(loaded, build_accelerator(loaded.config))
+    engine.saver.objects.model.double()
+    assert engine.evaluation is not None
+    found: dict[str, list[float]] = {"evaluation": [engine.evaluation().loss], "loss": [], "masked_ce": [], "norm": []}
+    batches = engine.data.loader.steps()
     for step in range(NUM_STEPS):
-        result = job.step(next(batches), step)
+        result = engine.step(next(batches), step)
         found["loss"].append(result.sums.loss)
         found["masked_ce"].append(float(str(result.sums.quality()["masked_ce"] or 0.0)))
         found["norm"].append(result.grad_norm)

@@ -147,21 +147,21 @@ def run_child(request: dict[str, Any], rank: int, shared: mmap.mmap) -> None:
 
 def watch_saves(shared: mmap.mmap) -> None:
     """Tell the parent when the child is inside a save."""
-    from dlm.training.job import Job
+    from dlm.training.saver import Saver
 
     def watched(method: Any, is_start: bool) -> Any:
-        def call(job: Job, *arguments: Any) -> Any:
+        def call(saver: Saver, *arguments: Any) -> Any:
             shared[NUM_SAVES] += is_start
             shared[FLAG_INSIDE] = 1
-            result = method(job, *arguments)
+            result = method(saver, *arguments)
             shared[FLAG_INSIDE] = 0
             return result
 
         return call
 
-    Job.save = watched(Job.save, True)  # type: ignore[method-assign]
-    Job.tidy = watched(Job.tidy, False)  # type: ignore[method-assign]
-    Job.save_final = watched(Job.save_final, True)  # type: ignore[method-assign]
+    Saver.save = watched(Saver.save, True)  # type: ignore[method-assign]
+    Saver.tidy = watched(Saver.tidy, False)  # type: ignore[method-assign]
+    Saver.save_final = watched(Saver.save_final, True)  # type: ignore[method-assign]
 
 
 def watch_points(request: dict[str, Any]) -> None:

@@ -104,9 +104,9 @@ def _told_when(steps: list[int]) -> Callable[[], bool]:
 
 def _around_publish(enter: Callable[[int], None], leave: Callable[[int], None]) -> None:
     """Call these around the n-th publication of a checkpoint."""
-    from dlm.training.job import Job
+    from dlm.training.saver import Saver
 
-    original, number = Job._publish, 0
+    original, number = Saver._publish, 0
 
     def publish(self: Any, *arguments: Any) -> None:
         nonlocal number
@@ -117,7 +117,7 @@ def _around_publish(enter: Callable[[int], None], leave: Callable[[int], None]) 
         finally:
             leave(number)
 
-    Job._publish = publish  # type: ignore[method-assign]
+    Saver._publish = publish  # type: ignore[method-assign]
 
 
 def fill_disk_at_write(wanted_save: int, wanted_write: int, record: str | None = None) -> None:

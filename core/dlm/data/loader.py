@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -78,12 +78,15 @@ class StepLoader:
         """ceil(N / G): the last step of an epoch may be short."""
         return -(-len(self.rows) // self.shape.rows_per_step)
 
-    def steps(self, epoch: int = 0, epoch_batch: int = 0) -> Iterator[StepBatch]:
+    def steps(
+        self, epoch: int = 0, epoch_batch: int = 0, data_state: Mapping[str, Any] | None = None
+    ) -> Iterator[StepBatch]:
         """Endless steps from exactly this position on. No row before it is read.
 
         Args:
             epoch: number of the epoch, from 0.
             epoch_batch: number of the step in it; ``steps_per_epoch`` is the start of the next epoch.
+            data_state: of a stream; here the position says it all.
 
         Raises:
             DataError: no rows, a position outside the epoch, or a worker process that died.

@@ -28,6 +28,12 @@ class StepBatch:
     """Streaming only: the position behind this step, to be stored in a checkpoint as JSON. Otherwise epoch and
     epoch_batch say it all."""
 
+    def next_position(self, steps_per_epoch: int | None) -> tuple[int, int]:
+        """Epoch and batch that follow; None: a stream, which says by itself when an epoch ends."""
+        if self.epoch_batch + 1 == steps_per_epoch:
+            return self.epoch + 1, 0
+        return self.epoch, self.epoch_batch + 1
+
 
 @attrs.frozen(kw_only=True)
 class StepShape:

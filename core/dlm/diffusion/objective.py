@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.diffusion.layout import shift_source, training_layout, visibility, with_clean_copy
-from dlm.diffusion.statistics import statistics_of
+from dlm.diffusion.sums import Sums
 from dlm.diffusion.view import BatchView
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.model.layer_masks import stack_layer_masks
@@ -63,11 +63,11 @@ class DiffusionObjective(nn.Module):
         self._logit_shift = logit_shift
 
     def forward(self, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
-        """Return the loss's total (a sum, differentiable) and the sums of :mod:`dlm.diffusion.statistics`."""
+        """Return the loss's total (a sum, differentiable) and the sums of :class:`dlm.diffusion.sums.Sums`, packed."""
         hidden_BLH = self._hidden(noised)
         view = BatchView(noised, hidden_BLH, self.head, self._vocabulary)
         output = self._loss(view)
-        return output.total, statistics_of(view, output.total, output.normaliser)
+        return output.total, Sums.pack(view, output.total, output.normaliser)
 
     def _hidden(self, noised: NoisedBatch) -> Tensor:
         batch, ids, positions = noised.clean, noised.noisy_ids, noised.clean.position_ids

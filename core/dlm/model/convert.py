@@ -19,6 +19,7 @@ from dlm.model.foreign_config import load_config
 from dlm.model.gguf import gguf_file_of, unpack_gguf
 from dlm.model.loading import load_model, make_bidirectional, say_if_replaced
 from dlm.model.new_folder import check_destination, published, scratch_beside
+from dlm.model.parts import num_parameters
 from dlm.model.sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
@@ -113,7 +114,7 @@ def _convert_folder(
         num_rows_before=old_rows,
         num_rows_after=new_rows,
         num_tensors=len(names),
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=num_parameters(model)[0],
         dtypes=tuple(sorted({tensor.dtype_b for tensor in comparison.tensors if tensor.dtype_b is not None})),
     )
 

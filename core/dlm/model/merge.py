@@ -14,6 +14,7 @@ from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FINGER
 from dlm.model.foreign_config import load_config
 from dlm.model.loading import load_model
 from dlm.model.new_folder import check_destination, published
+from dlm.model.parts import num_parameters
 from dlm.model.sources import foreign_code, quiet_transformers
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
 from dlm.user_paths import user_path
@@ -86,7 +87,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
         destination=str(destination),
         model_class=type(model).__name__,
         num_adapters=num_adapters,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=num_parameters(model)[0],
         dtype=str(model.dtype).removeprefix("torch."),
     )
 

@@ -36,3 +36,9 @@ def split(model: Any) -> DecoderParts:
     if body is model or not isinstance(body, nn.Module):
         raise ModelError(f"{name} has no body apart from its head")
     return DecoderParts(body=body, head=head)
+
+
+def num_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many numbers the parameters hold, and how many of them are trained; what is shared counts once."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)

@@ -1,4 +1,4 @@
-"""From a checked configuration to a job that is ready to run."""
+"""What a run consists of, put together from its configuration: tokenizer, model, data, noise, objective, optimizer."""
 
 from datetime import datetime
 
@@ -23,16 +23,18 @@ from dlm.training.building import (
     for_evaluation,
 )
 from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.console import TrainingConsole
 from dlm.training.data import PreparedData, prepare_data
+from dlm.training.engine import Engine
 from dlm.training.evaluation import Evaluation
 from dlm.training.identity import CLOCK, identity_of
-from dlm.training.job import Job
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import check_launch, is_launched
 from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.samples import Sampler
+from dlm.training.saver import Saver
 from dlm.training.saving import TrainingObjects
 from dlm.training.sharding import is_sharded, precision_policy
 from dlm.training.step import TrainingStep
@@ -83,7 +85,7 @@ def assemble(
     *,
     trust_remote_code: bool = False,
     started: datetime | None = None,
-) -> Job:
+) -> Engine:
     """Build everything a run needs. Nothing is written.
 
     Args:
@@ -129,23 +131,19 @@ def assemble(
         config_text=dump_config(config, registry),
         identity=_identity(loaded, data, weights, accelerator, optimizer_name),
     )
-    return Job(
+    return Engine(
         accelerator=accelerator,
+        data=data,
         step=_training_step(config, data, objects, objective, process),
         evaluation=_evaluation(data, accelerator, objective, process),
         sampler=_sampler(config, data, objects, objective),
-        loader=data.loader,
-        objects=objects,
-        folder=OutputFolder(user_path(training.output_dir)),
-        store=build_store(config),
-        data_summary=data.summary,
-        data_notes=data.notes,
-        unused_rows=data.unused,
+        saver=Saver(objects=objects, folder=OutputFolder(user_path(training.output_dir)), store=build_store(config)),
+        console=TrainingConsole(num_steps=num_steps, is_main=accelerator.is_main_process),
         num_steps=num_steps,
-        way_on=_way_on(training.checkpoint.resume),
         logging_every=config.logging.every_steps,
         evaluate_every=config.evaluation.eval_every_steps,
         save_every=training.checkpoint.every_steps,
+        way_on=_way_on(training.checkpoint.resume),
     )
 
 

@@ -1,16 +1,16 @@
 """What a run shows while it trains: a bar on a terminal, plain lines elsewhere."""
 
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class TrainingConsole:
-    """Prints on the main process. The bar is there on a terminal only, and starts at the restored step."""
+    """Prints on the main process. The bar is there on a terminal only."""
 
-    def __init__(self, *, num_steps: int, first_step: int, is_main: bool) -> None:
+    def __init__(self, *, num_steps: int, is_main: bool) -> None:
         self.console = Console(quiet=not is_main, highlight=False, soft_wrap=True)
         self._num_steps = num_steps
         self._progress = Progress(
@@ -22,18 +22,14 @@ class TrainingConsole:
             console=self.console,
             disable=not (is_main and self.console.is_terminal),
         )
-        self._task = self._progress.add_task("training", total=num_steps, completed=first_step, figures="")
+        self._task = self._progress.add_task("training", total=num_steps, start=False, figures="")
 
-    def __enter__(self) -> "TrainingConsole":
-        """Show the bar."""
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the bar."""
-        self._progress.stop()
+    @contextmanager
+    def progress_from(self, step: int) -> Iterator[None]:
+        """Show the bar meanwhile, from the restored step on."""
+        self._progress.reset(self._task, completed=step, visible=True)
+        with self._progress:
+            yield
 
     def say(self, line: str) -> None:
         """Print one line."""

@@ -1,6 +1,7 @@
 """What ``dlm run --dry-run`` prints: everything is built, nothing is written."""
 
 from dlm.config import LoadedConfig, run_components
+from dlm.model.parts import num_parameters
 from dlm.training.assembly import assemble, build_accelerator
 from dlm_plugins.registry import Registry
 
@@ -12,24 +13,24 @@ def describe(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
         DlmError: As the run itself would.
     """
     config, registry = loaded.config, loaded.registry
-    job = assemble(loaded, build_accelerator(config), trust_remote_code=trust_remote_code)
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in job.objects.model.parameters()]
-    num_trained, num_parameters = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
-    rows, per_epoch = job.loader.shape.rows_per_step, job.loader.steps_per_epoch
+    engine = assemble(loaded, build_accelerator(config), trust_remote_code=trust_remote_code)
+    data, model = engine.data, engine.saver.objects.model
+    num_all, num_trained = num_parameters(model)
+    rows, per_epoch = data.loader.shape.rows_per_step, data.loader.steps_per_epoch
     lines = {
         "mode": config.training.mode,
         **_components(loaded, registry),
-        "model": type(job.objects.model).__name__,
-        "parameters": f"{num_parameters:,}, of which {num_trained:,} are trained",
-        "device": str(job.device),
-        "data": job.data_summary,
-        "evaluation": "none" if job.evaluation is None else job.evaluation.summary,
+        "model": type(model).__name__,
+        "parameters": f"{num_all:,}, of which {num_trained:,} are trained",
+        "device": str(engine.accelerator.device),
+        "data": data.summary,
+        "evaluation": "none" if engine.evaluation is None else engine.evaluation.summary,
         "rows per step": f"{rows}, at most {rows * config.dataset.max_length:,} tokens",
-        "steps": f"{job.num_steps:,}" + (f", {per_epoch:,} an epoch" if per_epoch else ""),
-        "output": f"{job.folder.path} (nothing was written)",
+        "steps": f"{engine.num_steps:,}" + (f", {per_epoch:,} an epoch" if per_epoch else ""),
+        "output": f"{engine.saver.folder.path} (nothing was written)",
     }
     width = max(map(len, lines))
-    return "\n".join([*loaded.notes, *job.data_notes, *(f"{name:<{width}}  {value}" for name, value in lines.items())])
+    return "\n".join([*loaded.notes, *data.notes, *(f"{name:<{width}}  {value}" for name, value in lines.items())])
 
 
 def _components(loaded: LoadedConfig, registry: Registry) -> dict[str, str]:

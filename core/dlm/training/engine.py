@@ -1,20 +1,26 @@
-"""The training loop, from the restored step to the last one."""
+"""The training loop: evaluate, save, step, log, until the last step; what happens when a step or a save fails."""
 
 import math
 import time
+from collections.abc import Mapping
 from typing import NoReturn
 
 import attrs
+from accelerate import Accelerator
 
 from dlm.data.step_batch import StepBatch
+from dlm.diffusion.sums import Sums
 from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
 from dlm.training.console import TrainingConsole
-from dlm.training.job import Job
-from dlm.training.metrics import Sums, Window
+from dlm.training.data import PreparedData
+from dlm.training.evaluation import Evaluation
+from dlm.training.metrics import Window
 from dlm.training.output_folder import BAD_BATCHES, METRICS, SAMPLES, TIMINGS
+from dlm.training.samples import Sampler
+from dlm.training.saver import Saver
 from dlm.training.signals import Signals
 from dlm.training.state import TrainerState
-from dlm.training.step import StepResult
+from dlm.training.step import StepResult, TrainingStep
 from dlm.training.timing import Stopwatch
 
 MAX_BAD_STEPS = 3
@@ -31,13 +37,25 @@ class StoppedBySignalError(DlmError):
         self.exit_code = exit_code
 
 
-@attrs.define
+@attrs.define(kw_only=True)
 class Engine:
-    """Runs a job. ``state`` is where it stands; everything else belongs to the job."""
+    """What a run consists of, and the loop over its steps."""
 
-    job: Job
-    state: TrainerState
+    accelerator: Accelerator
+    data: PreparedData
+    step: TrainingStep
+    evaluation: Evaluation | None
+    sampler: Sampler
+    saver: Saver
     console: TrainingConsole
+    num_steps: int
+    logging_every: int
+    evaluate_every: int
+    save_every: int
+    way_on: str
+    """What the user has to do so that the run goes on after it was ended."""
+    state: TrainerState = attrs.field(factory=TrainerState)
+    """Where the run stands."""
     stopwatch: Stopwatch = attrs.field(factory=Stopwatch)
     num_failed_saves: int = 0
 
@@ -49,9 +67,9 @@ class Engine:
             NonFiniteError: Loss or gradient was not finite too often in a row.
             FinalStateNotSavedError: The disk did not take what it had to.
         """
-        job, state = self.job, self.state
-        with Signals(speaks=job.is_main) as signals, self.console:
-            batches = job.batches_from(state)
+        state, loader = self.state, self.data.loader
+        with Signals(speaks=self.is_main) as signals, self.console.progress_from(state.global_step):
+            batches = loader.steps(state.epoch, state.epoch_batch, state.stream)
             while True:
                 self.evaluate_and_save()
                 if self.is_done:
@@ -63,29 +81,34 @@ class Engine:
                     if signals.ending is None:
                         raise
                     self.stop(signals.ending)
-                result = job.step(step_batch, state.global_step)
+                result = self.step(step_batch, state.global_step)
                 self.take_in(step_batch, result)
-                if state.global_step % job.logging_every == 0 or self.is_done:
+                if state.global_step % self.logging_every == 0 or self.is_done:
                     self.log(result.learning_rate)
-                ending, save_is_wanted = job.agree(signals)
+                ending, save_is_wanted = signals.agree(self.accelerator)
                 if ending is not None:
                     self.stop(ending)
                 if save_is_wanted:
                     self.save()
-            job.save_final()
+            self.saver.save_final()
 
     @property
     def is_done(self) -> bool:
         """Whether the last step was taken."""
-        return self.state.global_step >= self.job.num_steps
+        return self.state.global_step >= self.num_steps
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process (rank 0) writes and speaks."""
+        return bool(self.accelerator.is_main_process)
 
     def evaluate_and_save(self) -> None:
         """What is due between two steps. Where a run was ended, it is made up for when it goes on."""
-        state, job, sums = self.state, self.job, None
+        state, sums = self.state, None
         step = state.global_step
-        if (step % job.evaluate_every == 0 or self.is_done) and state.evaluated_step != step:
+        if (step % self.evaluate_every == 0 or self.is_done) and state.evaluated_step != step:
             sums = self.evaluate()
-        if step > 0 and (step % job.save_every == 0 or self.is_done):
+        if step > 0 and (step % self.save_every == 0 or self.is_done):
             self.save(sums)
 
     def stop(self, ending: ExitCode) -> NoReturn:
@@ -93,7 +116,7 @@ class Engine:
         self.num_failed_saves = MAX_FAILED_SAVES - 1  # there is no next time
         self.save()
         raise StoppedBySignalError(
-            f"stopped after step {self.state.global_step}, which is saved; {self.job.way_on} to continue",
+            f"stopped after step {self.state.global_step}, which is saved; {self.way_on} to continue",
             ending,
         )
 
@@ -101,7 +124,7 @@ class Engine:
         """Advance the state by one step, taken or skipped."""
         state, sums = self.state, result.sums
         state.global_step += 1
-        state.epoch, state.epoch_batch = self.job.position_after(step_batch)
+        state.epoch, state.epoch_batch = step_batch.next_position(self.data.loader.steps_per_epoch)
         state.stream = step_batch.data_state
         state.tokens_seen += int(sums.real_tokens)
         self.stopwatch.add(sums.real_tokens)
@@ -138,24 +161,24 @@ class Engine:
 
     def log(self, learning_rate: float) -> None:
         """Write one line of metrics and one of timings for the window that ends here, with the last step's rate."""
-        state, job = self.state, self.job
+        state = self.state
         metrics = {**self._position(), "split": "train", **state.window.metrics(), "lr": learning_rate}
-        timings = self.stopwatch.lap(job.device)
+        timings = self.stopwatch.lap(self.accelerator.device)
         self.append(METRICS, metrics)
         self.append(TIMINGS, {"step": state.global_step, **timings})
         self.console.report(state.global_step, metrics, timings["tokens_per_second"] or 0.0)
-        job.track(metrics, state.global_step)
+        self.track(metrics)
         state.window = Window()
 
     def evaluate(self) -> Sums | None:
         """Measure the evaluation loss and generate samples; None where evaluation is off."""
-        started, job, step = time.monotonic(), self.job, self.state.global_step
-        sums = None if job.evaluation is None else job.evaluation()
-        completions = job.sampler()  # on every process: a sharded model needs all of them
+        started, step = time.monotonic(), self.state.global_step
+        sums = None if self.evaluation is None else self.evaluation()
+        completions = self.sampler()  # on every process: a sharded model needs all of them
         if sums is not None:
             metrics = {**self._position(), "split": "eval", "loss": sums.loss, **sums.quality()}
             self.append(METRICS, metrics)
-            job.track({f"eval_{name}": value for name, value in metrics.items()}, step)
+            self.track({f"eval_{name}": value for name, value in metrics.items()})
             self.console.say(f"step {step}: eval loss {sums.loss:.4f}")
         for completion in completions:
             self.append(SAMPLES, {"step": step, "prompt": completion.prompt, "text": completion.text})
@@ -169,12 +192,12 @@ class Engine:
 
         A full disk is survived: training goes on and the next save tries again.
         """
-        started, state, job = time.monotonic(), self.state, self.job
+        started, state = time.monotonic(), self.state
         previous_best = (state.best_step, state.best_loss)
         if sums is not None and (loss := sums.loss) < (math.inf if state.best_loss is None else state.best_loss):
             state.best_step, state.best_loss = state.global_step, loss
         try:
-            job.save(state)
+            self.saver.save(state)
         except OSError as error:
             state.best_step, state.best_loss = previous_best
             self.survive(error)
@@ -186,7 +209,7 @@ class Engine:
     def tidy(self) -> None:
         """Rotate the checkpoints; what cannot be deleted is in nobody's way."""
         try:
-            self.job.tidy(self.state)
+            self.saver.tidy(self.state)
         except OSError as error:
             self.console.say(f"step {self.state.global_step}: could not tidy up the checkpoints ({error})")
 
@@ -197,7 +220,7 @@ class Engine:
         self.console.say(f"step {step}: could not save a checkpoint ({error}); older ones are intact")
         if self.num_failed_saves >= MAX_FAILED_SAVES or self.is_done:
             raise FinalStateNotSavedError(
-                f"step {step} could not be saved ({error}); free some space and {self.job.way_on} to continue from the "
+                f"step {step} could not be saved ({error}); free some space and {self.way_on} to continue from the "
                 "newest checkpoint"
             )
 
@@ -207,15 +230,20 @@ class Engine:
         Raises:
             FinalStateNotSavedError: It cannot be written. The logs are part of what is promised, so the run ends.
         """
-        if not self.job.is_main:
+        if not self.is_main:
             return
         try:
-            self.job.folder.append(name, record)
+            self.saver.folder.append(name, record)
         except OSError as error:
             raise FinalStateNotSavedError(
-                f"cannot write {name} ({error}); free some space and {self.job.way_on} to continue from the newest "
+                f"cannot write {name} ({error}); free some space and {self.way_on} to continue from the newest "
                 "checkpoint"
             ) from None
 
+    def track(self, metrics: Mapping[str, object]) -> None:
+        """Hand numbers to the trackers that the run file names."""
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float) and name != "step"}
+        self.accelerator.log(numbers, step=self.state.global_step)
+
     def _position(self) -> dict[str, object]:
-        return {"step": self.state.global_step, "epoch": self.job.epoch_of(self.state)}
+        return {"step": self.state.global_step, "epoch": self.state.epochs_done(self.data.loader.steps_per_epoch)}

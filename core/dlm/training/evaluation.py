@@ -9,7 +9,7 @@ from torch import nn
 
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import ForwardProcess
-from dlm.training.metrics import Sums
+from dlm.diffusion.sums import Sums
 
 
 @attrs.frozen(kw_only=True)
@@ -35,4 +35,4 @@ class Evaluation:
                 noised = self.forward_process(batch.to(self.accelerator.device), step=0, num_rows=self.num_rows)
                 sums.append(self.objective(noised)[1])
         self.objective.train()
-        return Sums.of(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
+        return Sums.unpack(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())

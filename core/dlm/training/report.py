@@ -7,10 +7,11 @@ import attrs
 import cattrs
 import torch
 
-from dlm.diffusion.statistics import NUM_RATE_BINS
+from dlm.diffusion.sums import NUM_RATE_BINS
+from dlm.model.parts import num_parameters
 from dlm.sampling.texts import fill_passage
-from dlm.training.console import TrainingConsole, percent
-from dlm.training.job import Job
+from dlm.training.console import percent
+from dlm.training.engine import Engine
 from dlm.training.output_folder import METRICS, OutputFolder
 from dlm.training.sharding import is_sharded
 
@@ -60,35 +61,34 @@ def _listed(numbers: Sequence[int]) -> str:
 class Report:
     """The opening and the closing words of a run."""
 
-    job: Job
-    console: TrainingConsole
+    engine: Engine
 
     def opening(self, notes: Sequence[str]) -> None:
         """What runs, on what, for how long."""
-        job, say = self.job, self.console.say
+        engine, data, say = self.engine, self.engine.data, self.engine.console.say
+        model = engine.saver.objects.model
         for note in notes:
             say(note)
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in job.objects.model.parameters()]
-        num_trained, num_parameters = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
-        trained = "" if num_trained == num_parameters else f", of which {num_trained:,} are trained"
-        say(f"data: {job.data_summary}")
-        for note in job.data_notes:
+        num_all, num_trained = num_parameters(model)
+        trained = "" if num_trained == num_all else f", of which {num_trained:,} are trained"
+        say(f"data: {data.summary}")
+        for note in data.notes:
             say(f"  {note}")
-        if job.evaluation is not None:
-            say(f"evaluation: {job.evaluation.summary}")
+        if engine.evaluation is not None:
+            say(f"evaluation: {engine.evaluation.summary}")
         say(
-            f"model: {type(job.objects.model).__name__}, {num_parameters:,} parameters{trained}, on {job.device}; "
-            f"{job.num_steps} steps of {job.loader.shape.rows_per_step} rows; writing to {job.folder.path}"
+            f"model: {type(model).__name__}, {num_all:,} parameters{trained}, on {engine.accelerator.device}; "
+            f"{engine.num_steps} steps of {data.loader.shape.rows_per_step} rows; writing to {engine.saver.folder.path}"
         )
 
     def closing(self) -> None:
         """What was learned."""
-        if not self.job.is_main:
+        if not self.engine.is_main:
             return
-        say = self.console.say
-        found, damaged = evaluations(self.job.folder)
+        say, folder = self.engine.console.say, self.engine.saver.folder
+        found, damaged = evaluations(folder)
         if damaged:
-            say(f"{self.job.folder.path / METRICS}: damaged, and left out here: line {_listed(damaged)}")
+            say(f"{folder.path / METRICS}: damaged, and left out here: line {_listed(damaged)}")
         if found:
             shown = (found[0], found[-1])
             say("eval loss: " + ", ".join(f"{each.loss_text} at step {each.step}" for each in shown))
@@ -98,32 +98,33 @@ class Report:
                 bar = "#" * round(40 * (accuracy or 0.0))
                 say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
             # A sharded model needs all processes, and this is the main one alone.
-            if self.job.objects.model.config.noise_shows_mask and not is_sharded(self.job.step.objective):
+            if self.engine.saver.objects.model.config.noise_shows_mask and not is_sharded(self.engine.step.objective):
                 self._passage()
-        say(f"the model is in {self.job.folder.final}; try it:")
-        for command in self.job.objects.weights.usage(self.job.folder.final):
+        say(f"the model is in {folder.final}; try it:")
+        for command in self.engine.saver.objects.weights.usage(folder.final):
             say(f"  {command}")
 
     def _passage(self) -> None:
         """One held-out passage with holes, filled in by the model."""
-        assert self.job.evaluation is not None
-        job, tokenizer = self.job, self.job.objects.tokenizer
-        batch = next(iter(self.job.evaluation.batches))
+        assert self.engine.evaluation is not None
+        say, objects = self.engine.console.say, self.engine.saver.objects
+        model, tokenizer = objects.model, objects.tokenizer
+        batch = next(iter(self.engine.evaluation.batches))
         # Of the first rows the one with the most different tokens: rows of dashes and spaces show nothing.
         row = max(range(len(batch.input_ids)), key=lambda index: len(set(batch.input_ids[index].tolist())))
         ids = batch.input_ids[row][batch.document_id[row] >= 0]
         generator = torch.Generator().manual_seed(0)
         masked = torch.rand(len(ids), generator=generator) < PASSAGE_RATE
-        job.objects.model.eval()
-        filled = fill_passage(job.objects.model, tokenizer, ids, masked).cpu()
+        model.eval()
+        filled = fill_passage(model, tokenizer, ids, masked).cpu()
         right = int((filled == ids)[masked].sum())
-        self.console.say(f"a passage it has not seen, {int(masked.sum())} of {len(ids)} tokens masked:")
-        hole = torch.where(masked, torch.tensor(job.objects.model.config.mask_token_id), ids)
-        self.console.say(f"  masked: {self._text(hole)}")
-        self.console.say(f"  filled: {self._text(filled)}   ({right} right)")
-        self.console.say(f"  truth:  {self._text(ids)}")
+        say(f"a passage it has not seen, {int(masked.sum())} of {len(ids)} tokens masked:")
+        hole = torch.where(masked, torch.tensor(model.config.mask_token_id), ids)
+        say(f"  masked: {self._text(hole)}")
+        say(f"  filled: {self._text(filled)}   ({right} right)")
+        say(f"  truth:  {self._text(ids)}")
 
     def _text(self, ids: torch.Tensor) -> str:
-        tokenizer = self.job.objects.tokenizer
-        text = str(tokenizer.decode(ids.tolist())).replace(str(self.job.objects.model.config.mask_token), "_")
+        objects = self.engine.saver.objects
+        text = str(objects.tokenizer.decode(ids.tolist())).replace(str(objects.model.config.mask_token), "_")
         return " ".join(text.split())

@@ -10,10 +10,11 @@ import attrs
 from dlm.errors import CheckpointError, UserInputError
 from dlm.training.checkpoints.manifest import verify
 from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.engine import Engine
 from dlm.training.identity import CLOCK, compare
-from dlm.training.job import Job
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_main
+from dlm.training.saver import Saver
 from dlm.training.state import TrainerState
 from dlm.user_paths import user_path
 
@@ -97,30 +98,31 @@ def _check(folder: OutputFolder, checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint}: {gone}")
 
 
-def restore(job: Job, start: StartingPoint, allowed: Collection[str]) -> tuple[TrainerState, list[str]]:
-    """Bring the job to its starting point; return the state, and what to tell the user.
+def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> list[str]:
+    """Bring the run to its starting point; return what to tell the user.
 
     Raises:
         UserInputError: The run is not the one that wrote the checkpoint.
         CheckpointError: The checkpoint does not fit.
     """
-    state, notes = TrainerState(), list(start.notes)
+    notes, saver = list(start.notes), engine.saver
     if start.checkpoint is not None:
-        state, saved_identity = TrainerState.read(start.checkpoint)
-        notes += compare(saved_identity, job.objects.identity, allowed)
-        job.objects.read_checkpoint(start.checkpoint)
-    notes += on_main(job.accelerator, lambda: _prepare_folder(job, start, state))
+        engine.state, saved_identity = TrainerState.read(start.checkpoint)
+        notes += compare(saved_identity, saver.objects.identity, allowed)
+        saver.objects.read_checkpoint(start.checkpoint)
+    notes += on_main(engine.accelerator, lambda: _prepare_folder(saver, start, engine.state))
     if start.checkpoint is not None:
+        state = engine.state
         notes.append(
             f"continuing from {start.checkpoint}: step {state.global_step}, epoch {state.epoch}, "
-            f"batch {state.epoch_batch}, lr {job.learning_rate():.3g}; no row is read to get there"
+            f"batch {state.epoch_batch}, lr {engine.step.learning_rate:.3g}; no row is read to get there"
         )
-    return state, notes
+    return notes
 
 
-def _prepare_folder(job: Job, start: StartingPoint, state: TrainerState) -> list[str]:
+def _prepare_folder(saver: Saver, start: StartingPoint, state: TrainerState) -> list[str]:
     """Bring the output folder to what it was at the starting point."""
-    folder, store = job.folder, job.store
+    folder, store = saver.folder, saver.store
     later = [store.path(step) for step in store.steps() if step > state.global_step]
     aside = later if start.is_own else folder.contents()
     notes = []

@@ -13,8 +13,6 @@ from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.errors import UserInputError
 from dlm.training.assembly import assemble, build_accelerator, build_store
 from dlm.training.checkpoints.publishing import write_file
-from dlm.training.console import TrainingConsole
-from dlm.training.engine import Engine
 from dlm.training.failures import explained
 from dlm.training.output_folder import BAD_ROWS, CONFIG, OutputFolder
 from dlm.training.processes import close_group, on_main
@@ -84,19 +82,19 @@ def _train(
     *,
     trust_remote_code: bool,
 ) -> int:
-    job = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
-    state, notes = restore(job, start, allow_change)
-    if job.is_main:
-        write_file(job.folder.path / CONFIG, job.objects.config_text)
-        if job.unused_rows:
-            write_bad_rows(job.unused_rows, job.folder.path / BAD_ROWS)
+    engine = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
+    notes = restore(engine, start, allow_change)
+    if engine.is_main:
+        folder = engine.saver.folder.path
+        write_file(folder / CONFIG, engine.saver.objects.config_text)
+        if engine.data.unused:
+            write_bad_rows(engine.data.unused, folder / BAD_ROWS)
         for note in loaded.notes:
             print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
-    console = TrainingConsole(num_steps=job.num_steps, first_step=state.global_step, is_main=job.is_main)
-    report = Report(job, console)
+    report = Report(engine)
     report.opening(notes)
     if accelerator.log_with:
-        accelerator.init_trackers("dlm", config={"run": job.objects.config_text})
-    Engine(job=job, state=state, console=console).run()
+        accelerator.init_trackers("dlm", config={"run": engine.saver.objects.config_text})
+    engine.run()
     report.closing()
-    return state.global_step
+    return engine.state.global_step

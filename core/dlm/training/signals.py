@@ -5,6 +5,9 @@ import signal
 import time
 from types import FrameType, TracebackType
 
+import torch
+from accelerate import Accelerator
+
 from dlm.errors import ExitCode
 
 _ENDINGS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
@@ -40,6 +43,14 @@ class Signals:
         """Put the handlers back that were there before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def agree(self, accelerator: Accelerator) -> tuple[ExitCode | None, bool]:
+        """How to end, and whether to save, as any process was told. Waits for all of them."""
+        wishes = [int(self.ending or 0), int(self.take_save_request())]
+        if accelerator.num_processes > 1:
+            gathered = accelerator.gather(torch.tensor([wishes], device=accelerator.device))
+            wishes = gathered.amax(dim=0).tolist()
+        return ExitCode(wishes[0]) if wishes[0] else None, bool(wishes[1])
 
     def take_save_request(self) -> bool:
         """Whether SIGUSR1 came since the last time this was asked."""

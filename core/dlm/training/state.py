@@ -36,6 +36,10 @@ class TrainerState:
     file_sizes: Mapping[str, int] = attrs.field(factory=dict)
     """Length in bytes of each log when this state was saved: what came later is cut off on resume."""
 
+    def epochs_done(self, steps_per_epoch: int | None) -> float:
+        """Passes over the data so far; whole passes where the length of the data is not known."""
+        return self.epoch + (round(self.epoch_batch / steps_per_epoch, 4) if steps_per_epoch else 0)
+
     def write(self, folder: Path, identity: Mapping[str, object]) -> None:
         """Write the state, and what the run was, into a checkpoint."""
         content = {"format_version": FORMAT_VERSION, **cattrs.unstructure(self), "identity": dict(identity)}

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dlm.data.step_batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.random_length import RandomLength
-from dlm.training.metrics import Sums
+from dlm.diffusion.sums import Sums
 from dlm.training.sharding import whole
 
 
@@ -64,10 +64,15 @@ class TrainingStep:
             sums.append(sums_of_batch)
         summed: Tensor = accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum")
         # Processes average their gradients; wanted is their sum, over the sum of the normalisers.
-        scale = self.typical_normaliser * accelerator.num_processes / summed[1].clamp(min=1e-30)
+        scale = self.typical_normaliser * accelerator.num_processes / Sums.normaliser_in(summed).clamp(min=1e-30)
         norm = self._scale_and_clip(scale)
         *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
-        return self._update(Sums.of(values), grad_norm)
+        return self._update(Sums.unpack(values), grad_norm)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step, the largest of the parameter groups."""
+        return float(max(self.scheduler.get_last_lr()))
 
     def _scale_and_clip(self, scale: Tensor) -> Tensor:
         """Make the accumulated gradient that of the loss, and clip it; return its norm before clipping."""
@@ -85,7 +90,7 @@ class TrainingStep:
         # A loss scaler meets overflows on its way to a good scale and skips those steps itself.
         overflow_is_normal = scaler is not None and scaler.get_scale() >= 1.0 and math.isfinite(sums.loss)
         is_bad = not (math.isfinite(sums.loss) and math.isfinite(grad_norm)) and not overflow_is_normal
-        learning_rate = float(max(self.scheduler.get_last_lr()))
+        learning_rate = self.learning_rate
         if not is_bad:
             self.optimizer.step()
         elif scaler is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlm.config import load_config
 from dlm.training.assembly import assemble, build_accelerator
-from dlm.training.job import Job
+from dlm.training.engine import Engine
 from dlm.training.step import StepResult
 
 RUN = """\
@@ -49,14 +49,14 @@ def run_file(tmp_path: Path) -> Path:
     return write_run(tmp_path)
 
 
-MakeJob = Callable[..., Job]
+MakeEngine = Callable[..., Engine]
 
 
 @pytest.fixture
-def make_job(run_file: Path) -> MakeJob:
-    """Assemble a tiny run: ``make_job("training.batch_size=4")``."""
+def make_engine(run_file: Path) -> MakeEngine:
+    """Assemble a tiny run: ``make_engine("training.batch_size=4")``."""
 
-    def make(*overrides: str) -> Job:
+    def make(*overrides: str) -> Engine:
         loaded = load_config(run_file, overrides)
         return assemble(loaded, build_accelerator(loaded.config))
 
@@ -68,17 +68,17 @@ TakeStep = Callable[..., tuple[StepResult, dict[str, Tensor]]]
 
 @pytest.fixture
 def take_step() -> TakeStep:
-    """Take one step of a job, at a batch of the first epoch; return the result and the gradients by name."""
+    """Take one step of a engine, at a batch of the first epoch; return the result and the gradients by name."""
 
-    def take(job: Job, epoch_batch: int = 0, step: int = 5) -> tuple[StepResult, dict[str, Tensor]]:
-        result = job.step(next(job.loader.steps(0, epoch_batch)), step)
-        return result, gradients_of(job)
+    def take(engine: Engine, epoch_batch: int = 0, step: int = 5) -> tuple[StepResult, dict[str, Tensor]]:
+        result = engine.step(next(engine.data.loader.steps(0, epoch_batch)), step)
+        return result, gradients_of(engine)
 
     return take
 
 
-def gradients_of(job: Job) -> dict[str, Tensor]:
-    parameters = job.objects.model.named_parameters()
+def gradients_of(engine: Engine) -> dict[str, Tensor]:
+    parameters = engine.saver.objects.model.named_parameters()
     return {name: parameter.grad.clone() for name, parameter in parameters if parameter.grad is not None}
 
 

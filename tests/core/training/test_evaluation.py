@@ -31,8 +31,8 @@ def rows_by_index(batches) -> dict[int, list[int]]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_and_loss_do_not_depend_on_how_they_are_shared_out(make_job, split) -> None:
-    whole, other = make_job(*EVALUATED).evaluation, make_job(*EVALUATED, *split).evaluation
+def test_rows_and_loss_do_not_depend_on_how_they_are_shared_out(make_engine, split) -> None:
+    whole, other = make_engine(*EVALUATED).evaluation, make_engine(*EVALUATED, *split).evaluation
     assert rows_by_index(other.batches) == rows_by_index(whole.batches)
     assert len(rows_by_index(whole.batches)) == 5
     expected, found = whole(), other()
@@ -53,27 +53,27 @@ def test_two_ranks_share_the_rows_of_one(run_file) -> None:
     assert not parts[0].keys() & parts[1].keys()
 
 
-def test_another_seed_takes_other_rows_and_fewer_rows_leave_the_training_as_it_is(make_job) -> None:
-    job, reseeded, more = (make_job(*EVALUATED, *extra) for extra in ((), SEED, ("evaluation.max_rows=7",)))
-    assert rows_by_index(job.evaluation.batches) != rows_by_index(reseeded.evaluation.batches)
-    assert job.loader.rows.fingerprint == more.loader.rows.fingerprint
+def test_another_seed_takes_other_rows_and_fewer_rows_leave_the_training_as_it_is(make_engine) -> None:
+    engine, reseeded, more = (make_engine(*EVALUATED, *extra) for extra in ((), SEED, ("evaluation.max_rows=7",)))
+    assert rows_by_index(engine.evaluation.batches) != rows_by_index(reseeded.evaluation.batches)
+    assert engine.data.loader.rows.fingerprint == more.data.loader.rows.fingerprint
 
 
-def test_the_dry_run_says_how_many_rows_of_how_many(run_file, make_job) -> None:
+def test_the_dry_run_says_how_many_rows_of_how_many(run_file, make_engine) -> None:
     lines = describe(load_config(run_file, EVALUATED)).splitlines()
     (line,) = [each for each in lines if each.startswith("evaluation ")]
-    num_held_out = make_job(*EVALUATED, "evaluation.max_rows=1000").evaluation.num_rows
+    num_held_out = make_engine(*EVALUATED, "evaluation.max_rows=1000").evaluation.num_rows
     assert num_held_out > 5
     assert line.split(maxsplit=1)[1] == f"5 of {num_held_out} held-out rows"
     assert "evaluation      none" in describe(load_config(run_file, ["evaluation.do_eval_loss=false"]))
 
 
-def test_samples_are_decoded_in_the_blocks_of_the_model(make_job) -> None:
+def test_samples_are_decoded_in_the_blocks_of_the_model(make_engine) -> None:
     """Its own block length is the one it is trained with, unless the section ``sampling`` names another."""
     prompts = ("evaluation.sample_prompts=[the noise]", "sampling.gen_length=24", "sampling.steps=24")
 
     own, named, other = (
-        make_job(*prompts, *each).sampler()[0].ids
+        make_engine(*prompts, *each).sampler()[0].ids
         for each in ((), ("sampling.block_length=8",), ("sampling.block_length=3",))
     )
     assert own == named != other

@@ -12,7 +12,7 @@ import yaml
 from dlm.config import load_config
 from dlm.data.tokenizer_training import train_tokenizer
 from dlm.training.assembly import assemble, build_accelerator
-from dlm.training.job import Job
+from dlm.training.engine import Engine
 
 CONVERSATIONS: tuple[tuple[str | None, tuple[str, ...]], ...] = (
     (None, ("What is a wall?", "It keeps the roof up.")),
@@ -73,8 +73,8 @@ class Bench:
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
 
-    def job(self, changes: Mapping[str, Any] | None = None, rows: Sequence[Any] = CONVERSATIONS) -> Job:
-        """A job that is ready to train."""
+    def engine(self, changes: Mapping[str, Any] | None = None, rows: Sequence[Any] = CONVERSATIONS) -> Engine:
+        """A engine that is ready to train."""
         loaded = load_config(self.run_file(changes, rows))
         return assemble(loaded, build_accelerator(loaded.config))
 

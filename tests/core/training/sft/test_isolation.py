@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm.data.batch import Batch
-from dlm.training.job import Job
+from dlm.training.engine import Engine
 
 BIASES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -18,14 +18,14 @@ BIASES: dict[str, dict[str, Any]] = {
 }
 
 
-def packed_batch(job: Job) -> Batch:
-    (batch,) = next(iter(job.loader.steps())).micro_batches
+def packed_batch(engine: Engine) -> Batch:
+    (batch,) = next(iter(engine.data.loader.steps())).micro_batches
     return batch
 
 
-def hidden_states(job: Job, batch: Batch, *, changed: tuple[int, int] | None = None) -> Tensor:
+def hidden_states(engine: Engine, batch: Batch, *, changed: tuple[int, int] | None = None) -> Tensor:
     """(B, L, H) under the noise of step 0, with every token of one document (row, number) replaced."""
-    noised = job.step.forward_process(batch, step=0, num_rows=8)
+    noised = engine.step.forward_process(batch, step=0, num_rows=8)
     if changed is not None:
         row, number = changed
         here = torch.zeros_like(batch.eligible)
@@ -34,20 +34,20 @@ def hidden_states(job: Job, batch: Batch, *, changed: tuple[int, int] | None = N
         noisy = torch.where(here & ~noised.corrupted, other, noised.noisy_ids)
         noised = attrs.evolve(noised, clean=attrs.evolve(batch, input_ids=other), noisy_ids=noisy)
     with torch.no_grad():
-        return job.step.objective._hidden(noised)
+        return engine.step.objective._hidden(noised)
 
 
 @pytest.mark.parametrize("bias", list(BIASES))
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_changing_one_document_moves_no_other(bench, implementation: str, bias: str) -> None:
     changes = {"dataset.pack": True, "training.batch_size": 8, "model.attn_implementation": implementation}
-    job = bench.job({**changes, **BIASES[bias]})
-    batch = packed_batch(job)
-    before = hidden_states(job, batch)
+    engine = bench.engine({**changes, **BIASES[bias]})
+    batch = packed_batch(engine)
+    before = hidden_states(engine, batch)
     num_neighbours = 0
     for row, documents in enumerate(batch.document_id.tolist()):
         for number in set(documents) - {-1}:
-            moved = (hidden_states(job, batch, changed=(row, number)) != before).any(dim=-1)
+            moved = (hidden_states(engine, batch, changed=(row, number)) != before).any(dim=-1)
             own = batch.document_id == number
             own[[other for other in range(len(own)) if other != row]] = False
             assert moved[own].any()
@@ -60,12 +60,12 @@ def test_changing_one_document_moves_no_other(bench, implementation: str, bias: 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_restarting_positions_alone_would_leak(bench, implementation: str) -> None:
     """The same batch without isolation, positions still restarting: the proof above can tell."""
-    job = bench.job({"dataset.pack": True, "training.batch_size": 8, "model.attn_implementation": implementation})
-    batch = packed_batch(job)
+    engine = bench.engine({"dataset.pack": True, "training.batch_size": 8, "model.attn_implementation": implementation})
+    batch = packed_batch(engine)
     leaky = Leaky(**{field.name: getattr(batch, field.name) for field in attrs.fields(Batch)})
     leaky = attrs.evolve(leaky, isolate_documents=False)
     row = next(k for k, documents in enumerate(batch.document_id.tolist()) if len(set(documents) - {-1}) > 1)
-    moved = (hidden_states(job, leaky, changed=(row, 0)) != hidden_states(job, leaky)).any(dim=-1)
+    moved = (hidden_states(engine, leaky, changed=(row, 0)) != hidden_states(engine, leaky)).any(dim=-1)
     assert moved[row][batch.document_id[row] == 1].any()
 
 
@@ -80,13 +80,13 @@ class Leaky(Batch):
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_a_packed_document_is_seen_as_if_it_were_alone(bench, implementation: str) -> None:
-    job = bench.job({"dataset.pack": True, "training.batch_size": 8, "model.attn_implementation": implementation})
-    batch = packed_batch(job)
-    noised = job.step.forward_process(batch, step=0, num_rows=8)
-    packed = hidden_states(job, batch)
+    engine = bench.engine({"dataset.pack": True, "training.batch_size": 8, "model.attn_implementation": implementation})
+    batch = packed_batch(engine)
+    noised = engine.step.forward_process(batch, step=0, num_rows=8)
+    packed = hidden_states(engine, batch)
     for row, documents in enumerate(batch.document_id.tolist()):
         for number in set(documents) - {-1}:
             here = batch.document_id[row] == number
             with torch.no_grad():
-                alone = job.step.objective.body(input_ids=noised.noisy_ids[row][here][None]).last_hidden_state[0]
+                alone = engine.step.objective.body(input_ids=noised.noisy_ids[row][here][None]).last_hidden_state[0]
             torch.testing.assert_close(packed[row][here], alone, rtol=1e-9, atol=1e-9)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import dlm
 from dlm.model.parts import split
-from dlm.training.job import Job
+from dlm.training.engine import Engine
 
 BLOCK_LENGTH = 4
 
@@ -41,19 +41,19 @@ def attention(bias: str) -> dict[str, Any]:
     return {"training.block_attention": {"enabled": True, "block_length": BLOCK_LENGTH, "bias": bias}}
 
 
-def trained(bench: Any, changes: dict[str, Any]) -> Job:
-    """The job of a run that went to its end; the model is in its folder ``final``."""
-    job = bench.job({"training.batch_size": 8, **changes})
-    job.folder.path.parent.mkdir(exist_ok=True)
+def trained(bench: Any, changes: dict[str, Any]) -> Engine:
+    """The engine of a run that went to its end; the model is in its folder ``final``."""
+    engine = bench.engine({"training.batch_size": 8, **changes})
+    engine.saver.folder.path.parent.mkdir(exist_ok=True)
     dlm.run(bench.folder / "run.yaml")
-    return job
+    return engine
 
 
-def training_rows(job: Job) -> list[tuple[Tensor, Tensor, int]]:
+def training_rows(engine: Engine) -> list[tuple[Tensor, Tensor, int]]:
     """Ids, attention mask (D, Q, K) and prompt length of every row of the first step, without their padding."""
-    (batch,) = next(iter(job.loader.steps())).micro_batches
-    noised = job.step.forward_process(batch, step=0, num_rows=8)
-    ((ids, mask),) = recorded_masks(job.step.objective.body, lambda: job.step.objective(noised))
+    (batch,) = next(iter(engine.data.loader.steps())).micro_batches
+    noised = engine.step.forward_process(batch, step=0, num_rows=8)
+    ((ids, mask),) = recorded_masks(engine.step.objective.body, lambda: engine.step.objective(noised))
     rows = []
     for row in (batch.row_index >= 0).nonzero()[:, 0].tolist():
         real = (batch.document_id[row] >= 0).repeat(ids.shape[1] // batch.input_ids.shape[1])
@@ -70,9 +70,9 @@ def training_rows(job: Job) -> list[tuple[Tensor, Tensor, int]]:
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("bias", ["block", "alternating"])
 def test_sampling_uses_the_masks_of_training(bench, bias: str, implementation: str) -> None:
-    job = trained(bench, {**attention(bias), "model.attn_implementation": implementation})
-    model = dlm.load(job.folder.final, attn_implementation=implementation)
-    rows = training_rows(job)
+    engine = trained(bench, {**attention(bias), "model.attn_implementation": implementation})
+    model = dlm.load(engine.saver.folder.final, attn_implementation=implementation)
+    rows = training_rows(engine)
     assert len({len(ids) for ids, _, _ in rows}) > 1
     hidden = False if implementation == "sdpa" else torch.finfo(torch.float64).min
     num_with_blocks = 0
@@ -89,9 +89,9 @@ def test_sampling_uses_the_masks_of_training(bench, bias: str, implementation: s
 
 def test_prompts_of_several_lengths_sampled_together(bench) -> None:
     """Padding is on the right in training and on the left in sampling; what is between is the same."""
-    job = trained(bench, attention("block"))
-    model = dlm.load(job.folder.final)
-    rows = [(ids, mask, start) for ids, mask, start in training_rows(job) if len(ids) - start > 8][:3]
+    engine = trained(bench, attention("block"))
+    model = dlm.load(engine.saver.folder.final)
+    rows = [(ids, mask, start) for ids, mask, start in training_rows(engine) if len(ids) - start > 8][:3]
     width = max(start for _, _, start in rows)
     prompts = torch.stack(
         [torch.cat((torch.zeros(width - start, dtype=torch.long), ids[:start])) for ids, _, start in rows]
@@ -108,9 +108,9 @@ def test_prompts_of_several_lengths_sampled_together(bench) -> None:
 
 
 def test_a_cache_of_the_prompt_leaves_out_only_what_is_hidden(bench) -> None:
-    job = trained(bench, attention("block"))
-    model = dlm.load(job.folder.final)
-    ids, mask, num_prompt = max(training_rows(job), key=lambda row: len(row[0]))
+    engine = trained(bench, attention("block"))
+    model = dlm.load(engine.saver.folder.final)
+    ids, mask, num_prompt = max(training_rows(engine), key=lambda row: len(row[0]))
     prefill, *steps = sampled_masks(model, ids, num_prompt, cache="prompt")
     assert torch.equal(prefill[0], mask[:, :num_prompt, :num_prompt])
     for step, sampled in enumerate(steps):
@@ -122,9 +122,9 @@ def test_a_cache_of_the_prompt_leaves_out_only_what_is_hidden(bench) -> None:
 
 
 def test_blocks_side_by_side_see_what_they_saw_in_training(bench) -> None:
-    job = trained(bench, attention("block"))
-    model = dlm.load(job.folder.final)
-    ids, mask, num_prompt = max(training_rows(job), key=lambda row: len(row[0]))
+    engine = trained(bench, attention("block"))
+    model = dlm.load(engine.saver.folder.final)
+    ids, mask, num_prompt = max(training_rows(engine), key=lambda row: len(row[0]))
     _, *steps = sampled_masks(model, ids, num_prompt, cache="side_by_side")
     assert len(steps) == BLOCK_LENGTH
     assert all(torch.equal(sampled[0], mask[:, num_prompt:]) for sampled in steps)
@@ -132,9 +132,9 @@ def test_blocks_side_by_side_see_what_they_saw_in_training(bench) -> None:
 
 def test_block_diffusion_sees_the_same_texts(bench) -> None:
     """``block_causal`` trains on [noisy | clean]: a block sees the same positions in both, and as noisy or clean."""
-    job = trained(bench, attention("block_causal"))
-    model = dlm.load(job.folder.final)
-    for ids, mask, num_prompt in training_rows(job):
+    engine = trained(bench, attention("block_causal"))
+    model = dlm.load(engine.saver.folder.final)
+    for ids, mask, num_prompt in training_rows(engine):
         length = len(ids)
         noisy_half, clean_half = mask[0, :length, :length], mask[0, :length, length:]
         for step, sampled in enumerate(sampled_masks(model, ids, num_prompt)):
@@ -146,11 +146,11 @@ def test_block_diffusion_sees_the_same_texts(bench) -> None:
 
 
 def test_full_attention_needs_no_mask_in_either(bench) -> None:
-    job = trained(bench, {"training.batch_size": 1})
-    model = dlm.load(Path(job.folder.final))
-    (batch,) = next(iter(job.loader.steps())).micro_batches
-    noised = job.step.forward_process(batch, step=0, num_rows=1)
-    training = recorded_masks(job.step.objective.body, lambda: job.step.objective(noised))
+    engine = trained(bench, {"training.batch_size": 1})
+    model = dlm.load(Path(engine.saver.folder.final))
+    (batch,) = next(iter(engine.data.loader.steps())).micro_batches
+    noised = engine.step.forward_process(batch, step=0, num_rows=1)
+    training = recorded_masks(engine.step.objective.body, lambda: engine.step.objective(noised))
     prompt = batch.input_ids[:, : int(batch.answer_start[0, 0])]
     sampling = recorded_masks(split(model).body, lambda: dlm.generate(model, prompt, gen_length=4, steps=4))
     assert [mask for _, mask in training + sampling] == [None] * 5

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dlm.diffusion.forward_process import NoisedBatch
-from dlm.training.job import Job
+from dlm.training.engine import Engine
 
 CLOSE = {"rtol": 1e-6, "atol": 0.0}
 ELBO = {"training.loss_impl": "elbo", "training.sft_noise.schedule": {"name": "uniform", "eps": 0.0}}
@@ -84,8 +84,8 @@ def visible_in_blocks(num_prompt: int, num_tokens: int, block_length: int) -> Te
 class Guideline:
     """Adds up the loss of every answer of a step, run through the model by itself."""
 
-    def __init__(self, job: Job, loss: str, block_length: int | None) -> None:
-        self.job, self.loss, self.block_length = job, loss, block_length
+    def __init__(self, engine: Engine, loss: str, block_length: int | None) -> None:
+        self.engine, self.loss, self.block_length = engine, loss, block_length
         self.total = torch.zeros((), dtype=torch.float64)
         self.seen: list[Answer] = []
 
@@ -97,7 +97,7 @@ class Guideline:
                     self.add_document(noised, row, (batch.document_id[row] == number).nonzero()[:, 0])
 
     def add_document(self, noised: NoisedBatch, row: int, places: Tensor) -> None:
-        model, tokenizer = self.job.objects.model, self.job.objects.tokenizer
+        model, tokenizer = self.engine.saver.objects.model, self.engine.saver.objects.tokenizer
         clean, noisy = noised.clean.input_ids[row, places], noised.noisy_ids[row, places]
         num_prompt = int(noised.clean.answer_start[row, places[0]])
         self.seen.append(Answer(tuple(clean[:num_prompt].tolist()), tuple(clean[num_prompt:].tolist())))
@@ -116,11 +116,11 @@ class Guideline:
         return self.total / len(self.seen)
 
 
-def gradient_of(job: Job, scalar: Tensor) -> Tensor:
+def gradient_of(engine: Engine, scalar: Tensor) -> Tensor:
     """The gradient by all parameters, one after the other."""
-    job.objects.model.zero_grad()
+    engine.saver.objects.model.zero_grad()
     scalar.backward()
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in job.objects.model.parameters()]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in engine.saver.objects.model.parameters()]
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 
@@ -128,32 +128,32 @@ def gradient_of(job: Job, scalar: Tensor) -> Tensor:
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_a_step_of_fine_tuning_has_the_guidelines_loss(bench, conversations, loss: str, layout: str) -> None:
     changes = LAYOUTS[layout]
-    job = bench.job({**LOSSES[loss], **changes})
+    engine = bench.engine({**LOSSES[loss], **changes})
     eos = changes.get("dataset.eos_padding", "first")
     wanted = expected_answers(
         conversations,
-        job.objects.tokenizer,
+        engine.saver.objects.tokenizer,
         end=eos != "none",
         only_last="dataset.train_on" in changes,
     )
     seen = []
-    for number, step_batch in enumerate(job.loader.steps()):
+    for number, step_batch in enumerate(engine.data.loader.steps()):
         if step_batch.epoch:
             break
-        guideline = Guideline(job, loss, 4 if layout == "blocks" else None)
+        guideline = Guideline(engine, loss, 4 if layout == "blocks" else None)
         totals, sums = [], []
         for batch in step_batch.micro_batches:
-            noised = job.step.forward_process(batch, step=number, num_rows=step_batch.num_rows)
-            total, sums_of_batch = job.step.objective(noised)
+            noised = engine.step.forward_process(batch, step=number, num_rows=step_batch.num_rows)
+            total, sums_of_batch = engine.step.objective(noised)
             totals.append(total)
             sums.append(sums_of_batch)
             guideline.add(noised)
         ours = torch.stack(totals).sum() / sum(each[1] for each in sums)
         torch.testing.assert_close(ours, guideline.value, **CLOSE)
         if number == 0:
-            expected, found = gradient_of(job, guideline.value), gradient_of(job, ours)
+            expected, found = gradient_of(engine, guideline.value), gradient_of(engine, ours)
             assert float((found - expected).norm()) <= 1e-6 * float(expected.norm())
-        seen += whole_step(guideline.seen, wanted, job.objects.tokenizer.eos_token_id, padded=eos == "all")
+        seen += whole_step(guideline.seen, wanted, engine.saver.objects.tokenizer.eos_token_id, padded=eos == "all")
     assert Counter(seen) == Counter(wanted)
 
 
@@ -175,19 +175,19 @@ def whole_step(seen: list[Answer], wanted: list[Answer], eos_id: int, *, padded:
 
 def test_the_reported_loss_is_the_one_of_the_step(bench) -> None:
     """What metrics say, for a step of several micro-batches with trained padding."""
-    job = bench.job(LAYOUTS["padded, all, accumulated"])
-    step_batch = next(iter(job.loader.steps()))
-    guideline = Guideline(job, "guidelines", None)
+    engine = bench.engine(LAYOUTS["padded, all, accumulated"])
+    step_batch = next(iter(engine.data.loader.steps()))
+    guideline = Guideline(engine, "guidelines", None)
     with torch.no_grad():
         for batch in step_batch.micro_batches:
-            guideline.add(job.step.forward_process(batch, step=0, num_rows=step_batch.num_rows))
+            guideline.add(engine.step.forward_process(batch, step=0, num_rows=step_batch.num_rows))
     assert len(guideline.seen) == 6
-    assert job.step(step_batch, 0).sums.loss == pytest.approx(float(guideline.value), rel=1e-6)
+    assert engine.step(step_batch, 0).sums.loss == pytest.approx(float(guideline.value), rel=1e-6)
 
 
 def test_packed_documents_carry_the_lengths_of_their_own_answers(bench) -> None:
-    job = bench.job({"dataset.pack": True, "training.batch_size": 8})
-    (packed,) = next(iter(job.loader.steps())).micro_batches
+    engine = bench.engine({"dataset.pack": True, "training.batch_size": 8})
+    (packed,) = next(iter(engine.data.loader.steps())).micro_batches
     num_documents = 0
     for row in range(len(packed.row_index)):
         for number in set(packed.document_id[row].tolist()) - {-1}:

@@ -13,7 +13,7 @@ TRAINED = {"model.tokenizer": {"train": {"vocab_size": 300}}}
 
 def test_it_is_trained_on_every_turn_and_on_the_system_texts(bench: Any) -> None:
     texts = ["What is a wall?", "A wall keeps the roof up.", "Be brief.", "And a door?", "A hole in a wall."]
-    tokenizer = bench.job(TRAINED, ROWS).objects.tokenizer
+    tokenizer = bench.engine(TRAINED, ROWS).saver.objects.tokenizer
     assert tokenizer.get_vocab() == train_tokenizer(texts, vocab_size=300).get_vocab()
     assert len(tokenizer) > 258  # something was merged
 
