@@ -37,6 +37,8 @@ class Qwen3LLadaConfig(Qwen3Config):
     """Whether position i is predicted from the hidden state of position i - 1, as in the autoregressive parent."""
     prompt_rendering: str | None = None
     """Name of the way conversations were written as text in training."""
+    prompt_thinking: bool = False
+    """Whether answers were trained with reasoning before them: prompts ask for it, where the chat template can."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.use_cache = False

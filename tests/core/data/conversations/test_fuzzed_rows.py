@@ -1,11 +1,13 @@
+import copy
 import json
 import random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlm.data.conversations.examples import ExampleMaker
-from dlm.data.conversations.formats import FORMATS
+from dlm.data.conversations.formats import ANY_FORMAT
 from dlm.data.conversations.rows import rendering_of
 from dlm.data.readers import read_jsonl
 from dlm.data.records import Origin, Record
@@ -19,37 +21,75 @@ anything = st.recursive(
 )
 
 
+ROLES = ("human", "GPT", "user", "assistant", "User", "gpt")
+TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+KEYS = {"conversations": ("from", "value"), "messages": ("role", "content")}
+
+
+@pytest.fixture(scope="module")
+def tools_tokenizer(shared_chat_tokenizer):
+    """A tokenizer whose template writes tools and their calls."""
+    tokenizer = copy.deepcopy(shared_chat_tokenizer)
+    tokenizer.chat_template = TOOLS
+    return tokenizer
+
+
 def row_from(generator, words, values):
-    """A row that is wrong in about every second case, in any of many ways."""
+    """A row that is wrong more often than not, in any of many ways."""
 
     def maybe_wrong(right):
-        return generator.choice(values) if generator.random() < 0.05 else right
+        return generator.choice(values) if generator.random() < 0.02 else right
 
-    def turn(number):
-        role = maybe_wrong(("human", "gpt", "human", "assistant", "user", "gpt")[number])
-        return maybe_wrong({"from": role, "value": maybe_wrong(generator.choice(words))})
+    def some(right):
+        return maybe_wrong(generator.choice(right))
 
-    row = {"conversations": maybe_wrong([turn(number) for number in range(generator.randint(0, 6))])}
-    if generator.random() < 0.3:
-        row["system"] = maybe_wrong(generator.choice(words))
+    def turn(number, keys):
+        role, text = keys if generator.random() < 0.97 else generator.choice([*KEYS.values(), words[:2]])
+        made = {role: maybe_wrong(ROLES[number]), text: some(words)}
+        if generator.random() < 0.2:
+            made[generator.choice(["weight", "train", "name", "x"])] = some([0, 1, True, False])
+        if generator.random() < 0.2:
+            made["reasoning_content"] = some(words)
+        if generator.random() < 0.05:
+            made["tool_calls"] = some([[], [{"function": {"name": "f", "arguments": some(['{"a": 1}', "x", {}])}}]])
+        return maybe_wrong(made)
+
+    def turns(column):
+        return {column: maybe_wrong([turn(number, KEYS[column]) for number in range(generator.randint(0, 6))])}
+
+    def question():
+        return {"prompt": some(words), "response": some(words), "history": some([None, [], [["a", "b"]], [["a"]], "x"])}
+
+    column = generator.choice(["conversations"] * 3 + ["messages"] * 3 + ["prompt"])
+    row = question() if column == "prompt" else turns(column)
+    for key, choices in (("system", words), ("system_prompt", words), ("tools", ["", "[]", [{"name": "f"}], "{"])):
+        if generator.random() < 0.2:
+            row[key] = some(choices)
     return maybe_wrong(row) if generator.random() < 0.1 else row
 
 
-# Hundred draws of hundred rows: ten thousand rows, each in both renderings.
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+# Twenty draws of hundred rows: two thousand rows, each in three renderings.
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(
     words=st.lists(texts, min_size=5, max_size=5),
-    values=st.lists(anything, min_size=5, max_size=5),
+    values=st.lists(anything, min_size=20, max_size=20),
     seed=st.integers(0, 2**32),
 )
-def test_each_row_is_used_or_listed(shared_chat_tokenizer, words, values, seed):
+def test_each_row_is_used_or_listed(shared_chat_tokenizer, tools_tokenizer, words, values, seed):
     generator = random.Random(seed)
     rows = [row_from(generator, [*words, *AWKWARD, "a", "b c", "long " * 20], values) for _ in range(100)]
-    for chat_template in (False, True):
+    for tokenizer, chat_template in (
+        (shared_chat_tokenizer, False),
+        (shared_chat_tokenizer, True),
+        (tools_tokenizer, True),
+    ):
         maker = ExampleMaker(
-            format=FORMATS["conversations"],
-            rendering=rendering_of(shared_chat_tokenizer, chat_template=chat_template),
-            max_length=60,
+            format=ANY_FORMAT, rendering=rendering_of(tokenizer, chat_template=chat_template), max_length=60
         )
         for number, row in enumerate(rows):
             is_object = isinstance(row, dict)
@@ -75,17 +115,20 @@ def test_fuzzed_rows_are_of_every_kind(shared_chat_tokenizer):
     # Without this the test above might be about bad rows alone.
     generator = random.Random(0)
     maker = ExampleMaker(
-        format=FORMATS["conversations"],
+        format=ANY_FORMAT,
         rendering=rendering_of(shared_chat_tokenizer, chat_template=True),
         max_length=60,
     )
     values = [None, 3, "x", ["a"], {"b": 1.5}]
     for number in range(1000):
-        row = row_from(generator, ["a", "b c", "\ud800", "long " * 20], values)
+        row = row_from(generator, ["a", "b c", "d", "<think>e</think>f", "\ud800", "long " * 20], values)
         if isinstance(row, dict):
             maker(Record(Origin("fuzz", number), row))
     assert min(maker.counts.num_used_rows, maker.counts.num_bad_rows, maker.counts.num_dropped_rows) > 20
-    assert len({bad.reason for bad in maker.bad_rows}) > 15
+    assert len({bad.reason for bad in maker.bad_rows}) > 30
+    assert maker.counts.num_reasoned_answers > 20
+    assert maker.counts.num_context_answers > 5
+    assert {"x", "tools"} & {*maker.unused.columns, *maker.unused.of_turns}
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
