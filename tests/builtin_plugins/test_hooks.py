@@ -1,5 +1,9 @@
 """The built-in plugin as a whole."""
 
+import importlib
+import pkgutil
+from types import ModuleType
+
 import attrs
 import pytest
 
@@ -35,6 +39,31 @@ def built_ins() -> list[tuple[str, str, type]]:
         for kind in KINDS.values()
         for name, cls in getattr(dlm_builtin_plugins, kind.hook)().items()
     ]
+
+
+def packages() -> list[ModuleType]:
+    found = (info.name for info in pkgutil.iter_modules(dlm_builtin_plugins.__path__) if info.ispkg)
+    return [importlib.import_module(f"dlm_builtin_plugins.{name}") for name in found]
+
+
+@pytest.mark.parametrize("package", packages(), ids=lambda package: package.__name__)
+def test_the_package_of_a_kind_lists_all_components_of_its_files(package):
+    modules = [
+        importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
+    ]
+    classes = {
+        cls
+        for module in modules
+        for cls in vars(module).values()
+        if attrs.has(cls) and cls.__module__ == module.__name__
+    }
+    assert set(package.COMPONENTS.values()) == classes
+
+
+def test_the_hooks_offer_what_the_packages_list():
+    offered = [dict(getattr(dlm_builtin_plugins, kind.hook)()) for kind in KINDS.values()]
+    listed = [dict(package.COMPONENTS) for package in packages()]
+    assert sorted(offered, key=str) == sorted(listed, key=str)
 
 
 @pytest.mark.parametrize("kind", KINDS)

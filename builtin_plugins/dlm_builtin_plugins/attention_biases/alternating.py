@@ -1,4 +1,4 @@
-"""Two biases that take turns."""
+"""Attention by layer: layers take turns between full and block attention (local and global)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Block attention."""
+"""Block attention: the prompt sees the prompt, a block of the answer sees the prompt and itself (side by side)."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Attention of block diffusion."""
+"""Block diffusion (BD3-LM) attention: a noisy block sees the clean prompt, earlier clean blocks, and itself."""
 
 from typing import ClassVar
 

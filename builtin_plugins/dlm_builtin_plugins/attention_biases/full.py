@@ -1,4 +1,4 @@
-"""Full attention."""
+"""Full bidirectional attention: everybody sees everybody, as in LLaDA."""
 
 import attrs
 

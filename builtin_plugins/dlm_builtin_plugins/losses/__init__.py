@@ -1,1 +1,16 @@
-"""Losses."""
+"""Built-in losses by name: which positions are scored, with which weight (1/p) and normaliser."""
+
+from collections.abc import Mapping
+
+from dlm_builtin_plugins.losses.dllm import DllmLoss
+from dlm_builtin_plugins.losses.elbo import ElboLoss
+from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
+from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
+from dlm_plugins import Loss
+
+COMPONENTS: Mapping[str, type[Loss]] = {
+    "guidelines": GuidelinesLoss,
+    "dllm": DllmLoss,
+    "soft_ce": SoftCrossEntropyLoss,
+    "elbo": ElboLoss,
+}

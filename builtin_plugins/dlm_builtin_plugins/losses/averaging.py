@@ -1,4 +1,4 @@
-"""What a weighted cross-entropy is averaged over: tokens in pre-training, answers in fine-tuning."""
+"""What the normaliser of a loss counts: tokens in pre-training; answers, each divided by its length, in SFT."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""The loss that recognises corruption by the mask token."""
+"""MMaDA's loss (dLLM-RL): cross-entropy times min(1/p, reweight cap) wherever the input holds the mask token."""
 
 from collections.abc import Iterable
 

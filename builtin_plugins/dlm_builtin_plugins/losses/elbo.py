@@ -1,4 +1,4 @@
-"""The likelihood bound for any schedule."""
+"""ELBO: cross-entropy times p'(t)/p(t), a bound on the likelihood (NLL, perplexity) for every schedule (MDLM)."""
 
 from collections.abc import Iterable
 

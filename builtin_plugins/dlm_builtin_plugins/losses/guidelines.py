@@ -1,4 +1,4 @@
-"""The loss of the LLaDA guidelines."""
+"""LLaDA's loss: cross-entropy at corrupted positions times min(1/p, reweight cap), over all tokens or answers."""
 
 import attrs
 

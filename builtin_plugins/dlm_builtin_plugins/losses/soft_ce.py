@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing."""
+"""LLaDA's loss with label smoothing: smoothed cross-entropy at corrupted positions times min(1/p, reweight cap)."""
 
 import attrs
 

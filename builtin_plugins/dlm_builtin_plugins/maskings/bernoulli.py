@@ -1,4 +1,4 @@
-"""Independent masking."""
+"""Masking by independent coins: every eligible position is corrupted with probability p (LLaDA, MDLM)."""
 
 from typing import ClassVar
 

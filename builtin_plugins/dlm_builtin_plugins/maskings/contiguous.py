@@ -1,4 +1,4 @@
-"""Masking of one span."""
+"""Span masking: one contiguous run of k positions is corrupted, k from p = k / (n + k - 1)."""
 
 import attrs
 import torch

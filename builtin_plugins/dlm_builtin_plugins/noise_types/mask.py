@@ -1,4 +1,4 @@
-"""Absorbing noise."""
+"""Absorbing noise: a corrupted position holds the mask token."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Uniform noise."""
+"""Uniform noise: a corrupted position holds a random other token, never the mask or a special token."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""AdamW."""
+"""AdamW: Adam with decoupled weight decay, torch's own."""
 
 from collections.abc import Sequence
 

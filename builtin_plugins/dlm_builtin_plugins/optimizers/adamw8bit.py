@@ -1,4 +1,4 @@
-"""AdamW with 8-bit state."""
+"""AdamW with 8-bit state (bitsandbytes); plain AdamW where that does not work."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the 8-bit optimizers of bitsandbytes have in common."""
+"""8-bit optimizers of bitsandbytes: whether it works here, what falls back to AdamW, embeddings in 32 bits."""
 
 import importlib
 import logging

@@ -1,4 +1,4 @@
-"""From the contract's parameter groups to those of torch."""
+"""Which parameter groups of torch get weight decay: from the contract's groups to torch.optim's."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lion with 8-bit state."""
+"""Lion with 8-bit state (bitsandbytes): steps by the sign of a moving average."""
 
 from collections.abc import Sequence
 

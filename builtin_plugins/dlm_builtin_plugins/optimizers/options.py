@@ -1,4 +1,4 @@
-"""Options that several optimizers share."""
+"""Options that optimizers share: learning rate, betas, eps, weight decay, with their bounds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A mix of confidence and temperature."""
+"""Dream's alg_temp: positions drawn from softmax(confidence / temperature) by Gumbel top-k."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""A threshold that moves."""
+"""Parallel decoding above a confidence threshold that falls or rises over the steps of a block."""
 
 from typing import ClassVar
 

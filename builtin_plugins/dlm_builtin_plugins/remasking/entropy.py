@@ -1,4 +1,4 @@
-"""Commit where the prediction is sharp."""
+"""Dream's entropy order: keep the predictions whose entropy over the vocabulary is lowest."""
 
 import attrs
 

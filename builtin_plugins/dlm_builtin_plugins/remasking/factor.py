@@ -1,4 +1,4 @@
-"""As many tokens as the confidence allows."""
+"""Fast-dLLM's factor: keep the n most confident predictions while (n + 1)(1 - confidence) < factor."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Commit what the model is sure of."""
+"""LLaDA's low_confidence: keep the most confident predictions of a step, remask the least confident."""
 
 import attrs
 

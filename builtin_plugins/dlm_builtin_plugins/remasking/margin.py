@@ -1,4 +1,4 @@
-"""Commit where the runner-up is far behind."""
+"""Top-k margin: keep the predictions whose first choice is furthest ahead of the second (top-1 minus top-2)."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""Commit in random order."""
+"""Random order: which predictions are kept has nothing to do with their confidence (LLaDA, MDLM)."""
 
 import attrs
 

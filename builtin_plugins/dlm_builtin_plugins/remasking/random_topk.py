@@ -1,4 +1,4 @@
-"""Confidence with noise."""
+"""MaskGIT's order: Gumbel noise times a temperature on the log-confidence, then the top k are kept."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""Choosing the best positions of each row, without asking the device for a number."""
+"""Top k of each row by a score, ties to the earlier position, and Gumbel noise, for all remasking rules."""
 
 import torch
 from torch import Tensor

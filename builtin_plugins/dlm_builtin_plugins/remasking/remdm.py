@@ -1,4 +1,4 @@
-"""Take tokens back."""
+"""ReMDM: committed tokens of low confidence go back to mask, so that early mistakes can be corrected."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Commit whatever is sure enough."""
+"""Fast-dLLM's threshold: parallel decoding of every prediction whose confidence exceeds a bar."""
 
 from typing import ClassVar
 

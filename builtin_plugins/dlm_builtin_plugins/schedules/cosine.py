@@ -1,4 +1,4 @@
-"""The cosine schedule."""
+"""Cosine noise schedule, p(t) = sin(pi t / 2): the mask rate of MaskGIT, more time at high rates."""
 
 import math
 

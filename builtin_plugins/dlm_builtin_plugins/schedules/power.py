@@ -1,4 +1,4 @@
-"""The power schedule."""
+"""Power noise schedule, p(t) = 1 - (1 - t)^exponent: which mask rates get how much time."""
 
 import attrs
 import torch

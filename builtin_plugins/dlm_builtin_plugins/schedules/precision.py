@@ -1,4 +1,4 @@
-"""The precision schedules compute in."""
+"""Which precision noise schedules compute mask rates in: float32, or float64 where time is float64."""
 
 import torch
 from torch import Tensor

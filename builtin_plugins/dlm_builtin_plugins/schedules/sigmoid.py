@@ -1,4 +1,4 @@
-"""The sigmoid schedule."""
+"""Sigmoid noise schedule, p(t) from a piece of the logistic curve: more time near both ends (Muse, Show-o)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The uniform schedule."""
+"""Uniform (linear) noise schedule, p(t) = (1 - eps) t + eps: every mask rate equally likely, as in LLaDA."""
 
 import attrs
 import torch
