@@ -21,12 +21,12 @@ import torch
 
 import dlm
 import gpu
-from dlm.config.sampling import APPROXIMATE_CACHES
+from dlm.config.sampling_settings import APPROXIMATE_CACHES
 from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
 from dlm.errors import DlmError
-from dlm.model.parts import split
-from dlm.model.scratch import model_from_config
-from dlm.sampling.caching import CACHES
+from dlm.model.body_and_head import split
+from dlm.model.from_scratch import model_from_config
+from dlm.sampling.cache_choice import CACHES
 from dlm.training.timing import peak_memory
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 from dlm_plugins.registry import Registry

@@ -12,9 +12,9 @@ from dlm.data.batch import Batch
 from dlm.data.step_batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.vocabulary import Vocabulary
-from dlm.model.scratch import model_from_config
+from dlm.model.from_scratch import model_from_config
 from dlm.training.assembly import build_accelerator
-from dlm.training.building import build_forward_process, build_objective, build_random_length
+from dlm.training.model_and_noise import build_forward_process, build_objective, build_random_length
 from dlm.training.optimisation import build_scheduler, parameter_groups
 from dlm.training.step import TrainingStep
 

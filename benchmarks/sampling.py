@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs per row; the median counts")
     parser.add_argument("--only", type=int, help="number of one row, from 0")
     arguments = parser.parse_args()
-    from dlm.model.scratch import model_from_config
+    from dlm.model.from_scratch import model_from_config
 
     model = model_from_config(SIZES, vocab_size=VOCABULARY_SIZE, mask_token_id=MASK_ID).eval()
     rows: list[Callable[[], bool]] = [lambda case=case: run_case(model, case, arguments.rounds) for case in CASES]  # type: ignore[misc]

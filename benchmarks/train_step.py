@@ -46,7 +46,7 @@ def build() -> tuple[Any, Any]:
     from dlm.data.batch import Batch
     from dlm.diffusion.forward_process import ForwardProcess
     from dlm.diffusion.times import TIME_UNITS, grid_times
-    from dlm.model.scratch import model_from_config
+    from dlm.model.from_scratch import model_from_config
 
     model = model_from_config(SIZES, vocab_size=VOCABULARY_SIZE, mask_token_id=MASK_ID).train()
     ids = torch.randint(MASK_ID, (NUM_ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -98,7 +98,7 @@ def vocabulary() -> Any:
 
 def make_objective_step(model: Any) -> Step:
     from dlm.diffusion.objective import DiffusionObjective, Visibility
-    from dlm.model.parts import split
+    from dlm.model.body_and_head import split
 
     parts = split(model)
     objective = DiffusionObjective(
@@ -157,7 +157,7 @@ def print_peak_memory(side: str) -> None:
             model.zero_grad()
             step(model, noised)
     else:
-        import dlm.model.scratch
+        import dlm.model.from_scratch
         import dlm.training.assembly  # noqa: F401
     print(json.dumps(peak_memory(torch.device("cpu"))))
 

@@ -11,7 +11,7 @@ from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM, Qwen3LLadaModel
 
 if TYPE_CHECKING:
     from dlm.model.convert import ConversionReport, convert
-    from dlm.model.loading import load_model as load
+    from dlm.model.load_model import load_model as load
     from dlm.sampling import GenerateOutput, generate, iter_generate
     from dlm.training.run import RunResult, run
 
@@ -35,7 +35,7 @@ __all__ = [
 _LATER = {
     "ConversionReport": ("dlm.model.convert", "ConversionReport"),
     "convert": ("dlm.model.convert", "convert"),
-    "load": ("dlm.model.loading", "load_model"),
+    "load": ("dlm.model.load_model", "load_model"),
     "GenerateOutput": ("dlm.sampling", "GenerateOutput"),
     "generate": ("dlm.sampling", "generate"),
     "iter_generate": ("dlm.sampling", "iter_generate"),

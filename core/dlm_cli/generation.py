@@ -8,7 +8,7 @@ import attrs
 import click
 from rich.console import Console
 
-from dlm.config.sampling import APPROXIMATE_CACHES
+from dlm.config.sampling_settings import APPROXIMATE_CACHES
 from dlm.sampling.api import GenerateState
 from dlm.sampling.session import Batch, Job, Result, Session
 from dlm.sampling.trace import Trace

@@ -46,7 +46,7 @@ def sampling_options(command: _Function) -> _Function:
 
 def fields() -> tuple["attrs.Attribute[Any]", ...]:
     """The fields of the settings, one an option."""
-    from dlm.config.sampling import SamplingSettings
+    from dlm.config.sampling_settings import SamplingSettings
 
     return attrs.fields(SamplingSettings)
 

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from dlm.data.tokenizer_training import train_tokenizer
-from dlm.training.state import TrainerState
+from dlm.training.trainer_state import TrainerState
 from dlm_cli.main import cli, main
 
 SAID = "{{ '<|im_start|>' + m.role + '\\n' + c + '<|im_end|>\\n' }}"

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 import dlm
-from dlm.config.sampling import SamplingArguments
+from dlm.config.sampling_settings import SamplingArguments
 
 PUBLIC = {
     "ConversionReport",

@@ -14,8 +14,8 @@ from dlm.config import load_mapping, run_components
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.diffusion.vocabulary import Vocabulary
-from dlm.model.scratch import model_from_config
-from dlm.training.building import build_forward_process, build_objective
+from dlm.model.from_scratch import model_from_config
+from dlm.training.model_and_noise import build_forward_process, build_objective
 from dlm_plugins.registry import Registry
 
 pytestmark = pytest.mark.gpu

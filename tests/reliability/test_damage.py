@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dlm.errors import CheckpointError, ExitCode
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.manifest import MANIFEST, verify, write_manifest
-from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.output_folder import OutputFolder
 from dlm.training.report import evaluations
 from dlm.training.resuming import LATEST, starting_point

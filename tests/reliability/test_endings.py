@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dlm.errors import ExitCode
-from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 
 PROMISED = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-12/optimizer.pt")
 ENDINGS = {"SIGTERM": ExitCode.TERMINATED, "SIGINT": ExitCode.INTERRUPTED}

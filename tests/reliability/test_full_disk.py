@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm.errors import ExitCode
-from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 
 SAVE = 2
 """The save that meets the full disk: there is an older checkpoint then."""

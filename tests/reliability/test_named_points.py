@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dlm.training
-from dlm.training.checkpoints.store import CheckpointStore
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 
 NAMED = re.compile(r'reached\("([^"]+)"\)')
 # Points that no uninterrupted run comes by, and the death or the command that leads there.

@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 from attrs.validators import ge, min_len, optional
 
-from dlm.config.settings import NOT_NEGATIVE, setting
+from dlm.config.fields import NOT_NEGATIVE, setting
 
 
 @attrs.frozen(kw_only=True)

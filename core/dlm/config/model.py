@@ -6,7 +6,7 @@ from typing import Any, Literal
 import attrs
 from attrs.validators import min_len, optional
 
-from dlm.config.settings import POSITIVE, PROPER_FRACTION, section, setting
+from dlm.config.fields import POSITIVE, PROPER_FRACTION, section, setting
 
 
 @attrs.frozen(kw_only=True)

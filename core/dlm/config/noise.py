@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 from attrs.validators import ge, optional
 
-from dlm.config.settings import FRACTION, PROPER_FRACTION, component, setting
+from dlm.config.fields import FRACTION, PROPER_FRACTION, component, setting
 from dlm_plugins.masking import Masking
 from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import NoiseType

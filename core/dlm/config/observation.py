@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import attrs
 from attrs.validators import and_, gt, lt, min_len, optional
 
-from dlm.config.settings import POSITIVE, setting
+from dlm.config.fields import POSITIVE, setting
 
 
 @attrs.frozen(kw_only=True)

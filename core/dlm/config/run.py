@@ -3,11 +3,11 @@
 import attrs
 
 from dlm.config.dataset import DatasetConfig
+from dlm.config.fields import section, setting
 from dlm.config.model import LoraConfig, ModelConfig
 from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig
-from dlm.config.optim import DEFAULT_OPTIMIZER, OptimConfig
-from dlm.config.sampling import SamplingSettings
-from dlm.config.settings import section, setting
+from dlm.config.optim_section import DEFAULT_OPTIMIZER, OptimConfig
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.config.training import TrainingConfig
 from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
 

@@ -5,8 +5,8 @@ from typing import Literal
 import attrs
 from attrs.validators import and_, ge, lt, min_len, optional
 
+from dlm.config.fields import POSITIVE, POSITIVE_OR_NULL, component, section, setting
 from dlm.config.noise import NoiseConfig
-from dlm.config.settings import POSITIVE, POSITIVE_OR_NULL, component, section, setting
 from dlm_plugins.attention_bias import AttentionBias
 from dlm_plugins.loss import Loss
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dlm.data.compression import opened
-from dlm.data.records import Origin, Record, Tell
+from dlm.data.source_records import Origin, Record, Tell
 from dlm.data.text_files import TextError, decode, raw_lines
 from dlm.errors import DataError
 

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from dlm.data.file_identity import identity_of_files
-from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
+from dlm.data.source_records import Origin, Record, RecordReader, Source, SourceState
 from dlm.errors import DataError
 
 _SPLITS_FILE = "dataset_dict.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlm.data.compression import opened, uncompressed_name
 from dlm.data.csv_files import read_csv
-from dlm.data.records import Origin, Record, Tell
+from dlm.data.source_records import Origin, Record, Tell
 from dlm.data.text_files import TextError, decode, parse_json, raw_lines, read_text
 from dlm.errors import DataError
 

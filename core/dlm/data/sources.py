@@ -13,7 +13,7 @@ from dlm.data.file_identity import identity_of_files
 from dlm.data.files import PACKAGE_PREFIX, find_files, is_local, path_of
 from dlm.data.hub import is_saved, load_from_disk, load_from_hub
 from dlm.data.readers import READERS, format_of
-from dlm.data.records import Origin, Record, RecordReader, Source, SourceState
+from dlm.data.source_records import Origin, Record, RecordReader, Source, SourceState
 from dlm.errors import DataError
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from dlm.data.loader import Collate
-from dlm.data.records import Source, SourceState
 from dlm.data.rows import Row
+from dlm.data.source_records import Source, SourceState
 from dlm.data.step_batch import FILLER, StepBatch, StepShape
-from dlm.data.text import TextCounts, text_of
+from dlm.data.text_column import TextCounts, text_of
 from dlm.data.tokenization import encode_texts, eos_id_of
 from dlm.errors import DataError
 

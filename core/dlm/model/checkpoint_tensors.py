@@ -10,8 +10,8 @@ import attrs
 from safetensors import SafetensorError, safe_open
 
 from dlm.errors import ModelError
+from dlm.model.checkpoint_sources import require_safetensors
 from dlm.model.quantisation import refuse_quantised_weights
-from dlm.model.sources import require_safetensors
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

@@ -13,16 +13,16 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
 from dlm.model.analyze import Comparison, Status, analyze
+from dlm.model.body_and_head import num_parameters
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
+from dlm.model.copy_weights import copy_weights, vocabulary_tensor_names
 from dlm.model.foreign_config import load_config
 from dlm.model.gguf import gguf_file_of, unpack_gguf
-from dlm.model.loading import load_model, make_bidirectional, say_if_replaced
+from dlm.model.load_model import load_model, make_bidirectional, say_if_replaced
 from dlm.model.new_folder import check_destination, published, scratch_beside
-from dlm.model.parts import num_parameters
-from dlm.model.sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
-from dlm.model.vocabulary_tensors import copy_weights, vocabulary_tensor_names
 from dlm.user_paths import user_path
 
 _NOTICES = ("LICENSE*", "NOTICE*")

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from dlm.errors import ModelError
+from dlm.model.checkpoint_sources import foreign_code, one_line, quiet_transformers
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.quantisation import refuse_quantised_config
-from dlm.model.sources import foreign_code, one_line, quiet_transformers
 
 logger = logging.getLogger(__name__)
 

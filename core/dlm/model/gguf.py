@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm.data.files import PACKAGE_PREFIX, inside_package
 from dlm.errors import DataError, ModelError
-from dlm.model.sources import foreign_code, quiet_transformers
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers
 from dlm.user_paths import user_path
 
 GGUF_SUFFIX = ".gguf"

@@ -63,7 +63,7 @@ def stack_layer_masks(body: nn.Module, masks: Sequence[Tensor | None]) -> Tensor
     """Make one attention mask of those of all layers, and let the layers of ``body`` take theirs from it.
 
     Args:
-        body: A decoder body (``dlm.model.parts.split``).
+        body: A decoder body (``dlm.model.body_and_head.split``).
         masks: One mask for each layer, (B, 1, Q, K) from ``attention_mask_for``; None: everybody sees everybody. Layers
             that share a mask should hold the same object: it is stored once.
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from dlm.errors import ModelError
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FINGERPRINT, PREFIX, fingerprint_of
+from dlm.model.body_and_head import num_parameters
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers
 from dlm.model.foreign_config import load_config
-from dlm.model.loading import load_model
+from dlm.model.load_model import load_model
 from dlm.model.new_folder import check_destination, published
-from dlm.model.parts import num_parameters
-from dlm.model.sources import foreign_code, quiet_transformers
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
 from dlm.user_paths import user_path
 

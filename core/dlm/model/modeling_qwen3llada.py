@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutpu
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model, Qwen3PreTrainedModel
 
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
-from dlm.model.generation import GeneratesByUnmasking
+from dlm.model.generate_mixin import GeneratesByUnmasking
 from dlm.model.masks import model_attention_mask
 from dlm.model.positions import at_positions
 

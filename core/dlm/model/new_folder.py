@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dlm.errors import ModelError
-from dlm.model.sources import one_line
+from dlm.model.checkpoint_sources import one_line
 
 
 def check_destination(destination: Path) -> None:

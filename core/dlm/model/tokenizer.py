@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dlm.errors import ModelError
-from dlm.model.sources import foreign_code, quiet_transformers, resolve_source
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.config.sampling import SamplingArguments, SamplingSettings
+from dlm.config.sampling_settings import SamplingArguments, SamplingSettings
 from dlm.sampling.arguments import settings_of
-from dlm.sampling.blind import warn_of_blind_blocks
-from dlm.sampling.caching import choose_way
+from dlm.sampling.blind_positions import warn_of_blind_blocks
+from dlm.sampling.cache_choice import choose_way
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
-from dlm.sampling.forward import Runner
+from dlm.sampling.full_forward import Runner
 from dlm.sampling.loop import Loop
 from dlm.sampling.plan import Stage, plan
 from dlm.sampling.resolve import resolve
@@ -33,7 +33,7 @@ class GenerateOutput:
     num_forwards: int
     """How often the model ran for the whole batch."""
     cache: str
-    """The cache that was in effect, see ``dlm.sampling.caching.CACHES``."""
+    """The cache that was in effect, see ``dlm.sampling.cache_choice.CACHES``."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -71,7 +71,7 @@ def generate(
         input_ids: (B, P) int64. Masks among them are filled in.
         attention_mask: (B, P), 0 on padding. Prompts of different lengths are padded on the left.
         row_keys: (B,) int64: the keys of the rows' randomness, if not their numbers in the batch.
-        **settings: the fields of :class:`dlm.config.sampling.SamplingSettings`, which are also the section
+        **settings: the fields of :class:`dlm.config.sampling_settings.SamplingSettings`, which are also the section
             ``sampling`` of a run file. None means the model's own.
 
     ``gen_length`` is the number of positions after the prompt. ``steps`` are shared among the blocks in proportion to

@@ -8,9 +8,9 @@ import attrs
 from cattrs import Converter
 
 from dlm.config import RunConfig, RunFileError
-from dlm.config.loading import run_converter
-from dlm.config.sampling import SamplingSettings
-from dlm.config.source import COMMAND_LINE, Source, read_source
+from dlm.config.load_run_file import run_converter
+from dlm.config.run_file_source import COMMAND_LINE, Source, read_source
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm_plugins.errors import ConfigurationError
 from dlm_plugins.problems import problems_of

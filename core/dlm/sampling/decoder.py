@@ -7,10 +7,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from dlm.model.body_and_head import split
 from dlm.model.layer_masks import stack_layer_masks
 from dlm.model.masks import attention_mask_for
-from dlm.model.parts import split
-from dlm.sampling.store import KeyValueStore
+from dlm.sampling.kv_store import KeyValueStore
 from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
 from dlm_plugins.attention_bias import LayeredAttentionBias
 

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.config.sampling import SamplingSettings
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm.sampling.api import GenerateOutput, GenerateState, denoise
 from dlm.sampling.arguments import settings_of
@@ -41,7 +41,7 @@ def generate_like_transformers(
     generation_config: Any = None,
     **options: Any,
 ) -> Tensor | GenerateOutput:
-    """See :meth:`dlm.model.generation.GeneratesByUnmasking.generate`."""
+    """See :meth:`dlm.model.generate_mixin.GeneratesByUnmasking.generate`."""
     ids = inputs if inputs is not None else input_ids
     if ids is None:
         raise UserInputError("generate needs the ids of a prompt: generate(input_ids) or generate(**tokenizer(...))")

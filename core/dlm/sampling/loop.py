@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from dlm.errors import UserInputError
-from dlm.sampling.blind import Ties
+from dlm.sampling.blind_positions import Ties
+from dlm.sampling.block_state import BlockState
+from dlm.sampling.candidates import Keys, Predictions, Tokens, predict
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
-from dlm.sampling.draws import BlockDraws
 from dlm.sampling.ending import fill_after_end
-from dlm.sampling.forward import Forward
+from dlm.sampling.full_forward import Forward
 from dlm.sampling.plan import Stage
-from dlm.sampling.predict import Keys, Predictions, Tokens, predict
 from dlm.sampling.resolve import ResolvedSettings
-from dlm.sampling.state import BlockState
+from dlm.sampling.sampling_draws import BlockDraws
 from dlm_plugins import Decision
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA
 

@@ -10,8 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.config.components import FULL_ATTENTION, reason_against_shift
-from dlm.config.sampling import SamplingSettings
+from dlm.config.components_in_effect import FULL_ATTENTION, reason_against_shift
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import ModelError, UserInputError
 from dlm.sampling.arguments import component
 from dlm.sampling.inputs import check_input_ids, check_row_keys

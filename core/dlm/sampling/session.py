@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 import torch
 
-from dlm.config.sampling import SamplingSettings
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.data.conversations.rendering import Rendering
-from dlm.model.loading import load_model
+from dlm.model.load_model import load_model
 from dlm.model.tokenizer import load_tokenizer
 from dlm.sampling.api import GenerateState, denoise
 from dlm.sampling.device import choose_device, dtype_named

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.config.sampling import SamplingSettings
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.model.tokenizer import num_ids
 from dlm.sampling.api import denoise
 from dlm.sampling.arguments import settings_of

@@ -22,7 +22,7 @@ from dlm.model.adapter_files import (
     write_adapter_config,
     write_adapter_weights,
 )
-from dlm.model.parts import split
+from dlm.model.body_and_head import split
 from dlm.training.sharding import like
 
 _NAME = "default"

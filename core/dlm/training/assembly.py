@@ -12,7 +12,12 @@ from torch import nn
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.errors import UserInputError
-from dlm.training.building import (
+from dlm.training.checkpoint_contents import TrainingObjects
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
+from dlm.training.console import TrainingConsole
+from dlm.training.engine import Engine
+from dlm.training.eval_loss import Evaluation
+from dlm.training.model_and_noise import (
     build_forward_process,
     build_model,
     build_objective,
@@ -22,20 +27,15 @@ from dlm.training.building import (
     build_weights,
     for_evaluation,
 )
-from dlm.training.checkpoints.store import CheckpointStore
-from dlm.training.console import TrainingConsole
-from dlm.training.data import PreparedData, prepare_data
-from dlm.training.engine import Engine
-from dlm.training.evaluation import Evaluation
-from dlm.training.identity import CLOCK, identity_of
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import check_launch, is_launched
 from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
-from dlm.training.samples import Sampler
+from dlm.training.run_data import PreparedData, prepare_data
+from dlm.training.run_identity import CLOCK, identity_of
+from dlm.training.sample_prompts import Sampler
 from dlm.training.saver import Saver
-from dlm.training.saving import TrainingObjects
 from dlm.training.sharding import is_sharded, precision_policy
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights

@@ -1,7 +1,7 @@
 """What ``dlm run --dry-run`` prints: everything is built, nothing is written."""
 
 from dlm.config import LoadedConfig, run_components
-from dlm.model.parts import num_parameters
+from dlm.model.body_and_head import num_parameters
 from dlm.training.assembly import assemble, build_accelerator
 from dlm_plugins.registry import Registry
 

@@ -12,9 +12,9 @@ from dlm.data.step_batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
 from dlm.diffusion.random_length import RandomLength
 from dlm.model.tokenizer import ensure_mask_token
-from dlm.training.building import build_forward_process, build_random_length, build_tokenizer, build_vocabulary
-from dlm.training.data import prepare_data
+from dlm.training.model_and_noise import build_forward_process, build_random_length, build_tokenizer, build_vocabulary
 from dlm.training.pieces import Piece, pieces_of
+from dlm.training.run_data import prepare_data
 
 
 @attrs.frozen(kw_only=True)

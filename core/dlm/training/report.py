@@ -8,7 +8,7 @@ import cattrs
 import torch
 
 from dlm.diffusion.sums import NUM_RATE_BINS
-from dlm.model.parts import num_parameters
+from dlm.model.body_and_head import num_parameters
 from dlm.sampling.texts import fill_passage
 from dlm.training.console import percent
 from dlm.training.engine import Engine

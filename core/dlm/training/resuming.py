@@ -8,14 +8,14 @@ from pathlib import Path
 import attrs
 
 from dlm.errors import CheckpointError, UserInputError
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.manifest import verify
-from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.engine import Engine
-from dlm.training.identity import CLOCK, compare
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_main
+from dlm.training.run_identity import CLOCK, compare
 from dlm.training.saver import Saver
-from dlm.training.state import TrainerState
+from dlm.training.trainer_state import TrainerState
 from dlm.user_paths import user_path
 
 LATEST = "latest"

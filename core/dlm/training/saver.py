@@ -3,12 +3,12 @@
 import attrs
 
 from dlm.errors import FinalStateNotSavedError
+from dlm.training.checkpoint_contents import Contents, TrainingObjects
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.publishing import publish
-from dlm.training.checkpoints.store import CheckpointStore
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_main
-from dlm.training.saving import Contents, TrainingObjects
-from dlm.training.state import TrainerState
+from dlm.training.trainer_state import TrainerState
 
 
 @attrs.frozen(kw_only=True)

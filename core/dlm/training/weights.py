@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dlm.errors import CheckpointError
-from dlm.model.sources import quiet_transformers
+from dlm.model.checkpoint_sources import quiet_transformers
 from dlm.training.sharding import like
 
 WEIGHTS_FILE = "model.safetensors"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlm.config import RunConfig, RunFileError, config_to_mapping, dump_config, json_schema, load_config, load_mapping
-from dlm.config.loading import run_converter
+from dlm.config.load_run_file import run_converter
 from dlm.config.yaml12 import parse_yaml
 from dlm_plugins.errors import ConfigurationError
 from dlm_plugins.registry import Registry
@@ -243,7 +243,7 @@ def test_what_is_shown_is_valid_input_that_means_the_same(value: dict[str, Any],
 )
 @settings(parent=QUICK, max_examples=200)
 def test_any_plain_value_survives_dumping_and_parsing(value: Any) -> None:
-    from dlm.config.dumping import _Dumper
+    from dlm.config.dump_run_file import _Dumper
 
     assert parse_yaml(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)).value == value
 

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from dlm.config import RunConfig, RunFileError, load_config, load_mapping
-from dlm.config.source import COMMAND_LINE
+from dlm.config.run_file_source import COMMAND_LINE
 from dlm.errors import ExitCode
 from dlm_plugins import KINDS
 from dlm_plugins.registry import Registry

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 import attrs
 import click
 
-from dlm.config.sampling import SamplingArguments, SamplingSettings
+from dlm.config.sampling_settings import SamplingArguments, SamplingSettings
 from dlm.sampling.arguments import settings_of
 from dlm_cli.commands.chat import chat
 from dlm_cli.commands.generate import generate

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dlm.data.packing import TextRows, text_rows
 from dlm.data.sources import load_source
-from dlm.data.text import read_texts
+from dlm.data.text_column import read_texts
 from dlm.data.token_store import TokenStore, TokenWriter
 from dlm.data.tokenizer_training import train_tokenizer
 

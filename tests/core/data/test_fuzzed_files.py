@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from dlm.data.sources import load_source
-from dlm.data.text import find_text_column, read_texts
+from dlm.data.text_column import find_text_column, read_texts
 from dlm.errors import DataError
 
 NUM_FILES = 500

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from dlm.data.sources import MemorySource, load_source
-from dlm.data.text import TextCounts, find_text_column, read_texts
+from dlm.data.text_column import TextCounts, find_text_column, read_texts
 from dlm.errors import DataError
 
 

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from dlm.data import tokenization
 from dlm.data.sources import load_source
-from dlm.data.text import read_texts
+from dlm.data.text_column import read_texts
 from dlm.data.tokenization import encode_texts, store_documents
 from dlm.data.tokenizer_training import train_tokenizer
 from dlm.errors import DataError

@@ -16,8 +16,8 @@ from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
 from dlm.diffusion.objective import DiffusionObjective, Visibility
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS
 from dlm.diffusion.vocabulary import Vocabulary
-from dlm.model.parts import split
-from dlm.model.scratch import model_from_config
+from dlm.model.body_and_head import split
+from dlm.model.from_scratch import model_from_config
 from dlm_plugins.registry import Registry
 
 NUM_IDS = 90

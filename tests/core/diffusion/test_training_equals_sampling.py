@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 import dlm
-from dlm.config.components import reason_against_shift
-from dlm.config.sampling import CacheOptions
+from dlm.config.components_in_effect import reason_against_shift
+from dlm.config.sampling_settings import CacheOptions
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.errors import UserInputError
-from dlm.sampling.caching import choose_way
+from dlm.sampling.cache_choice import choose_way
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
-from dlm.sampling.forward import Runner
+from dlm.sampling.full_forward import Runner
 from dlm.sampling.plan import plan
 from dlm_plugins import AttentionBias
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC

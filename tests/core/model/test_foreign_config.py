@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from dlm.errors import ModelError
 from dlm.model.convert import convert
-from dlm.model.loading import load_model
-from dlm.model.scratch import model_from_config
+from dlm.model.from_scratch import model_from_config
+from dlm.model.load_model import load_model
 
 Write = Callable[..., Path]
 NUM_MUTATIONS = 30

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dlm.errors import ModelError
+from dlm.model.body_and_head import split
 from dlm.model.layer_masks import stack_layer_masks
 from dlm.model.masks import attention_mask_for
-from dlm.model.parts import split
 
 both_backends = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 IDS = torch.tensor([[3, 14, 15, 92, 65]])

@@ -25,10 +25,10 @@ from transformers import (
 )
 
 from dlm.errors import ModelError
-from dlm.model.loading import load_model
+from dlm.model.body_and_head import split
+from dlm.model.load_checks import prove_bidirectional
+from dlm.model.load_model import load_model
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM
-from dlm.model.parts import split
-from dlm.model.proof import prove_bidirectional
 
 IDS = torch.tensor([[3, 14, 15, 92]])
 CHANGED = torch.tensor([[3, 14, 15, 93]])

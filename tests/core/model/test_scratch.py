@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dlm.errors import ModelError
+from dlm.model.from_scratch import model_from_config
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM
-from dlm.model.scratch import model_from_config
 
 MAPPING: dict[str, Any] = {
     "hidden_size": 32,

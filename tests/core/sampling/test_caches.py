@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.config.components import reason_against_shift
-from dlm.config.sampling import APPROXIMATE_CACHES
+from dlm.config.components_in_effect import reason_against_shift
+from dlm.config.sampling_settings import APPROXIMATE_CACHES
 from dlm.data.batch import Batch
 from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
 from dlm.errors import UserInputError
 from dlm.sampling import generate
-from dlm.sampling.caching import CACHES
+from dlm.sampling.cache_choice import CACHES
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import visible_keys
-from dlm.sampling.forward import layout_of
+from dlm.sampling.full_forward import layout_of
 from dlm.sampling.plan import plan
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.config.components import reason_against_shift
-from dlm.sampling import generate, iter_generate, predict
+from dlm.config.components_in_effect import reason_against_shift
+from dlm.sampling import candidates, generate, iter_generate
 from dlm.sampling.arguments import component
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
@@ -194,8 +194,10 @@ def test_the_head_runs_at_the_masked_positions_of_the_active_block_only(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    project = predict._project
-    monkeypatch.setattr(predict, "_project", lambda head, hidden: (sizes.append(len(hidden)), project(head, hidden))[1])
+    project = candidates._project
+    monkeypatch.setattr(
+        candidates, "_project", lambda head, hidden: (sizes.append(len(hidden)), project(head, hidden))[1]
+    )
     generate(model, torch.tensor([[1, 2, 3]]), gen_length=8, steps=8, block_length=4)
     assert sizes == [4, 3, 2, 1, 4, 3, 2, 1]
 
@@ -208,6 +210,6 @@ def test_a_few_rows_on_the_cpu_get_the_logits_of_the_head(bias: Any, num_positio
         head.bias.data = bias
     hidden = torch.randn(num_positions, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = predict._project(head, hidden)
+        logits = candidates._project(head, hidden)
         torch.testing.assert_close(logits, head(hidden))
     assert logits.is_contiguous()

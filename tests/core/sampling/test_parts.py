@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dlm.errors import ModelError, UserInputError
-from dlm.sampling import draws, generate, iter_generate, predict
+from dlm.sampling import candidates, generate, iter_generate, sampling_draws
+from dlm.sampling.candidates import Keys, Tokens
 from dlm.sampling.canvas import Canvas
-from dlm.sampling.draws import BlockDraws, add_gumbel_
 from dlm.sampling.plan import quotas, steps_per_block
-from dlm.sampling.predict import Keys, Tokens
+from dlm.sampling.sampling_draws import BlockDraws, add_gumbel_
 from dlm_plugins import Decision
 from dlm_plugins.testing.decoding_state import ReferenceState
 
@@ -90,13 +90,13 @@ def keys(count: int) -> Keys:
 
 @pytest.mark.parametrize("chunk_elements", [1, 1 << 24])
 def test_predictions_are_those_of_the_whole_distribution(monkeypatch: pytest.MonkeyPatch, chunk_elements: int) -> None:
-    monkeypatch.setattr("dlm.sampling.predict._CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr("dlm.sampling.candidates._CHUNK_ELEMENTS", chunk_elements)
     random = torch.Generator().manual_seed(0)
     head = nn.Linear(6, 11).double()
     hidden = torch.randn(7, 6, generator=random, dtype=torch.float64)
     tokens = Tokens(mask_id=10, suppressed=torch.tensor([3, 4]))
     with torch.no_grad():
-        found = predict.predict(hidden, head, tokens, temperature=0.0, seed=0, step=0, keys=keys(7))
+        found = candidates.predict(hidden, head, tokens, temperature=0.0, seed=0, step=0, keys=keys(7))
         logits = head(hidden)
         logits[:, [3, 4]] = -math.inf
         law = logits.softmax(dim=-1)
@@ -114,7 +114,7 @@ def test_predictions_are_those_of_the_whole_distribution(monkeypatch: pytest.Mon
 def test_confidence_is_float32_or_wider(dtype: torch.dtype, exact: torch.dtype) -> None:
     tokens = Tokens(mask_id=9, suppressed=torch.tensor([], dtype=torch.long))
     with torch.no_grad():
-        found = predict.predict(
+        found = candidates.predict(
             torch.randn(3, 4).to(dtype),
             nn.Linear(4, 10).to(dtype),
             tokens,
@@ -141,7 +141,7 @@ def test_gumbel_noise_has_the_gumbel_law_and_does_not_depend_on_chunks(monkeypat
         )
 
     whole = noise()
-    monkeypatch.setattr("dlm.sampling.draws._CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("dlm.sampling.sampling_draws._CHUNK_ELEMENTS", 1)
     assert noise().equal(whole)
     sample = (whole / 2.0).flatten().sort().values
     law = (-(-sample).exp()).exp()
@@ -152,7 +152,7 @@ def test_gumbel_noise_has_the_gumbel_law_and_does_not_depend_on_chunks(monkeypat
 def test_the_noise_is_mixed_as_published() -> None:
     # Java's SplittableRandom(0), and the reference implementation seeded with 0, begin with these words.
     golden = 0x9E3779B97F4A7C15 - (1 << 64)
-    words = draws._mixed_(torch.arange(1, 4) * golden)
+    words = sampling_draws._mixed_(torch.arange(1, 4) * golden)
     assert [each % (1 << 64) for each in words.tolist()] == [
         0xE220A8397B1DCDAF,
         0x6E789E6AA1B965F4,

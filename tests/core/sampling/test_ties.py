@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.sampling import blind, generate, iter_generate, predict
+from dlm.sampling import blind_positions, candidates, generate, iter_generate
 
 MASK = 49
 BLIND: dict[str, Any] = {"attention_bias_component": {"name": "builtin:block"}, "block_origin": "document"}
@@ -61,7 +61,7 @@ def test_the_earlier_of_equal_predictions_is_written_first(
     remasking: str,
     chunk_elements: int,
 ) -> None:
-    monkeypatch.setattr(predict, "_CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(candidates, "_CHUNK_ELEMENTS", chunk_elements)
     rule = {"name": remasking, "temperature": 0.0} if remasking == "random_topk" else remasking
     model = make_model(seed=1, dtype=dtype, block_length=10, **BLIND)
     prompt = torch.randint(0, MASK, (3, 10), generator=torch.Generator().manual_seed(0))
@@ -76,7 +76,7 @@ def test_the_earlier_of_equal_predictions_is_written_first(
 def test_blocks_that_will_not_follow_the_prompt_are_told_once(
     make_model: Any, caplog: pytest.LogCaptureFixture, prompt_length: int, num_lines: int
 ) -> None:
-    blind._tell_once.cache_clear()
+    blind_positions._tell_once.cache_clear()
     model = make_model(block_length=4, **BLIND)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import CheckpointError
+from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.disk import check_room, disk_error
 from dlm.training.checkpoints.manifest import MANIFEST, digest, verify
 from dlm.training.checkpoints.publishing import publish, sweep
-from dlm.training.checkpoints.store import CheckpointStore
 
 
 def write_files(folder: Path) -> None:

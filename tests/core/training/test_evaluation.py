@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from dlm.config import load_config
-from dlm.training.building import build_tokenizer
-from dlm.training.data import prepare_data
 from dlm.training.dry_run import describe
+from dlm.training.model_and_noise import build_tokenizer
+from dlm.training.run_data import prepare_data
 
 EVALUATED = ("evaluation.do_eval_loss=true", "evaluation.fraction=0.4", "evaluation.max_rows=5")
 SPLITS = (

@@ -3,7 +3,7 @@
 import pytest
 
 from dlm.errors import UserInputError
-from dlm.training.identity import ONLY_WARNS, compare, identity_of
+from dlm.training.run_identity import ONLY_WARNS, compare, identity_of
 
 CONFIG = {
     "model": {"config": {"hidden_size": 32}, "dtype": "float32"},

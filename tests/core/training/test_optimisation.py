@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlm.config import OptimConfig
-from dlm.model.scratch import model_from_config
+from dlm.model.from_scratch import model_from_config
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm_plugins.registry import Registry
 

@@ -13,7 +13,7 @@ from dlm.config import load_config
 from dlm.errors import UserInputError
 from dlm.training.assembly import assemble, build_accelerator
 from dlm.training.engine import Engine
-from dlm.training.state import TrainerState
+from dlm.training.trainer_state import TrainerState
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:

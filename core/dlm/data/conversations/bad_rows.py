@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from dlm.data.records import Origin
+from dlm.data.source_records import Origin
 from dlm.errors import DataError
 
 _NUM_SHOWN = 5

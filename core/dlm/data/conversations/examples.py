@@ -11,8 +11,8 @@ from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.conversations.formats import ConversationFormat
 from dlm.data.conversations.rendering import Rendered, Rendering
 from dlm.data.conversations.turns import BadRowError, Conversation
-from dlm.data.conversations.unused import UnusedKeys
-from dlm.data.records import Record
+from dlm.data.conversations.unused_keys import UnusedKeys
+from dlm.data.source_records import Record
 
 TrainOn = Literal["each_answer", "last_answer"]
 EosPadding = Literal["first", "all", "none"]

@@ -9,8 +9,8 @@ import attrs
 from dlm.data.conversations.reasoning import FIELDS, read_answer
 from dlm.data.conversations.turn_lists import read_tools, read_turn_list
 from dlm.data.conversations.turns import BadRowError, Conversation, Turn, make_conversation, optional_text, text_in
-from dlm.data.conversations.unused import Fields, UnusedKeys
-from dlm.data.records import Source
+from dlm.data.conversations.unused_keys import Fields, UnusedKeys
+from dlm.data.source_records import Source
 from dlm.data.sources import first_records
 from dlm.errors import DataError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dlm.data.conversations.reasoning import FIELDS, read_answer
 from dlm.data.conversations.turns import BadRowError, Role, Turn, optional_text, text_in
-from dlm.data.conversations.unused import Fields
+from dlm.data.conversations.unused_keys import Fields
 
 ROLES: Mapping[str, Role] = {
     "human": "human",

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from dlm.data.sources import MemorySource, load_source
-from dlm.data.text import read_texts
+from dlm.data.text_column import read_texts
 from dlm.data.tokenizer_training import train_tokenizer
 
 # A template in the usual markup: trims texts, thinks before the last answer unless told not to, like several models do.

@@ -3,7 +3,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.data.conversations.packing import best_fit
+from dlm.data.conversations.best_fit import best_fit
 
 
 @settings(deadline=None, max_examples=100)

@@ -6,8 +6,8 @@ import pytest
 
 from dlm.data.conversations.chat_template import ChatTemplateRendering
 from dlm.data.conversations.clock import TemplateClock
+from dlm.data.conversations.conversation_rows import conversation_rows
 from dlm.data.conversations.formats import ANY_FORMAT
-from dlm.data.conversations.rows import conversation_rows
 from dlm.errors import DataError
 
 PAST = datetime(2020, 2, 29, 23, 59, 58)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dlm.data.conversations.conversation_rows import rendering_of
 from dlm.data.conversations.examples import ExampleMaker
 from dlm.data.conversations.formats import ANY_FORMAT
-from dlm.data.conversations.rows import rendering_of
 from dlm.data.readers import read_jsonl
-from dlm.data.records import Origin, Record
+from dlm.data.source_records import Origin, Record
 
 AWKWARD = ["", " ", "\ud800", "<|endoftext|>", "<|mask|><|im_end|>", "<think>", "</think>x", "\0", "\ue0000\ue001"]
 texts = st.text(st.characters(), max_size=20)  # lone surrogates included

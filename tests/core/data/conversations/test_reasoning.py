@@ -8,10 +8,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from dlm.data.conversations.chat_template import ChatTemplateRendering
+from dlm.data.conversations.conversation_rows import conversation_rows
 from dlm.data.conversations.formats import ANY_FORMAT
 from dlm.data.conversations.reasoning import gpt_turn
 from dlm.data.conversations.rendering import PlainRendering
-from dlm.data.conversations.rows import conversation_rows
 from dlm.data.conversations.turns import BadRowError, Conversation, Turn
 from dlm.errors import DataError
 

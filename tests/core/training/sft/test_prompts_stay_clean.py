@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 
 from dlm.config import load_config, run_components
 from dlm.data.batch import Batch
-from dlm.data.conversations.rows import conversation_rows
+from dlm.data.conversations.conversation_rows import conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.sources import MemorySource
 from dlm.data.step_batch import StepShape
 from dlm.model.tokenizer import load_tokenizer
-from dlm.training.building import build_forward_process, build_vocabulary
-from dlm.training.data import collator
+from dlm.training.model_and_noise import build_forward_process, build_vocabulary
+from dlm.training.run_data import collator
 
 texts = st.text(alphabet="abc <|>mask\n", min_size=1, max_size=12).filter(str.strip)
 pairs = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import dlm
-from dlm.model.parts import split
+from dlm.model.body_and_head import split
 from dlm.training.engine import Engine
 
 BLOCK_LENGTH = 4

@@ -5,7 +5,7 @@ from typing import Any
 
 from dlm.config import load_config
 from dlm.data.tokenizer_training import train_tokenizer
-from dlm.training.building import build_tokenizer
+from dlm.training.model_and_noise import build_tokenizer
 
 ROWS = [(None, ("What is a wall?", "A wall keeps the roof up.")), ("Be brief.", ("And a door?", "A hole in a wall."))]
 TRAINED = {"model.tokenizer": {"train": {"vocab_size": 300}}}

@@ -6,8 +6,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.sampling.draws import BlockDraws
-from dlm.sampling.predict import Predictions
+from dlm.sampling.candidates import Predictions
+from dlm.sampling.sampling_draws import BlockDraws
 
 
 @attrs.define(kw_only=True, eq=False)

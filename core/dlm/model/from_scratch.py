@@ -10,10 +10,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from dlm.errors import ModelError
+from dlm.model.checkpoint_sources import one_line, quiet_transformers
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.foreign_config import auto_class_of, blamed_keys, check_decoder, refuse_absurd_numbers, skeleton
-from dlm.model.loading import check_implementation, finish_loading, make_bidirectional
-from dlm.model.sources import one_line, quiet_transformers
+from dlm.model.load_model import check_implementation, finish_loading, make_bidirectional
 
 _ROPE_KEYS = ("rope_theta", "rope_scaling")
 """Older spellings that transformers moves into ``rope_parameters``."""

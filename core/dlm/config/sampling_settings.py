@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import attrs
 from attrs.validators import deep_iterable
 
-from dlm.config.settings import NOT_NEGATIVE, NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, component, setting
+from dlm.config.fields import NOT_NEGATIVE, NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, component, setting
 from dlm_plugins import AttentionBias, Remasker
 
 CacheName = Literal["auto", "off", "prompt", "side_by_side", "prefix", "dual"]

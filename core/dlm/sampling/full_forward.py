@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder, Masks
+from dlm.sampling.kv_store import KeyValueStore
 from dlm.sampling.plan import Stage
-from dlm.sampling.store import KeyValueStore
 from dlm_plugins import SequenceLayout
 
 # A rows take part, Q columns of the canvas go through the model, N positions are predicted.

@@ -17,7 +17,7 @@ from dlm.errors import CheckpointError, NonFiniteError
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.randomness import generator_states, restore_generators
 from dlm.training.sharding import gathered, like
-from dlm.training.state import TrainerState
+from dlm.training.trainer_state import TrainerState
 from dlm.training.weights import Weights
 
 CONFIG_FILE = "config.yaml"

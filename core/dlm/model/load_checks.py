@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dlm.errors import ModelError
+from dlm.model.body_and_head import DecoderParts, split
+from dlm.model.checkpoint_sources import one_line
 from dlm.model.masks import MASKED_IMPLEMENTATIONS, attention_mask_for
-from dlm.model.parts import DecoderParts, split
-from dlm.model.sources import one_line
 
 # B rows, L positions, H hidden size, V vocabulary.
 

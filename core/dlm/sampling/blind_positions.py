@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder, visible_keys
-from dlm.sampling.forward import layout_of
+from dlm.sampling.full_forward import layout_of
 from dlm.sampling.plan import Stage, columns_of
 from dlm.sampling.resolve import ResolvedSettings
 from dlm_plugins import SequenceLayout

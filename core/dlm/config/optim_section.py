@@ -6,7 +6,7 @@ from typing import Any, Literal
 import attrs
 from cattrs import Converter
 
-from dlm.config.settings import FRACTION, NOT_NEGATIVE_OR_NULL, setting
+from dlm.config.fields import FRACTION, NOT_NEGATIVE_OR_NULL, setting
 from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError, Problem
 from dlm_plugins.optimizer import OptimizerFactory

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from dlm.sampling.draws import add_gumbel_
+from dlm.sampling.sampling_draws import add_gumbel_
 
 _CHUNK_ELEMENTS = 1 << 24
 """Most logits that exist at once: 64 MiB in float32."""
@@ -47,7 +47,7 @@ class Predictions:
     head: nn.Linear
     tokens: Tokens
     leader: Tensor | None
-    """(N,) int64: whose logits hold at each position, see :class:`dlm.sampling.blind.Ties`; None: each has its own."""
+    """(N,) int64: whose logits hold at each position (:class:`dlm.sampling.blind_positions.Ties`); None: its own."""
 
     def entropy(self) -> Tensor:
         """(N,) float32 or wider, in nats. Costs one more pass of the head."""

@@ -16,13 +16,13 @@ from dlm.diffusion.schedule_check import refuse_broken_schedule
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
-from dlm.model.loading import load_model, make_bidirectional
-from dlm.model.parts import split
-from dlm.model.scratch import model_from_config
-from dlm.model.sources import resolve_source
+from dlm.model.body_and_head import split
+from dlm.model.checkpoint_sources import resolve_source
+from dlm.model.from_scratch import model_from_config
+from dlm.model.load_model import load_model, make_bidirectional
 from dlm.model.tokenizer import DEFAULT_MASK_TOKEN, ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
 from dlm.training.adapters import add_adapters
-from dlm.training.data import read_training_texts
+from dlm.training.run_data import read_training_texts
 from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from dlm.sampling.decoder import Masks
-from dlm.sampling.forward import Runner, layout_of
+from dlm.sampling.full_forward import Runner, layout_of
+from dlm.sampling.kv_store import KeyValueStore
 from dlm.sampling.plan import Stage, columns_of
-from dlm.sampling.store import KeyValueStore
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -47,7 +47,7 @@ class StaleForward:
         self._store.read_to = num_columns
 
     def hidden(self, rows: Tensor, at_row: Tensor, at_column: Tensor) -> Tensor:
-        """See :class:`dlm.sampling.forward.Forward`. All rows run, so that the store stays whole."""
+        """See :class:`dlm.sampling.full_forward.Forward`. All rows run, so that the store stays whole."""
         runner = self.runner
         is_whole = self._step == 0 or (self.refresh_every is not None and self._step % self.refresh_every == 0)
         self._step += 1

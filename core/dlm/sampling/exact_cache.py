@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from dlm.sampling.decoder import Masks
-from dlm.sampling.forward import Runner, layout_of, layout_with_clean
+from dlm.sampling.full_forward import Runner, layout_of, layout_with_clean
+from dlm.sampling.kv_store import KeyValueStore
 from dlm.sampling.plan import Stage, columns_of
-from dlm.sampling.store import KeyValueStore
 from dlm_plugins import SequenceLayout
 
 
@@ -52,7 +52,7 @@ class CachedForward:
         return self._num_prompt
 
     def hidden(self, rows: Tensor, at_row: Tensor, at_column: Tensor) -> Tensor:
-        """See :class:`dlm.sampling.forward.Forward`."""
+        """See :class:`dlm.sampling.full_forward.Forward`."""
         runner = self._runner
         subset = runner.subset(rows)
         hidden = runner.run(self._window, self._masks, subset, self._store_of(subset))

@@ -10,7 +10,7 @@ import cattrs
 
 from dlm.errors import CheckpointError
 from dlm.training.checkpoints.manifest import FORMAT_VERSION, check_format
-from dlm.training.metrics import Window
+from dlm.training.metrics_window import Window
 
 STATE_FILE = "trainer_state.json"
 

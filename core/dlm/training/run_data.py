@@ -14,17 +14,17 @@ from dlm.data.batch import Batch
 from dlm.data.collate import Collator
 from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.conversations.clock import TemplateClock
+from dlm.data.conversations.conversation_rows import ConversationRows, conversation_rows
 from dlm.data.conversations.formats import find_format, read_turns
-from dlm.data.conversations.rows import ConversationRows, conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.packing import text_rows
-from dlm.data.records import Source
 from dlm.data.rows import Rows
+from dlm.data.source_records import Source
 from dlm.data.sources import load_source
 from dlm.data.split import sample_rows, split_rows
 from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
-from dlm.data.text import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
+from dlm.data.text_column import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
 from dlm.data.tokenization import eos_id_of, store_documents
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import yaml
 
-from dlm.config.optim import OptimConfig
+from dlm.config.optim_section import OptimConfig
 from dlm.config.run import RunConfig
 from dlm.config.yaml12 import add_scalar_resolvers
 from dlm_plugins.registry import Registry

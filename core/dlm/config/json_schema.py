@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
-from dlm.config.optim import LearningRateConfig, OptimConfig
+from dlm.config.optim_section import LearningRateConfig, OptimConfig
 from dlm.config.run import RunConfig
 from dlm.config.schema_checks import checks_of
 from dlm_plugins import KINDS

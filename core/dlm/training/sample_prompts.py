@@ -6,7 +6,7 @@ import attrs
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm.config.sampling import SamplingSettings
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.sampling.texts import Completion, complete_texts
 from dlm.training.sharding import unsharded
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from dlm.data.records import Record, Source
+from dlm.data.source_records import Record, Source
 from dlm.data.sources import first_records
 from dlm.data.text_files import TextError, check_unicode
 from dlm.errors import DataError

@@ -10,10 +10,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
+from dlm.model.checkpoint_sources import foreign_code, resolve_source
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.foreign_config import auto_class_of, load_config, skeleton
-from dlm.model.proof import prove_bidirectional
-from dlm.model.sources import foreign_code, resolve_source
+from dlm.model.load_checks import prove_bidirectional
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def load_model(
 
     Raises:
         ModelError: The checkpoint is not there, has no safetensors, does not fit its configuration, or its model fails
-            the proof (see ``dlm.model.proof``); with the reason.
+            the proof (see ``dlm.model.load_checks``); with the reason.
     """
     check_implementation(attn_implementation)
     source, is_folder = resolve_source(name_or_path)

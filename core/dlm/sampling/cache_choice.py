@@ -7,12 +7,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm.config.sampling import CacheName, CacheOptions
+from dlm.config.sampling_settings import CacheName, CacheOptions
 from dlm.errors import UserInputError
-from dlm.sampling.approximate import StaleForward
-from dlm.sampling.cached import BlockCausalForward, CachedForward, IndependentBlocksForward
+from dlm.sampling.approximate_cache import StaleForward
 from dlm.sampling.canvas import Canvas
-from dlm.sampling.forward import Forward, PlainForward, Runner
+from dlm.sampling.exact_cache import BlockCausalForward, CachedForward, IndependentBlocksForward
+from dlm.sampling.full_forward import Forward, PlainForward, Runner
 from dlm_plugins import AttentionBias
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from dlm.data.conversations.bad_rows import BadRow, refuse
+from dlm.data.conversations.best_fit import best_fit
 from dlm.data.conversations.chat_template import ChatTemplateRendering
 from dlm.data.conversations.clock import TemplateClock
 from dlm.data.conversations.examples import EosPadding, ExampleCounts, ExampleMaker, LongRows, Reasoning, TrainOn
 from dlm.data.conversations.formats import find_format
-from dlm.data.conversations.packing import best_fit
 from dlm.data.conversations.rendering import PlainRendering, Rendering
 from dlm.data.progress import with_progress
-from dlm.data.records import Source
 from dlm.data.rows import Row
+from dlm.data.source_records import Source
 from dlm.data.token_store import TokenStore, TokenWriter
 from dlm.errors import DataError
 

@@ -9,13 +9,13 @@ from typing import Any
 import attrs
 from cattrs import Converter
 
-from dlm.config.components import incompatibilities
+from dlm.config.components_in_effect import incompatibilities
+from dlm.config.key_places import places_of
 from dlm.config.observation import PluginsConfig
-from dlm.config.optim import OptimConfig, structure_optim
-from dlm.config.places import places_of
+from dlm.config.optim_section import OptimConfig, structure_optim
 from dlm.config.rules import RULES, idle_notes
 from dlm.config.run import RunConfig
-from dlm.config.source import COMMAND_LINE, Located, RunFileError, Source, parent_of, read_source
+from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, Source, parent_of, read_source
 from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError, PluginSettingError, Problem
 from dlm_plugins.registry import Registry
