@@ -109,7 +109,7 @@ def files_of_a_prompt(folder: Path) -> dict[str, None]:
     session = Session.open(str(folder / "final"), settings_of({"gen_length": 8}))
     found: dict[str, None] = {}
     with files_run(found):
-        for batch in session.batches(session.jobs(["The value of"]), 1):
+        for batch in session.batches(session.tasks(["The value of"]), 1):
             *_, state = session.states(batch)
             session.results(batch, state)
     return found

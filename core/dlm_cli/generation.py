@@ -1,4 +1,4 @@
-"""Running the jobs of ``dlm generate``."""
+"""Running the tasks of ``dlm generate``."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,17 +10,17 @@ from rich.console import Console
 
 from dlm.config.sampling_settings import APPROXIMATE_CACHES
 from dlm.sampling.api import GenerateState
-from dlm.sampling.session import Batch, Job, Result, Session
+from dlm.sampling.session import Result, Session, TextBatch, TextTask
 from dlm.sampling.trace import Trace
 from dlm_cli.watch import Watcher
 
-Watch = Callable[[Batch, Iterable[GenerateState]], Iterable[GenerateState]]
+Watch = Callable[[TextBatch, Iterable[GenerateState]], Iterable[GenerateState]]
 """Something that looks at the states of a batch as they pass."""
 
 
 @attrs.define(kw_only=True)
 class Statistics:
-    """What the jobs cost."""
+    """What the tasks cost."""
 
     num_texts: int = 0
     num_tokens: int = 0
@@ -45,9 +45,9 @@ class Tracer:
         self._path = path
         self._trace = Trace(tokenizer=session.tokenizer, title="")
 
-    def __call__(self, batch: Batch, states: Iterable[GenerateState]) -> Iterator[GenerateState]:
+    def __call__(self, batch: TextBatch, states: Iterable[GenerateState]) -> Iterator[GenerateState]:
         """Pass states on, and note them."""
-        self._trace.title = batch.jobs[0].prompt
+        self._trace.title = batch.tasks[0].prompt
         return self._trace.follow(states)
 
     def write(self) -> None:
@@ -61,16 +61,16 @@ def watcher(session: Session) -> Watcher:
     return Watcher(session.tokenizer, Console(stderr=True))
 
 
-def run_jobs(
+def run_tasks(
     session: Session,
-    jobs: Sequence[Job],
+    tasks: Sequence[TextTask],
     batch_size: int,
     take: Callable[[Result], None],
     watches: Sequence[Watch] = (),
 ) -> Statistics:
     """Write all texts, and hand each to ``take`` as soon as it is there."""
     statistics = Statistics()
-    for batch in session.batches(jobs, batch_size):
+    for batch in session.batches(tasks, batch_size):
         started = perf_counter()
         states: Iterable[GenerateState] = session.states(batch)
         for watch in watches:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from dlm.errors import UserInputError
-from dlm.sampling.inputs import check_attention_mask
+from dlm.sampling.resolve import check_attention_mask
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -94,6 +94,25 @@ class Canvas:
         The first position of a text has none before it and is predicted from its own.
         """
         return at_column - shift * (self.position[at_row, at_column] > 0).long()
+
+    def fill_after_end(self, eos_ids: Tensor) -> Tensor:
+        """Fill every block after a finished one that holds an end of text, and say which rows have ended: (B,) bool.
+
+        Only the run of writable positions at the end of a row counts: an end of text before something that was given is
+        no end. A block is finished when none of its positions is masked. The positions filled count as given.
+        """
+        given = self.real & ~self.writable
+        is_tail = self.writable & (given.flip(1).cumsum(dim=1).flip(1) == 0)
+        never = torch.iinfo(torch.long).max
+        unfinished = torch.where(self.masked, self.block, never).amin(dim=1, keepdim=True)
+        is_end = is_tail & torch.isin(self.ids, eos_ids) & (self.block < unfinished)
+        last_block = torch.where(is_end, self.block, never).amin(dim=1, keepdim=True)
+        after = is_tail & (self.block > last_block)
+        self.ids = torch.where(after, eos_ids[0], self.ids)
+        self.committed_step.masked_fill_(after, -1)
+        self.block_step.masked_fill_(after, -1)
+        self.log_probability.masked_fill_(after, 0.0)
+        return is_end.any(dim=1)
 
 
 def _real(input_ids: Tensor, attention_mask: Tensor | None, *, may_pad_right: bool) -> Tensor:

@@ -10,7 +10,7 @@ from dlm.data.conversations.turns import Conversation, Turn
 from dlm.errors import UserInputError
 from dlm.sampling.api import GenerateState
 from dlm.sampling.prompts import check_prompt, shortened
-from dlm.sampling.session import Batch, Job, Session
+from dlm.sampling.session import Session, TextBatch, TextTask
 
 
 @attrs.define
@@ -29,7 +29,7 @@ class Chat:
         self.turns.clear()
         self.num_left_out = 0
 
-    def ask(self, text: str) -> tuple[Batch, Iterator[GenerateState]]:
+    def ask(self, text: str) -> tuple[TextBatch, Iterator[GenerateState]]:
         """Begin the answer to ``text``; hand its last state to :meth:`finish`.
 
         Raises:
@@ -46,7 +46,7 @@ class Chat:
             self.turns.pop()
             raise
 
-    def finish(self, batch: Batch, state: GenerateState) -> str:
+    def finish(self, batch: TextBatch, state: GenerateState) -> str:
         """Take in the finished answer, and return its text."""
         (result,) = self.session.results(batch, state)
         self.turns.append(gpt_turn(result.text))
@@ -58,13 +58,13 @@ class Chat:
         if self.turns and self.turns[-1].role == "human":
             self.turns.pop()
 
-    def _job(self, text: str) -> Job:
+    def _job(self, text: str) -> TextTask:
         for num_left_out in range(0, len(self.turns), 2):
             ids = self._prompt(num_left_out)
             if len(ids) <= self.session.room():
                 self.num_left_out = num_left_out // 2
                 # Every answer draws from its own key, or the same question would get the same answer for ever.
-                return Job(prompt=text, ids=tuple(ids), is_infill=False, sample=0, key=self._num_answers)
+                return TextTask(prompt=text, ids=tuple(ids), is_infill=False, sample=0, key=self._num_answers)
         raise UserInputError(
             f"{shortened(text)!r} does not fit into the model's context together with an answer: say it more briefly, "
             "or lower --gen_length"

@@ -11,8 +11,7 @@ from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm.sampling.api import GenerateOutput, GenerateState, denoise
 from dlm.sampling.arguments import settings_of
-from dlm.sampling.inputs import check_attention_mask, check_input_ids
-from dlm.sampling.resolve import gen_length_of
+from dlm.sampling.resolve import check_attention_mask, check_input_ids, gen_length_of
 from dlm_plugins.remasking import RESPECTS_QUOTA
 
 _SETTINGS = frozenset(field.name for field in attrs.fields(SamplingSettings))

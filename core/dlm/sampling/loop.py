@@ -13,7 +13,6 @@ from dlm.sampling.block_state import BlockState
 from dlm.sampling.candidates import Keys, Predictions, Tokens, predict
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
-from dlm.sampling.ending import fill_after_end
 from dlm.sampling.full_forward import Forward
 from dlm.sampling.plan import Stage
 from dlm.sampling.resolve import ResolvedSettings
@@ -56,7 +55,7 @@ class Loop:
                 started = perf_counter()
                 if self._step(wave, step):
                     if may_end:
-                        self._ended |= fill_after_end(self.canvas, self.settings.eos_ids)
+                        self._ended |= self.canvas.fill_after_end(self.settings.eos_ids)
                     yield perf_counter() - started
             if wave is not waves[-1]:
                 with torch.no_grad():

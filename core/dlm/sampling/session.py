@@ -20,7 +20,7 @@ from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of, pad_left, text
 
 
 @attrs.frozen(kw_only=True)
-class Job:
+class TextTask:
     """One text to be written."""
 
     prompt: str
@@ -29,14 +29,14 @@ class Job:
     sample: int
     """Which of the samples of its prompt, from 0."""
     key: int
-    """Number of the job among all: its randomness is keyed by it."""
+    """Number of the task among all: its randomness is keyed by it."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Batch:
+class TextBatch:
     """Jobs that go through the model together."""
 
-    jobs: tuple[Job, ...]
+    tasks: tuple[TextTask, ...]
     settings: SamplingSettings
     """The same for all batches of a call, so that the size of a batch changes no text."""
 
@@ -102,8 +102,8 @@ class Session:
             eos_ids=end_ids(model, tokenizer),
         )
 
-    def jobs(self, prompts: Sequence[str], infills: Sequence[str] = (), num_samples: int = 1) -> list[Job]:
-        """One job for each sample of each text.
+    def tasks(self, prompts: Sequence[str], infills: Sequence[str] = (), num_samples: int = 1) -> list[TextTask]:
+        """One task for each sample of each text.
 
         A model trained on conversations answers prompts, as the first turn of one; any other continues them.
 
@@ -113,12 +113,12 @@ class Session:
         texts = [(text, prompt_ids(self.tokenizer, text, self.rendering), False) for text in prompts]
         texts += [(text, infill_ids(self.tokenizer, text, self.mask_id), True) for text in infills]
         return [
-            Job(prompt=text, ids=tuple(ids), is_infill=is_infill, sample=sample, key=index * num_samples + sample)
+            TextTask(prompt=text, ids=tuple(ids), is_infill=is_infill, sample=sample, key=index * num_samples + sample)
             for index, (text, ids, is_infill) in enumerate(texts)
             for sample in range(num_samples)
         ]
 
-    def batches(self, jobs: Sequence[Job], batch_size: int) -> list[Batch]:
+    def batches(self, tasks: Sequence[TextTask], batch_size: int) -> list[TextBatch]:
         """Jobs that go through the model together: prompts among themselves, an infill with its own samples only.
 
         What was left open is settled for all prompts alike, so that the size of a batch changes no text.
@@ -127,42 +127,42 @@ class Session:
             UserInputError: a prompt that leaves no room for an answer.
         """
         batches = []
-        for _, group in groupby(jobs, key=lambda job: job.prompt if job.is_infill else None):
+        for _, group in groupby(tasks, key=lambda task: task.prompt if task.is_infill else None):
             members = list(group)
             settings = self._settled(members)
             batches += [
-                Batch(jobs=tuple(members[start : start + batch_size]), settings=settings)
+                TextBatch(tasks=tuple(members[start : start + batch_size]), settings=settings)
                 for start in range(0, len(members), batch_size)
             ]
         return batches
 
-    def _settled(self, jobs: Sequence[Job]) -> SamplingSettings:
+    def _settled(self, tasks: Sequence[TextTask]) -> SamplingSettings:
         gen_length = self.settings.gen_length
-        if gen_length is None and any(job.is_infill for job in jobs):
+        if gen_length is None and any(task.is_infill for task in tasks):
             gen_length = 0
-        gen_length = gen_length_of(self.model.config, gen_length, longest([job.ids for job in jobs]))
-        num_masks = max(job.ids.count(self.mask_id) for job in jobs) + gen_length
+        gen_length = gen_length_of(self.model.config, gen_length, longest([task.ids for task in tasks]))
+        num_masks = max(task.ids.count(self.mask_id) for task in tasks) + gen_length
         return attrs.evolve(self.settings, gen_length=gen_length, steps=self.settings.steps or max(num_masks, 1))
 
-    def states(self, batch: Batch) -> Iterator[GenerateState]:
+    def states(self, batch: TextBatch) -> Iterator[GenerateState]:
         """Write the texts of a batch, step by step."""
         device = next(self.model.parameters()).device
-        input_ids, attention_mask = pad_left([job.ids for job in batch.jobs], pad_id_of(self.tokenizer), device)
-        keys = torch.tensor([job.key for job in batch.jobs])
+        input_ids, attention_mask = pad_left([task.ids for task in batch.tasks], pad_id_of(self.tokenizer), device)
+        keys = torch.tensor([task.key for task in batch.tasks])
         return denoise(self.model, input_ids, batch.settings, attention_mask=attention_mask, row_keys=keys)
 
-    def results(self, batch: Batch, state: GenerateState) -> list[Result]:
+    def results(self, batch: TextBatch, state: GenerateState) -> list[Result]:
         """The texts of a batch from its last state."""
-        width = longest([job.ids for job in batch.jobs])
+        width = longest([task.ids for task in batch.tasks])
         return [
-            self._result(job, row[width - len(job.ids) :], int((steps >= 0).sum()))
-            for job, row, steps in zip(batch.jobs, state.sequences.tolist(), state.committed_step, strict=True)
+            self._result(task, row[width - len(task.ids) :], int((steps >= 0).sum()))
+            for task, row, steps in zip(batch.tasks, state.sequences.tolist(), state.committed_step, strict=True)
         ]
 
-    def _result(self, job: Job, ids: list[int], num_tokens: int) -> Result:
-        written = ids if job.is_infill else ids[len(job.ids) :]
-        text = text_of(self.tokenizer, written, () if job.is_infill else self.eos_ids)
-        return Result(prompt=job.prompt, sample=job.sample, text=text, ids=tuple(written), num_tokens=num_tokens)
+    def _result(self, task: TextTask, ids: list[int], num_tokens: int) -> Result:
+        written = ids if task.is_infill else ids[len(task.ids) :]
+        text = text_of(self.tokenizer, written, () if task.is_infill else self.eos_ids)
+        return Result(prompt=task.prompt, sample=task.sample, text=text, ids=tuple(written), num_tokens=num_tokens)
 
     def room(self) -> int:
         """Tokens that a prompt may have at most, with the answer still fitting into the model's context."""

@@ -50,23 +50,25 @@ def generate(
     if not (prompts or infills or prompt_file):
         raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill")
     from dlm.sampling.prompts import read_prompts
-    from dlm_cli.generation import Tracer, Watch, run_jobs, watcher
+    from dlm_cli.generation import Tracer, Watch, run_tasks, watcher
 
     out_file, trace_file = file_to_write("--out", out), file_to_write("--trace", trace)
     texts = [*prompts, *(read_prompts(prompt_file) if prompt_file else ())]
     if trace_file and (len(texts) + len(infills)) * num_samples != 1:
         raise click.UsageError("--trace follows one text: give one prompt, and one sample")
     session = open_session(click.get_current_context(), options)
-    jobs = session.jobs(texts, infills, num_samples)
+    tasks = session.tasks(texts, infills, num_samples)
     tracer = Tracer(session, trace_file) if trace_file else None
     watches: list[Watch] = [*([tracer] if tracer else []), *([watcher(session)] if watch else [])]
     if out_file is None:
-        statistics = run_jobs(session, jobs, batch_size, lambda result: print_result(result, len(jobs) == 1), watches)
+        statistics = run_tasks(
+            session, tasks, batch_size, lambda result: print_result(result, len(tasks) == 1), watches
+        )
     else:
         from dlm_cli.result_file import ResultFile
 
-        with ResultFile(out_file, len(jobs)) as file:
-            statistics = run_jobs(session, jobs, batch_size, file.write, watches)
+        with ResultFile(out_file, len(tasks)) as file:
+            statistics = run_tasks(session, tasks, batch_size, file.write, watches)
     if tracer:
         tracer.write()
     click.echo(str(statistics), err=True)
