@@ -2,9 +2,9 @@
 
 Counts the source files in which a function runs; importing a module does not count.
 
-* A batch: `dlm run configs/pretrain.yaml` (with one step, and a small tokenizer) until the loss of the first training
-  step: reading the run file, assembling the run with the evaluation and the samples of step 0, and the step.
-* A prompt: one text written by an opened session, from its prompt to the finished text.
+* A batch: `dlm run configs/pretrain.yaml`, with one step and a small tokenizer, until the loss of the first training
+  step: the run file, the assembly with the evaluation of step 0, the step. Samples are journeys of prompts.
+* A prompt: one text written by an opened session that has not sampled before, from its prompt to the finished text.
 
     python benchmarks/hops.py            # the figures; exit code 1 where one is missed
     python benchmarks/hops.py --files    # and the files, in the order in which they are entered
@@ -72,9 +72,14 @@ def files_run(found: dict[str, None]) -> Iterator[None]:
         threading.setprofile(None)  # type: ignore[arg-type]
 
 
-def overrides(folder: Path) -> list[str]:
+def overrides(folder: Path, *more: str) -> list[str]:
     """What makes the default run short."""
-    return [f"training.output_dir={folder}", "training.max_steps=1", "model.tokenizer={train: {vocab_size: 300}}"]
+    return [
+        f"training.output_dir={folder}",
+        "training.max_steps=1",
+        "model.tokenizer={train: {vocab_size: 300}}",
+        *more,
+    ]
 
 
 def files_of_a_batch(folder: Path) -> dict[str, dict[str, None]]:
@@ -90,7 +95,7 @@ def files_of_a_batch(folder: Path) -> dict[str, dict[str, None]]:
         raise FirstLossError
 
     with files_run(config):
-        loaded = load_config(ROOT / "configs" / "pretrain.yaml", overrides(folder))
+        loaded = load_config(ROOT / "configs" / "pretrain.yaml", overrides(folder, "evaluation.sample_prompts=[]"))
     TrainingStep.__call__ = first_step  # type: ignore[method-assign]
     try:
         with files_run(assembly):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dlm.sampling.api import GenerateState
 from dlm.sampling.pieces import pieces_of
-from dlm.sampling.session import Batch
+from dlm.sampling.session import TextBatch
 from dlm.sampling.trace import ids_or_none
 
 _MASK = "░"
@@ -23,9 +23,9 @@ class Watcher:
         self._tokenizer = tokenizer
         self._console = console
 
-    def __call__(self, batch: Batch, states: Iterable[GenerateState]) -> Iterator[GenerateState]:
+    def __call__(self, batch: TextBatch, states: Iterable[GenerateState]) -> Iterator[GenerateState]:
         """Pass states on and draw them."""
-        widths = [len(job.ids) for job in batch.jobs]
+        widths = [len(task.ids) for task in batch.tasks]
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             for state in states:
                 # Columns before a shorter prompt are padding.
