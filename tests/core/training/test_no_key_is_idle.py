@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from dlm.training.identity import flatten
-from dlm.training.job import Job
+from dlm.training.run_identity import flatten
+from  import Job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
