@@ -13,8 +13,6 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from dlm.training.run_identity import flatten
-from  import Job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +21,8 @@ from dlm.data.loader import StepLoader
 from dlm.data.tokenizer_training import train_tokenizer
 from dlm.errors import DlmError
 from dlm.training.assembly import assemble, build_accelerator
+from dlm.training.engine import Engine
+from dlm.training.run_identity import flatten
 
 PAIRS = 12
 RUN = """\
@@ -174,30 +174,29 @@ def digest(value: Any) -> Any:
     return value
 
 
-def effects(job: Job) -> Iterator[Any]:
+def effects(engine: Engine) -> Iterator[Any]:
     """What the run does: batches with their noise, losses and weights, how and when it is watched and saved."""
-    batches = list(zip(range(3), job.loader.steps(), strict=False))
+    step, loader, saver = engine.step, engine.data.loader, engine.saver
+    batches = list(zip(range(3), loader.steps(), strict=False))
     for number, batch in batches:
         for micro in batch.micro_batches:
-            yield digest(
-                job.step.forward_process(job.step.random_length(micro, number), step=number, num_rows=batch.num_rows)
-            )
-    body = job.step.objective.body
-    compiles = body._compiled_call_impl is not None
+            cut = step.random_length(micro, number)
+            yield digest(step.forward_process(cut, step=number, num_rows=batch.num_rows))
+    model, tokenizer = saver.objects.model, saver.objects.tokenizer
+    compiles = step.objective.body._compiled_call_impl is not None
     yield compiles
     if not compiles:  # it would take half a minute to do the same
         for number, batch in batches:
-            yield job.step(batch, number).grad_norm
-        yield [digest(parameter) for parameter in job.objects.model.parameters()]
-        yield job.evaluation and job.evaluation().loss
-        yield [completion.ids for completion in job.sampler()]
-    model = job.objects.model
+            yield step(batch, number).grad_norm
+        yield [digest(parameter) for parameter in model.parameters()]
+        yield engine.evaluation and engine.evaluation().loss
+        yield [completion.ids for completion in engine.sampler()]
     yield model.config.to_dict(), model.dtype, model.config._attn_implementation, model.is_activation_checkpointing
-    yield len(job.objects.tokenizer), torch.are_deterministic_algorithms_enabled()
-    yield job.num_steps, job.loader.shape, job.store.keep_last, job.store.pinned, job.save_every, job.logging_every
-    yield job.folder.path, job.step.max_grad_norm
-    yield isinstance(job.loader, StepLoader) and job.loader.num_workers
-    yield (job.evaluation is not None or job.sampler.prompts) and job.evaluate_every
+    yield len(tokenizer), torch.are_deterministic_algorithms_enabled(), step.max_grad_norm
+    yield engine.num_steps, loader.shape, engine.save_every, engine.logging_every
+    yield saver.store.keep_last, saver.store.pinned, saver.folder.path
+    yield isinstance(loader, StepLoader) and loader.num_workers
+    yield (engine.evaluation is not None or engine.sampler.prompts) and engine.evaluate_every
 
 
 class Runs:
@@ -212,9 +211,9 @@ class Runs:
             try:
                 loaded = load_config("run.yaml", overrides)
                 torch.use_deterministic_algorithms(False)
-                job = assemble(loaded, build_accelerator(loaded.config))
-                said = (loaded.notes, job.data_summary, job.data_notes, job.unused_rows)
-                self._seen[overrides] = (said, list(effects(job)))
+                engine = assemble(loaded, build_accelerator(loaded.config))
+                said = (loaded.notes, engine.data.summary, engine.data.notes, engine.data.unused)
+                self._seen[overrides] = (said, list(effects(engine)))
             except DlmError:
                 self._seen[overrides] = None
         return self._seen[overrides]
