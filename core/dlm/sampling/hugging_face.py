@@ -11,6 +11,7 @@ from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm.sampling.api import GenerateOutput, GenerateState, denoise
 from dlm.sampling.arguments import settings_of
+from dlm.sampling.pieces import num_whole
 from dlm.sampling.resolve import check_attention_mask, check_input_ids, gen_length_of
 from dlm_plugins.remasking import RESPECTS_QUOTA
 
@@ -71,15 +72,20 @@ def generate_like_transformers(
 def stream(
     states: Iterable[GenerateState], streamer: Streamer, prompt_length: int, takes_nothing_back: bool
 ) -> Iterator[GenerateState]:
-    """Pass states on, and put each id as soon as neither it nor anything before it can change any more."""
-    num_put, state = prompt_length, None
+    """Pass states on, and put each id as soon as neither it nor anything before it can change any more.
+
+    A streamer with a tokenizer, as those of transformers have, gets the ids of a character together.
+    """
+    num_put, state, tokenizer = prompt_length, None, getattr(streamer, "tokenizer", None)
     for state in states:
         if state.step == 0:
             streamer.put(state.sequences[0, :prompt_length].cpu())
-        num_settled = _num_settled(state, takes_nothing_back)
-        if num_settled > num_put:
-            streamer.put(state.sequences[0, num_put:num_settled].cpu())
-            num_put = num_settled
+        settled = state.sequences[0, num_put : _num_settled(state, takes_nothing_back)].cpu()
+        if tokenizer is not None:
+            settled = settled[: num_whole(tokenizer, settled.tolist())]
+        if len(settled):
+            streamer.put(settled)
+            num_put += len(settled)
         yield state
     if state is not None and num_put < state.sequences.shape[1]:
         streamer.put(state.sequences[0, num_put:].cpu())

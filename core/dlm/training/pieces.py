@@ -7,6 +7,7 @@ from typing import Any, Literal
 import attrs
 
 from dlm.diffusion.forward_process import NoisedBatch
+from dlm.sampling.pieces import whole_characters
 
 PieceKind = Literal["prompt", "clean", "masked", "replaced", "padding"]
 
@@ -31,6 +32,8 @@ class Piece:
 def pieces_of(noised: NoisedBatch, row: int, tokenizer: Any, mask_id: int) -> Iterator[Piece]:
     """The pieces of one row, from left to right.
 
+    A character whose tokens are of several kinds stands whole in the piece of the first of them that is corrupted.
+
     Args:
         noised: B rows.
         row: in [0, B).
@@ -50,36 +53,43 @@ def pieces_of(noised: NoisedBatch, row: int, tokenizer: Any, mask_id: int) -> It
             return ("masked" if noisy_ids[place] == mask_id else "replaced"), document
         return ("clean" if eligible[place] else "prompt"), document
 
+    spelling = _spelling(clean_ids, documents, corrupted, tokenizer)
     for (kind, document), group in groupby(range(len(clean_ids)), key=kind_at):
         places = list(group)
+        spelt = [other for place in places for other in spelling[place]]
         yield Piece(
             kind=kind,
-            text="" if kind == "padding" else text_of_ids([clean_ids[place] for place in places], tokenizer),
+            text="" if kind == "padding" else text_of_ids([clean_ids[place] for place in spelt], tokenizer),
             num_tokens=len(places),
             document=document,
-            seen=text_of_ids([noisy_ids[place] for place in places], tokenizer) if kind == "replaced" else "",
+            seen=text_of_ids([noisy_ids[place] for place in spelt], tokenizer) if kind == "replaced" else "",
         )
+
+
+def _spelling(
+    ids: Sequence[int], documents: Sequence[int], corrupted: Sequence[bool], tokenizer: Any
+) -> list[Sequence[int]]:
+    """The places whose text is shown at each place: those of a character at one of them, none at the others."""
+    spelling: list[Sequence[int]] = [()] * len(ids)
+    for document, run in groupby(range(len(ids)), key=lambda place: documents[place]):
+        places = list(run)
+        if document < 0:
+            continue
+        start = places[0]
+        for group, _ in whole_characters(tokenizer, [ids[place] for place in places]):
+            spelt = range(start, start + len(group))
+            spelling[next((place for place in spelt if corrupted[place]), start)] = spelt
+            start += len(group)
+    return spelling
 
 
 def text_of_ids(ids: Sequence[int], tokenizer: Any) -> str:
     """Text that is safe to print: special tokens by name, repeated ones counted, control characters escaped."""
     parts: list[str] = []
-    pending: list[int] = []
-    for token_id, group in groupby(ids):
-        repeats = len(list(group))
-        if repeats < _FEWEST_REPEATS:
-            pending += [token_id] * repeats
-            continue
-        parts += [_decoded(pending, tokenizer), f"{_decoded([token_id], tokenizer)} (x{repeats})"]
-        pending = []
-    return "".join([*parts, _decoded(pending, tokenizer)])
-
-
-def _decoded(ids: Sequence[int], tokenizer: Any) -> str:
-    text: str = (
-        tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False) if ids else ""
-    )
-    return "".join(_printable(character) for character in text)
+    for _, run in groupby(whole_characters(tokenizer, ids), key=lambda character: character[0]):
+        texts = ["".join(map(_printable, text)) for _, text in run]
+        parts += texts if len(texts) < _FEWEST_REPEATS else [f"{texts[0]} (x{len(texts)})"]
+    return "".join(parts)
 
 
 def _printable(character: str) -> str:
