@@ -1,11 +1,13 @@
 """Entry point of the ``dlm`` command: a table of commands, each imported when it is called."""
 
-import difflib
 import importlib
 import sys
 import traceback
 
 import click
+
+from dlm_plugins.streams import steady_streams
+from dlm_plugins.suggestions import did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("dlm_cli.commands.run:run", "Train as a run file says: pre-training or fine-tuning."),
@@ -32,9 +34,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of one command."""
         if cmd_name not in COMMANDS:
-            close = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"no such command {cmd_name!r}{hint}")
+            ctx.fail(f"no such command {cmd_name!r}{did_you_mean(cmd_name, COMMANDS)}")
         module, attribute = COMMANDS[cmd_name][0].split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
@@ -56,26 +56,37 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one message, never in a traceback."""
+    """Run the command line; a user's mistake ends in one message, never in a traceback, a closed pipe in nothing."""
+    with steady_streams() as (out, _):
+        code = _exit_code()
+        out.flush()
+        if code is None and out.lost is not None and not out.has_no_reader:
+            print(f"dlm: not all of the output could be written: {out.lost.strerror}", file=sys.stderr)
+            code = 2
+    sys.exit(code)
+
+
+def _exit_code() -> int | None:
+    """Run the command, and print what went wrong; None: it returned without choosing an exit code."""
     try:
         # What `ctx.exit(code)` ends with comes back as the result; a command itself returns nothing.
-        sys.exit(cli.main(standalone_mode=False))
+        result: int | None = cli.main(standalone_mode=False)
+        return result
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         _show_refusal(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except Exception as error:
         # Known errors carry their exit code; importing dlm.errors here would cost `--help` the import of torch.
-        code = getattr(error, "exit_code", None)
+        code: int | None = getattr(error, "exit_code", None)
         if code is None:
             traceback.print_exc()
             print("dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs.", file=sys.stderr)
-            code = 70
-        else:
-            # Lines of a run file's problems stay as they are: editors and terminals link `file:line:`.
-            print(error if hasattr(error, "lines") else f"dlm: {error}", file=sys.stderr)
-        sys.exit(int(code))
+            return 70
+        # Lines of a run file's problems stay as they are: editors and terminals link `file:line:`.
+        print(error if hasattr(error, "lines") else f"dlm: {error}", file=sys.stderr)
+        return int(code)
 
 
 def _show_refusal(error: click.ClickException) -> None:

@@ -1,60 +1,25 @@
-"""The contract between ``dlm`` and its plugins: hooks, protocols and the objects that components are handed."""
+"""The contract between ``dlm`` and its plugins: hooks, protocols and the objects that components are handed.
 
-from dlm_plugins.attention_bias import AttentionBias, LayeredAttentionBias, MaskFunction, SequenceLayout, bias_of_layer
-from dlm_plugins.claims import Claim
-from dlm_plugins.draws import Draws, KeyedDraws
-from dlm_plugins.hookspecs import (
-    ProvidesAttentionBiases,
-    ProvidesLosses,
-    ProvidesMaskings,
-    ProvidesNoiseSchedules,
-    ProvidesNoiseTypes,
-    ProvidesOptimizers,
-    ProvidesRemaskers,
-    hookimpl,
-)
-from dlm_plugins.kinds import KINDS, Kind
-from dlm_plugins.loss import Loss, LossOutput, LossView
-from dlm_plugins.masking import Masking, MaskingRequest, Selection
-from dlm_plugins.noise_schedule import NoiseSchedule
-from dlm_plugins.noise_type import CorruptionRequest, NoiseType
-from dlm_plugins.optimizer import OptimizerFactory, ParameterGroup
-from dlm_plugins.remasking import Decision, DecodingState, Remasker
-from dlm_plugins.run_components import ChecksRun, RunComponents
+Its names are those of :mod:`dlm_plugins.api`, imported when one is first asked for: that takes torch, which the modules
+that only handle text (streams, suggestions) do without.
+"""
 
-__all__ = [
-    "KINDS",
-    "AttentionBias",
-    "ChecksRun",
-    "Claim",
-    "CorruptionRequest",
-    "Decision",
-    "DecodingState",
-    "Draws",
-    "KeyedDraws",
-    "Kind",
-    "LayeredAttentionBias",
-    "Loss",
-    "LossOutput",
-    "LossView",
-    "MaskFunction",
-    "Masking",
-    "MaskingRequest",
-    "NoiseSchedule",
-    "NoiseType",
-    "OptimizerFactory",
-    "ParameterGroup",
-    "ProvidesAttentionBiases",
-    "ProvidesLosses",
-    "ProvidesMaskings",
-    "ProvidesNoiseSchedules",
-    "ProvidesNoiseTypes",
-    "ProvidesOptimizers",
-    "ProvidesRemaskers",
-    "Remasker",
-    "RunComponents",
-    "Selection",
-    "SequenceLayout",
-    "bias_of_layer",
-    "hookimpl",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlm_plugins import api
+    from dlm_plugins.api import *  # noqa: F403
+
+    __all__: list[str] = []
+    __all__ += api.__all__
+
+
+def __getattr__(name: str) -> object:
+    found: object = getattr(import_module("dlm_plugins.api"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("dlm_plugins.api").__all__})

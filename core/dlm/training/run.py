@@ -19,6 +19,7 @@ from dlm.training.processes import close_group, on_main
 from dlm.training.report import Report
 from dlm.training.resuming import StartingPoint, restore, starting_point
 from dlm.user_paths import user_path
+from dlm_plugins.streams import steady_streams
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +55,7 @@ def run(
         loaded = config
     else:
         loaded = load_config(config, overrides)
-    with explained(loaded):
+    with steady_streams(), explained(loaded):
         return _run(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 import torch
@@ -70,7 +71,8 @@ class Signals:
                 # Whoever ends a whole group ends the data workers too: torch must not raise in the middle of the step.
                 signal.signal(signal.SIGCHLD, _take_no_notice)
             if self._speaks:
-                os.write(2, _PROMISE)
+                with suppress(OSError):
+                    os.write(2, _PROMISE)
         elif self.ending == _ENDINGS[received] and time.monotonic() - self._noted_at > _ECHO_SECONDS:
             raise KeyboardInterrupt if received == signal.SIGINT else SystemExit(int(self.ending))
 

@@ -9,6 +9,7 @@ import click
 
 from dlm_cli.dotted_options import DottedCommand
 from dlm_cli.sampling_options import DOTTED_OPTIONS, open_session, sampling_options
+from dlm_plugins.streams import has_no_reader
 
 if TYPE_CHECKING:
     from dlm.sampling.chat import Chat
@@ -41,7 +42,7 @@ def chat(system: str | None, watch: bool, **options: Any) -> None:
         click.echo(HELP, err=True)
     for line in _typed_lines() if is_terminal else _piped_lines():
         command, _, rest = line.strip().partition(" ")
-        if command == "/exit":
+        if command == "/exit" or has_no_reader():
             return
         if command in COMMANDS:
             click.echo(COMMANDS[command](conversation, rest.strip()), err=True)

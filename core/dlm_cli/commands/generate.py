@@ -7,6 +7,7 @@ import click
 
 from dlm_cli.dotted_options import DottedCommand
 from dlm_cli.sampling_options import DOTTED_OPTIONS, open_session, sampling_options
+from dlm_plugins.streams import has_no_reader
 
 if TYPE_CHECKING:
     from dlm.sampling.session import Result
@@ -86,7 +87,9 @@ def file_to_write(option: str, written: str | None) -> Path | None:
 
 
 def print_result(result: "Result", is_only: bool) -> None:
-    """Print a text; where there are several, with the prompt it belongs to."""
+    """Print a text; where there are several, with the prompt it belongs to. Without a reader, that is the end."""
     if not is_only:
         click.echo(f"--- {result.prompt} [{result.sample}]")
     click.echo(result.text)
+    if not is_only and has_no_reader():
+        click.get_current_context().exit(0)

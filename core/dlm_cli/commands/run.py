@@ -49,3 +49,4 @@ def run(
         click.echo(describe(loaded, trust_remote_code=trust_remote_code))
     else:
         run_config(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
+        click.get_current_context().exit(0)  # whether or not its lines could be printed

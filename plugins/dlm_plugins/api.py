@@ -1,0 +1,60 @@
+"""Every name that authors of plugins import: hooks, protocols and the objects that components are handed."""
+
+from dlm_plugins.attention_bias import AttentionBias, LayeredAttentionBias, MaskFunction, SequenceLayout, bias_of_layer
+from dlm_plugins.claims import Claim
+from dlm_plugins.draws import Draws, KeyedDraws
+from dlm_plugins.hookspecs import (
+    ProvidesAttentionBiases,
+    ProvidesLosses,
+    ProvidesMaskings,
+    ProvidesNoiseSchedules,
+    ProvidesNoiseTypes,
+    ProvidesOptimizers,
+    ProvidesRemaskers,
+    hookimpl,
+)
+from dlm_plugins.kinds import KINDS, Kind
+from dlm_plugins.loss import Loss, LossOutput, LossView
+from dlm_plugins.masking import Masking, MaskingRequest, Selection
+from dlm_plugins.noise_schedule import NoiseSchedule
+from dlm_plugins.noise_type import CorruptionRequest, NoiseType
+from dlm_plugins.optimizer import OptimizerFactory, ParameterGroup
+from dlm_plugins.remasking import Decision, DecodingState, Remasker
+from dlm_plugins.run_components import ChecksRun, RunComponents
+
+__all__ = [
+    "KINDS",
+    "AttentionBias",
+    "ChecksRun",
+    "Claim",
+    "CorruptionRequest",
+    "Decision",
+    "DecodingState",
+    "Draws",
+    "KeyedDraws",
+    "Kind",
+    "LayeredAttentionBias",
+    "Loss",
+    "LossOutput",
+    "LossView",
+    "MaskFunction",
+    "Masking",
+    "MaskingRequest",
+    "NoiseSchedule",
+    "NoiseType",
+    "OptimizerFactory",
+    "ParameterGroup",
+    "ProvidesAttentionBiases",
+    "ProvidesLosses",
+    "ProvidesMaskings",
+    "ProvidesNoiseSchedules",
+    "ProvidesNoiseTypes",
+    "ProvidesOptimizers",
+    "ProvidesRemaskers",
+    "Remasker",
+    "RunComponents",
+    "Selection",
+    "SequenceLayout",
+    "bias_of_layer",
+    "hookimpl",
+]

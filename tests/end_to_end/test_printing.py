@@ -1,0 +1,132 @@
+"""What is printed ends nothing: real processes whose output goes to narrow encodings, closed pipes and full disks."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DLM = [sys.executable, "-c", "from dlm_cli.main import main; main()"]
+TEXT = "It is 49° warm in 日本, a ☃ melts \U0001f600.\n\n"
+RUN = {
+    "model": {
+        "config": {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "max_position_embeddings": 64,
+        },
+        "tokenizer": {"train": {"vocab_size": 300}},
+    },
+    "training": {"output_dir": "out", "max_steps": 2, "batch_size": 2},
+    "dataset": {"name": "./texts.txt", "max_length": 24},
+    "evaluation": {"eval_every_steps": 1, "sample_prompts": ["49°"]},
+    "sampling": {"gen_length": 4, "steps": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run file and its data."""
+    folder = tmp_path_factory.mktemp("printing")
+    (folder / "run.yaml").write_text(yaml.safe_dump(RUN), encoding="utf-8")
+    (folder / "texts.txt").write_text(TEXT * 60, encoding="utf-8")
+    return folder
+
+
+def start(folder: Path, *arguments: str, encoding: str = "utf-8", **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    return subprocess.Popen([*DLM, *arguments], cwd=folder, env=environment, stderr=subprocess.PIPE, **options)
+
+
+def after_the_first_line(folder: Path, *arguments: str, encoding: str = "utf-8") -> tuple[int, str]:
+    """Exit code and standard error of a command whose reader leaves after one line, as ``head -1`` does."""
+    process = start(folder, *arguments, encoding=encoding, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    return ended(process)
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    with process:
+        assert process.stderr is not None
+        error = process.stderr.read().decode()
+    return process.returncode, error
+
+
+def on_a_terminal_that_goes_away(folder: Path, *arguments: str) -> tuple[int, str]:
+    reader, writer = pty.openpty()
+    process = start(folder, *arguments, encoding="ascii", stdout=writer, start_new_session=True)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
+    return ended(process)
+
+
+def on_a_full_disk(folder: Path, *arguments: str) -> tuple[int, str]:
+    with Path("/dev/full").open("wb") as full:
+        return ended(start(folder, *arguments, encoding="cp1252", stdout=full))
+
+
+def is_complete(run: Path) -> bool:
+    return (run / "final" / "model.safetensors").exists() and '"step": 2' in (run / "metrics.jsonl").read_text()
+
+
+def test_a_run_trains_to_its_end_whatever_its_output_takes(folder: Path) -> None:
+    ways = {
+        "closed": lambda name: after_the_first_line(folder, "run", "run.yaml", f"training.output_dir={name}"),
+        "gone": lambda name: on_a_terminal_that_goes_away(folder, "run", "run.yaml", f"training.output_dir={name}"),
+        "full": lambda name: on_a_full_disk(folder, "run", "run.yaml", f"training.output_dir={name}"),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        endings = dict(zip(ways, pool.map(lambda name: ways[name](name), ways), strict=True))
+    assert endings == dict.fromkeys(ways, (0, ""))
+    assert all(is_complete(folder / name) for name in ways)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_characters_that_the_output_lacks_are_replaced(folder: Path, encoding: str) -> None:
+    run = f"training.output_dir={encoding}"
+    commands: list[list[str]] = [["run", "run.yaml", run], ["data", "preview", "run.yaml"]]
+    commands += [["generate", "--model", f"{encoding}/final", "--prompt", "49°", "--prompt", "日本", "--steps", "1"]]
+    for command in commands:
+        process = start(folder, *command, encoding=encoding, stdout=subprocess.PIPE)
+        output, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        text = output.decode(encoding)
+        assert "\N{REPLACEMENT CHARACTER}" not in text
+        if encoding != "ascii":
+            assert "49°" in text
+        assert re.search(r"\?\?", text), text
+    assert is_complete(folder / encoding)
+
+
+def test_what_only_prints_ends_quietly_with_its_reader(folder: Path) -> None:
+    prompts = [argument for number in range(40) for argument in ("--infill", f"{number} <|mask|>")]
+    assert after_the_first_line(folder, "config", "schema") == (0, "")
+    assert after_the_first_line(folder, "generate", "--model", "closed/final", *prompts) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list", "--no-load"]])
+def test_a_command_without_torch_does_the_same(folder: Path, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(folder, *arguments, stdout=writer)
+    os.close(writer)
+    assert ended(process) == (0, "")
+    code, error = on_a_full_disk(folder, *arguments)
+    assert (code, error) == (2, "dlm: not all of the output could be written: No space left on device\n")
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *DLM, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
