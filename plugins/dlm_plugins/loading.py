@@ -7,7 +7,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import attrs
@@ -17,6 +16,7 @@ from dlm_plugins import hookspecs
 from dlm_plugins.discovery import COMPONENT_NAME, Candidate, incompatibility, missing_requirements
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.records import Entry, Phase, PluginRecord
+from dlm_plugins.suggestions import did_you_mean
 from dlm_plugins.validation import component_problems
 
 SLOW_SECONDS = 5.0
@@ -131,11 +131,8 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     marked = [name for name in dir(plugin) if manager.parse_hookimpl_opts(plugin, name) is not None]
     for name in marked:
         if name not in hooks:
-            close = get_close_matches(name, hooks, n=1)
-            raise _RefusedError(
-                f"unknown hook {name!r}; "
-                + (f"did you mean {close[0]!r}?" if close else f"the hooks are {', '.join(hooks)}")
-            )
+            hint = did_you_mean(name, hooks) or f"; the hooks are {', '.join(hooks)}"
+            raise _RefusedError(f"unknown hook {name!r}{hint}")
         required = [
             parameter.name
             for parameter in inspect.signature(getattr(plugin, name)).parameters.values()

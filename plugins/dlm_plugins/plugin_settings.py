@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from difflib import get_close_matches
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -10,6 +9,7 @@ from packaging.utils import canonicalize_name
 from dlm_plugins.discovery import Candidate
 from dlm_plugins.errors import PluginSettingError
 from dlm_plugins.records import PluginRecord
+from dlm_plugins.suggestions import did_you_mean
 
 DISABLE_VARIABLE = "DLM_DISABLE_PLUGINS"
 STRICT_VARIABLE = "DLM_STRICT_PLUGINS"
@@ -46,8 +46,7 @@ def _unknown_name(name: str, origin: str, candidates: Sequence[Candidate]) -> st
     same_distribution = [
         each.name for each in candidates if canonicalize_name(each.distribution) == canonicalize_name(name)
     ]
-    close = same_distribution or get_close_matches(name, [*installed, ALL], n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {same_distribution[0]!r}?" if same_distribution else did_you_mean(name, [*installed, ALL])
     return f"{where}no plugin {name!r} is installed, so it cannot be disabled{hint} (installed: {', '.join(installed)})"
 
 

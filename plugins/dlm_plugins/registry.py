@@ -1,7 +1,6 @@
 """The registry: every component that can be chosen by name, and what became of every installed plugin."""
 
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from typing import Self
 
 import attrs
@@ -12,6 +11,7 @@ from dlm_plugins.kinds import KINDS
 from dlm_plugins.loading import load_plugin
 from dlm_plugins.plugin_settings import ALL, check_requirements, disabled_plugins, is_strict
 from dlm_plugins.records import BUILTIN, Entry, PluginRecord, Status
+from dlm_plugins.suggestions import closest
 
 
 @attrs.frozen
@@ -108,10 +108,10 @@ class Registry:
         if plugin and not any(record.name == plugin for record in self.plugins):
             return f"unknown {kind} {name!r}: no plugin {plugin!r} is installed; install the package that provides it"
         names = list(dict.fromkeys(entry.selecting_name for entry in self.entries(kind)))
-        close = get_close_matches(name, names, n=1) or get_close_matches(bare, names, n=1)
+        close = closest(name, names) or closest(bare, names)
         parts = [f"unknown {kind} {name!r}"]
         if close:
-            parts.append(f"did you mean {close[0]!r}?")
+            parts.append(f"did you mean {close!r}?")
         elsewhere = [entry.kind for entry in self.entries() if entry.name == bare]
         if elsewhere and not close:
             parts.append(f"there is a {elsewhere[0]} of that name")

@@ -20,9 +20,9 @@ def closest(word: str, candidates: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+def did_you_mean(word: object, candidates: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or nothing: to be appended to a message."""
-    match = closest(word, candidates)
+    match = closest(str(word), candidates)
     return f"; did you mean {match!r}?" if match is not None else ""
 
 

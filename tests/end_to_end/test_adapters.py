@@ -1,6 +1,7 @@
 """Low-rank adapters: only they train, only they are saved, runs resume exactly, and a merge is the trained model."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,19 @@ def test_a_merge_is_what_was_trained_and_what_peft_makes_of_it(tiny, run_file: P
         torch.testing.assert_close(dict(model.named_parameters())[name], parameter, rtol=1e-6, atol=1e-7)
 
 
+def test_a_base_that_was_moved_is_named_again(tiny, run_file: Path, tmp_path: Path) -> None:
+    base, final = tmp_path / "base", tmp_path / "out" / "final"
+    shutil.copytree(tiny.checkpoint, base)
+    dlm.run(run_file, ["training.max_steps=1", f"model.name_or_path={base}"])
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match=f"{base}: .*{final} names it as its base: .* name it with --base"):
+        merge(final, tmp_path / "merged")
+    with pytest.raises(ModelError, match=r"nowhere: .*") as caught:
+        merge(final, tmp_path / "merged", base="./nowhere")
+    assert "--base" not in str(caught.value)
+    assert merge(final, tmp_path / "merged", base=str(tmp_path / "moved")).num_adapters == 14
+
+
 def test_a_merged_folder_samples_and_trains_on_like_any_other(run_file: Path, tmp_path: Path) -> None:
     dlm.run(run_file, ["training.max_steps=2"])
     command("merge", tmp_path / "out" / "final", "--out", tmp_path / "merged")
@@ -197,7 +211,7 @@ def test_gradient_checkpointing_gives_the_same_adapters(run_file: Path, tmp_path
 
 def test_targets_are_checked(run_file: Path) -> None:
     assert len(list(engine_of(run_file, "lora.targets=[q_proj]").saver.objects.weights.tensors())) == 4
-    with pytest.raises(UserInputError, match=r"no linear layer 'q_prj'; did you mean q_proj\?"):
+    with pytest.raises(UserInputError, match=r"no linear layer 'q_prj'; did you mean 'q_proj'\?"):
         engine_of(run_file, "lora.targets=[q_prj]")
     with pytest.raises(UserInputError, match="no linear layer 'lm_head'"):
         engine_of(run_file, "lora.targets=[lm_head]")

@@ -156,8 +156,8 @@ def test_a_wrong_setting(refuse, overrides: list[str], line: str) -> None:
 
 
 DATA_CASES = {
-    "missing file": ("./text.jsonl", "./text.jsonl: no such file or folder; did you mean texts.jsonl"),
-    "missing file without ./": ("text.jsonl", "text.jsonl: no such file or folder; did you mean texts.jsonl"),
+    "missing file": ("./text.jsonl", "./text.jsonl: no such file or folder; did you mean 'texts.jsonl'"),
+    "missing file without ./": ("text.jsonl", "text.jsonl: no such file or folder; did you mean 'texts.jsonl'"),
     "missing folder": ("./texts/", "./texts/: no such file or folder"),
     "folder without data": ("./no-data", "./no-data: no file in a known format in this folder; known are txt, jsonl"),
     "empty file": ("./empty.jsonl", "./empty.jsonl: no rows (the file is empty"),
@@ -212,7 +212,7 @@ BUILDING_CASES = {
     ),
     "unknown key of the model": (
         ["model.config.hiden_size=8"],
-        "model config (qwen3llada): unknown key hiden_size; did you mean hidden_size?",
+        "model config (qwen3llada): unknown key hiden_size; did you mean 'hidden_size'?",
     ),
     "mask token with another purpose": (
         ["model.mask_token=<|endoftext|>"],

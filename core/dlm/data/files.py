@@ -1,6 +1,5 @@
 """Which local files a name in the run file stands for, and which files beside them are left out."""
 
-import difflib
 import glob
 import importlib.util
 import os
@@ -15,6 +14,7 @@ from dlm.data.compression import COMPRESSIONS, uncompressed_name
 from dlm.data.readers import READERS, format_of
 from dlm.errors import DataError
 from dlm.user_paths import user_path
+from dlm_plugins.suggestions import did_you_mean
 
 PACKAGE_PREFIX = "pkg://"
 _GLOB_CHARACTERS = "*?["
@@ -217,5 +217,4 @@ def _nearest(path: Path) -> str:
     if not folder.is_dir():
         return f" (the folder {folder} does not exist either)"
     names = sorted(entry.name for entry in folder.iterdir())
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; {folder} holds {', '.join(names[:5]) or 'nothing'}"
+    return did_you_mean(path.name, names) or f"; {folder} holds {', '.join(names[:5]) or 'nothing'}"

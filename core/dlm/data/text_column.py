@@ -1,6 +1,5 @@
 """Texts of a source: which column holds them, and what was passed over."""
 
-import difflib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dlm.data.source_records import Record, Source
 from dlm.data.sources import first_records
 from dlm.data.text_files import TextError, check_unicode
 from dlm.errors import DataError
+from dlm_plugins.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ def find_text_column(source: Source, wanted: str | None = None) -> str:
     if wanted is not None:
         if wanted in columns:
             return wanted
-        close = difflib.get_close_matches(wanted, columns, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(f"{source.name}: no column {wanted!r}{hint} {_listing(columns, records)}")
+        raise DataError(
+            f"{source.name}: no column {wanted!r}{did_you_mean(wanted, columns)} {_listing(columns, records)}"
+        )
     with_text = [name for name in columns if any(isinstance(record.values.get(name), str) for record in records)]
     preferred = [name for name in PREFERRED_COLUMNS if name in with_text]
     candidates = preferred[:1] or with_text

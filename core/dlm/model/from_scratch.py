@@ -1,7 +1,6 @@
 """Models from scratch: a mapping of the run file becomes a decoder with random weights."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from dlm.model.checkpoint_sources import one_line, quiet_transformers
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.foreign_config import auto_class_of, blamed_keys, check_decoder, refuse_absurd_numbers, skeleton
 from dlm.model.load_model import check_implementation, finish_loading, make_bidirectional
+from dlm_plugins.suggestions import did_you_mean
 
 _ROPE_KEYS = ("rope_theta", "rope_scaling")
 """Older spellings that transformers moves into ``rope_parameters``."""
@@ -86,8 +86,7 @@ def model_from_config(
 def _config_class(model_type: Any) -> type[PreTrainedConfig]:
     """The configuration class of a model type."""
     if model_type not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(model_type, CONFIG_MAPPING)
         raise ModelError(f"model config: transformers knows no model_type {model_type!r}{hint}")
     config_class: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     return config_class
@@ -111,7 +110,6 @@ def _check_keys(options: Mapping[str, Any], config_class: type[PreTrainedConfig]
         if key in _RESERVED:
             problems.append(f"{key} cannot be set here: {_RESERVED[key]}")
         elif key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            problems.append(f"unknown key {key}" + (f"; did you mean {close[0]}?" if close else ""))
+            problems.append(f"unknown key {key}{did_you_mean(key, known)}")
     if problems:
         raise ModelError(f"model config ({config_class.model_type}): " + "; ".join(problems))

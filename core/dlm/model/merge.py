@@ -65,7 +65,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
         raise ModelError(f"{folder}: does not say what model it belongs to; name it with --base")
     config = load_config(str(folder), local_files_only=True)
     tokenizer = load_tokenizer(folder)
-    model: Any = load_model(origin, dtype=config.dtype)
+    model: Any = _base_of(folder, origin, config.dtype) if base is None else load_model(base, dtype=config.dtype)
     fit_vocabulary(model, tokenizer, ensure_mask_token(tokenizer, config.mask_token))
     fingerprint = getattr(config, BASE_FINGERPRINT, None)
     if fingerprint != fingerprint_of(model):
@@ -90,6 +90,14 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
         num_parameters=num_parameters(model)[0],
         dtype=str(model.dtype).removeprefix("torch."),
     )
+
+
+def _base_of(folder: Path, origin: str, dtype: Any) -> Any:
+    """The base that the adapters name, if it is still there."""
+    try:
+        return load_model(origin, dtype=dtype)
+    except ModelError as error:
+        raise ModelError(f"{error}; {folder} names it as its base: if that was moved, name it with --base") from error
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), put into a model by peft: they alone are trained."""
 
-import difflib
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dlm.model.adapter_files import (
 )
 from dlm.model.body_and_head import split
 from dlm.training.sharding import like
+from dlm_plugins.suggestions import did_you_mean
 
 _NAME = "default"
 
@@ -82,23 +84,43 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: i
     Raises:
         UserInputError: peft is not installed, or a target is no linear layer of the body.
     """
-    try:
-        peft: Any = importlib.import_module("peft")  # takes half a second, and is not always there
-    except ImportError:
-        raise UserInputError("lora: adapters need the package peft; install it with: pip install 'dlm[lora]'") from None
     fingerprint = fingerprint_of(model)
-    settings = peft.LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=_targets(model, lora),
-        base_model_name_or_path=base,
-    )
-    with torch.random.fork_rng(devices=[]):
+    with _peft() as peft, torch.random.fork_rng(devices=[]):
+        settings = peft.LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=_targets(model, lora),
+            base_model_name_or_path=base,
+        )
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
     setattr(model.config, BASE_FINGERPRINT, fingerprint)
     return AdapterWeights(model, settings, fingerprint)
+
+
+@contextmanager
+def _peft() -> Iterator[Any]:
+    """The library, which takes half a second to import and is not always there.
+
+    It would import bitsandbytes, which takes as long and warns of kernels that nothing here uses: while peft works, it
+    finds none, unless something else uses it already.
+    """
+    is_hidden = "bitsandbytes" not in sys.modules
+    if is_hidden:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # so Python notes that a module is not there
+    try:
+        try:
+            peft = importlib.import_module("peft")
+        except ImportError:
+            message = "lora: adapters need the package peft; install it with: pip install 'dlm[lora]'"
+            raise UserInputError(message) from None
+        yield peft
+        for answer in (peft.import_utils.is_bnb_available, peft.import_utils.is_bnb_4bit_available):
+            answer.cache_clear()  # others may ask in earnest
+    finally:
+        if is_hidden:
+            del sys.modules["bitsandbytes"]
 
 
 def _targets(model: PreTrainedModel, lora: LoraConfig) -> list[str]:
@@ -107,10 +129,9 @@ def _targets(model: PreTrainedModel, lora: LoraConfig) -> list[str]:
     linear = {name.rpartition(".")[2] for name, module in body.named_modules() if isinstance(module, nn.Linear)}
     for target in lora.targets or ():
         if target not in linear:
-            close = difflib.get_close_matches(target, linear, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(target, sorted(linear)) or ";"
             raise UserInputError(
-                f"lora.targets: the body of this model has no linear layer {target!r}{hint} It has: "
+                f"lora.targets: the body of this model has no linear layer {target!r}{hint} it has "
                 f"{', '.join(sorted(linear))}"
             )
     return sorted(set(lora.targets or linear))

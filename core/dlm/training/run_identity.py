@@ -1,8 +1,10 @@
 """What makes a run the run it is: what may not change between a checkpoint and its resumption."""
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import accumulate
 
 from dlm.errors import UserInputError
+from dlm_plugins.suggestions import did_you_mean
 
 _FREE = (
     "training.output_dir",
@@ -52,9 +54,7 @@ def compare(saved: Mapping[str, object], now: Mapping[str, object], allowed: Col
         UserInputError: Something else changed. The message lists every difference.
     """
     differing = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
-    unknown = [key for key in allowed if not any(_is_under(known, (key,)) for known in {**saved, **now})]
-    if unknown:
-        raise UserInputError(f"--allow-change {unknown[0]}: there is no such key in this run")
+    needless = [key for key in allowed if _is_needless(key, [*saved, *now])]
     described = {key: f"{key}: {saved.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in differing}
     refused = [text for key, text in described.items() if not _is_under(key, (*ONLY_WARNS, *allowed))]
     if refused:
@@ -63,7 +63,21 @@ def compare(saved: Mapping[str, object], now: Mapping[str, object], allowed: Col
             f"cannot resume, because the run is not the same:\n  {listing}\n"
             "put these back, accept a change by name with `--allow-change KEY`, or choose another training.output_dir"
         )
-    return [f"changed since the checkpoint: {text}" for text in described.values()]
+    notes = [f"--allow-change {key}: not needed, it may change anyway" for key in needless]
+    return notes + [f"changed since the checkpoint: {text}" for text in described.values()]
+
+
+def _is_needless(key: str, known: Collection[str]) -> bool:
+    """Whether a key that the user allows to change may change anyway; one that means nothing here is refused."""
+    meant = [each for each in known if _is_under(each, (key,))]
+    if meant:
+        return all(_is_under(each, ONLY_WARNS) for each in meant)
+    if not _is_under(key, _FREE):
+        paths = {path for each in known for path in accumulate(each.split("."), "{}.{}".format)}
+        raise UserInputError(
+            f"--allow-change {key}: there is no such key in this run{did_you_mean(key, sorted(paths))}"
+        )
+    return True
 
 
 def _is_under(key: str, prefixes: Collection[str]) -> bool:

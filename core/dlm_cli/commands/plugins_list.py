@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dlm_cli.tables import format_table, screen_width
+from dlm_plugins.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from dlm_plugins.records import Entry, PluginRecord
@@ -63,7 +64,7 @@ def _list_loaded(kind: str | None, plugin: str | None, as_json: bool) -> None:
     from dlm_plugins.registry import Registry
 
     if kind is not None and kind not in KINDS:
-        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}")
+        raise click.UsageError(f"unknown kind {kind!r}; the kinds are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     registry = Registry.discover()
     if plugin is not None:
         _require_known(plugin, [record.name for record in registry.plugins])
@@ -112,7 +113,8 @@ def _print_notes(registry: "Registry") -> None:
 
 def _require_known(plugin: str, installed: list[str]) -> None:
     if plugin not in installed:
-        raise click.UsageError(f"no plugin {plugin!r} is installed; the plugins are {', '.join(installed)}")
+        hint = did_you_mean(plugin, installed)
+        raise click.UsageError(f"no plugin {plugin!r} is installed; the plugins are {', '.join(installed)}{hint}")
 
 
 def _component_as_json(entry: "Entry") -> dict[str, object]:

@@ -179,7 +179,7 @@ def expect_error(name, *parts, **options):
 
 def test_missing_file_names_the_nearest_ones(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}")
-    expect_error(f"{tmp_path}/trian.jsonl", "no such file", "did you mean train.jsonl?")
+    expect_error(f"{tmp_path}/trian.jsonl", "no such file", "did you mean 'train.jsonl'?")
 
 
 def test_missing_folder_is_said_to_be_missing(tmp_path):
@@ -195,7 +195,7 @@ def test_unknown_package_says_what_to_install():
 
 
 def test_missing_file_in_a_package_names_the_nearest_ones(package):
-    expect_error(f"{package}/data/date.jsonl", "no such file", "did you mean data.jsonl?")
+    expect_error(f"{package}/data/date.jsonl", "no such file", "did you mean 'data.jsonl'?")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -82,7 +82,7 @@ def test_the_vocabulary_may_be_padded_but_not_cut() -> None:
 
 
 def test_all_unknown_keys_are_named_with_suggestions() -> None:
-    with pytest.raises(ModelError, match=r"hiden_size; did you mean hidden_size\?.*unknown key zzz"):
+    with pytest.raises(ModelError, match=r"hiden_size; did you mean 'hidden_size'\?.*unknown key zzz"):
         build({**MAPPING, "hiden_size": 3, "zzz": 1})
 
 

@@ -133,6 +133,27 @@ def test_a_name_is_no_prefix_of_a_longer_name() -> None:
         compare(saved, now, ("training.max",))
 
 
-def test_an_allowed_key_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(UserInputError, match=r"--allow-change trainign\.seed: there is no such key"):
-        compare(identity(), identity(), ("trainign.seed",))
+@pytest.mark.parametrize(
+    ("allowed", "hint"),
+    [
+        ("trainign.seed", ""),
+        ("trainign.batch_size", "; did you mean 'training.batch_size'?"),
+        ("model.config.hiden_size", "; did you mean 'model.config.hidden_size'?"),
+        ("optm", "; did you mean 'optim'?"),
+    ],
+)
+def test_an_allowed_key_that_does_not_exist_is_an_error(allowed: str, hint: str) -> None:
+    with pytest.raises(UserInputError) as caught:
+        compare(identity(), identity(), (allowed,))
+    assert str(caught.value) == f"--allow-change {allowed}: there is no such key in this run{hint}"
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ["training.output_dir", "training.num_epochs", "evaluation", "sampling.steps", "device", "plugin_versions"],
+)
+def test_a_key_that_need_not_be_allowed_is_said_to_be_so(allowed: str) -> None:
+    facts = {name: value for name, value in FACTS.items() if name != "training"}
+    run = identity_of(CONFIG, facts)
+    assert compare(run, run, (allowed,)) == [f"--allow-change {allowed}: not needed, it may change anyway"]
+    assert compare(run, run, ("training.batch_size", "training")) == []
