@@ -15,7 +15,6 @@ from dlm.sampling.exact_cache import BlockCausalForward, CachedForward, Independ
 from dlm.sampling.full_forward import Forward, PlainForward, Runner
 from dlm_plugins import AttentionBias
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
-from dlm_plugins.suggestions import did_you_mean
 
 
 @attrs.frozen(kw_only=True, eq=False)
