@@ -1,9 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), put into a model by peft: they alone are trained."""
 
 import importlib
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from dlm.model.adapter_files import (
 )
 from dlm.model.body_and_head import split
 from dlm.training.sharding import like
+from dlm.training.unused_libraries import without_bitsandbytes
 from dlm_plugins.suggestions import did_you_mean
 
 _NAME = "default"
@@ -85,7 +84,12 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: i
         UserInputError: peft is not installed, or a target is no linear layer of the body.
     """
     fingerprint = fingerprint_of(model)
-    with _peft() as peft, torch.random.fork_rng(devices=[]):
+    with without_bitsandbytes(), torch.random.fork_rng(devices=[]):
+        try:
+            peft: Any = importlib.import_module("peft")  # takes half a second, and is not always there
+        except ImportError:
+            message = "lora: adapters need the package peft; install it with: pip install 'dlm[lora]'"
+            raise UserInputError(message) from None
         settings = peft.LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,
@@ -97,30 +101,6 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: i
         peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
     setattr(model.config, BASE_FINGERPRINT, fingerprint)
     return AdapterWeights(model, settings, fingerprint)
-
-
-@contextmanager
-def _peft() -> Iterator[Any]:
-    """The library, which takes half a second to import and is not always there.
-
-    It would import bitsandbytes, which takes as long and warns of kernels that nothing here uses: while peft works, it
-    finds none, unless something else uses it already.
-    """
-    is_hidden = "bitsandbytes" not in sys.modules
-    if is_hidden:
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # so Python notes that a module is not there
-    try:
-        try:
-            peft = importlib.import_module("peft")
-        except ImportError:
-            message = "lora: adapters need the package peft; install it with: pip install 'dlm[lora]'"
-            raise UserInputError(message) from None
-        yield peft
-        for answer in (peft.import_utils.is_bnb_available, peft.import_utils.is_bnb_4bit_available):
-            answer.cache_clear()  # others may ask in earnest
-    finally:
-        if is_hidden:
-            del sys.modules["bitsandbytes"]
 
 
 def _targets(model: PreTrainedModel, lora: LoraConfig) -> list[str]:

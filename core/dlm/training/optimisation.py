@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from dlm.config import OptimConfig
+from dlm.training.unused_libraries import without_bitsandbytes
 from dlm_plugins import ParameterGroup
 
 
@@ -36,6 +37,8 @@ _WITH_WARMUP = {"linear": "linear", "cosine": "cosine", "constant": "constant_wi
 
 def build_scheduler(optim: OptimConfig, optimizer: Optimizer, num_steps: int) -> LRScheduler:
     """The learning-rate schedule of transformers that the run file names, with its warm-up."""
+    with without_bitsandbytes():
+        from transformers import get_scheduler  # and with it all that transformers' own trainer may need
     warmup = optim.warmup_steps or round(optim.warmup_ratio * num_steps)
     scheduler: LRScheduler = get_scheduler(
         _WITH_WARMUP[optim.lr_scheduler], optimizer, num_warmup_steps=warmup, num_training_steps=num_steps
