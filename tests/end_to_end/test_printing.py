@@ -80,20 +80,27 @@ def on_a_full_disk(folder: Path, *arguments: str) -> tuple[int, str]:
         return ended(start(folder, *arguments, encoding="cp1252", stdout=full))
 
 
+WAYS = {"closed": after_the_first_line, "gone": on_a_terminal_that_goes_away, "full": on_a_full_disk}
+
+
 def is_complete(run: Path) -> bool:
     return (run / "final" / "model.safetensors").exists() and '"step": 2' in (run / "metrics.jsonl").read_text()
 
 
-def test_a_run_trains_to_its_end_whatever_its_output_takes(folder: Path) -> None:
-    ways = {
-        "closed": lambda name: after_the_first_line(folder, "run", "run.yaml", f"training.output_dir={name}"),
-        "gone": lambda name: on_a_terminal_that_goes_away(folder, "run", "run.yaml", f"training.output_dir={name}"),
-        "full": lambda name: on_a_full_disk(folder, "run", "run.yaml", f"training.output_dir={name}"),
-    }
+@pytest.fixture(scope="module")
+def endings(folder: Path) -> dict[str, tuple[int, str]]:
+    """How runs ended whose output went nowhere, by the name of their folders."""
+
+    def of_run(name: str) -> tuple[int, str]:
+        return WAYS[name](folder, "run", "run.yaml", f"training.output_dir={name}")
+
     with ThreadPoolExecutor(2) as pool:
-        endings = dict(zip(ways, pool.map(lambda name: ways[name](name), ways), strict=True))
-    assert endings == dict.fromkeys(ways, (0, ""))
-    assert all(is_complete(folder / name) for name in ways)
+        return dict(zip(WAYS, pool.map(of_run, WAYS), strict=True))
+
+
+def test_a_run_trains_to_its_end_whatever_its_output_takes(folder: Path, endings: dict[str, tuple[int, str]]) -> None:
+    assert endings == dict.fromkeys(WAYS, (0, ""))
+    assert all(is_complete(folder / name) for name in WAYS)
 
 
 SEVERAL = """
@@ -135,6 +142,7 @@ def test_what_works_prints_nothing_that_is_not_ours_and_replaces_what_the_output
     assert is_complete(folder / encoding)
 
 
+@pytest.mark.usefixtures("endings")
 def test_what_only_prints_ends_quietly_with_its_reader(folder: Path) -> None:
     prompts = [argument for number in range(40) for argument in ("--infill", f"{number} <|mask|>")]
     assert after_the_first_line(folder, "config", "schema") == (0, "")
