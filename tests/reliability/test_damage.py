@@ -156,9 +156,8 @@ def test_a_damaged_line_of_a_log_is_named_and_ends_nothing(laboratory: Any, fini
 
 @pytest.mark.parametrize("bit", range(8))
 def test_a_flipped_bit_anywhere_in_a_line_of_metrics_is_survived(finished: Path, tmp_path: Path, bit: int) -> None:
-    (line,) = [
-        line for line in (finished / "metrics.jsonl").read_bytes().splitlines() if b'"eval"' in line and b" 12," in line
-    ]
+    lines = (finished / "metrics.jsonl").read_bytes().splitlines()
+    (line,) = [line for line in lines if b'"eval"' in line and b'"step": 12,' in line]
     for place in range(len(line)):
         changed = bytearray(line)
         changed[place] ^= 1 << bit

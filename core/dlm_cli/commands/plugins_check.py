@@ -81,7 +81,7 @@ def _records(plugin: str | None) -> "list[PluginRecord]":
     from dlm_plugins.uninstalled import find_in_project
 
     folder = None if plugin is None else user_path(plugin)
-    if folder is not None and ("/" in str(folder) or folder.is_dir()):
+    if folder is not None and ("/" in str(plugin) or folder.is_dir()):
         if not folder.is_dir():
             raise click.UsageError(f"there is no folder {plugin}")
         return [load_plugin(candidate) for candidate in find_in_project(folder)]

@@ -158,13 +158,13 @@ def test_noise_ends_in_problems_and_nothing_else(tmp_path: Path, content: bytes)
         load_config(path)
 
 
-names = st.text(min_size=1, max_size=12).filter(lambda text: "\x85" not in text)
+# Half a character is no text: a run file that holds one is refused.
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda text: "\x85" not in text)
 plain_values: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: st.integers(1, 30),
     float: st.floats(0.001, 0.9),
-    str: names
-    | st.sampled_from(["no", "3e-4", "1_0", "0o7", "~", "null", "1:30", "=", "<<", "- a", "#", " x", "'", "\ud800"]),
+    str: names | st.sampled_from(["no", "3e-4", "1_0", "0o7", "~", "null", "1:30", "=", "<<", "- a", "#", " x", "'"]),
     type(None): st.none(),
 }
 
