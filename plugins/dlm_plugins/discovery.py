@@ -8,7 +8,7 @@ import attrs
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from dlm_plugins.records import BUILTIN
+from dlm_plugins.provenance import BUILTIN
 
 ENTRY_POINT_GROUP = "dlm.plugins"
 FRAMEWORK = "dlm"

@@ -1,11 +1,13 @@
-"""The hooks: one for each kind of component, without arguments, returning a mapping from name to class."""
+"""The hooks (``dlm_losses``, ...): one for each kind of component, without arguments, returning classes by name."""
 
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import pluggy
 
 from dlm_plugins.attention_bias import AttentionBias
+from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.loss import Loss
 from dlm_plugins.masking import Masking
 from dlm_plugins.noise_schedule import NoiseSchedule
@@ -26,46 +28,23 @@ def hookimpl(function: _Function) -> _Function:
     return _mark(function)
 
 
-@hookspec
-def dlm_losses() -> Mapping[str, type[Loss]]:
-    """Losses by name."""
-    raise AssertionError("a hook specification is never called")
+def hook_specifications() -> ModuleType:
+    """What pluggy checks plugins against: an argument-free hook for every row of the table of kinds."""
+    specifications = ModuleType("dlm_hooks")
+    vars(specifications).update({kind.hook: hookspec(_specification(kind)) for kind in KINDS.values()})
+    return specifications
 
 
-@hookspec
-def dlm_noise_schedules() -> Mapping[str, type[NoiseSchedule]]:
-    """Noise schedules by name."""
-    raise AssertionError("a hook specification is never called")
+def _specification(kind: Kind) -> Callable[[], Mapping[str, type[Any]]]:
+    def specification() -> Mapping[str, type[Any]]:
+        raise AssertionError("a hook specification is never called")
+
+    specification.__name__ = kind.hook
+    specification.__doc__ = f"Components of kind {kind.name}, by name: each decides {kind.decides}."
+    return specification
 
 
-@hookspec
-def dlm_maskings() -> Mapping[str, type[Masking]]:
-    """Maskings by name."""
-    raise AssertionError("a hook specification is never called")
-
-
-@hookspec
-def dlm_noise_types() -> Mapping[str, type[NoiseType]]:
-    """Noise types by name."""
-    raise AssertionError("a hook specification is never called")
-
-
-@hookspec
-def dlm_attention_biases() -> Mapping[str, type[AttentionBias]]:
-    """Attention biases by name."""
-    raise AssertionError("a hook specification is never called")
-
-
-@hookspec
-def dlm_remaskers() -> Mapping[str, type[Remasker]]:
-    """Remasking rules by name."""
-    raise AssertionError("a hook specification is never called")
-
-
-@hookspec
-def dlm_optimizers() -> Mapping[str, type[OptimizerFactory]]:
-    """Optimizers by name."""
-    raise AssertionError("a hook specification is never called")
+# A type checker needs a class written down for each hook. A kind without one works all the same.
 
 
 class ProvidesLosses(Protocol):

@@ -91,4 +91,13 @@ _ROWS = (
     ),
 )
 
-KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ROWS})
+_BY_NAME = {kind.name: kind for kind in _ROWS}
+
+KINDS: Mapping[str, Kind] = MappingProxyType(_BY_NAME)
+"""All kinds by name. A row and a protocol are a whole kind: the hook, structuring, ``dlm plugins``, the reference, the
+contract tests and a package to start from follow.
+
+What can be added: ``testing/<name>_properties.py`` (properties to try), ``template/components/<name>.py.template`` (a
+better start); and, for type checkers, the protocol's export from ``dlm_plugins`` and its classes in ``hookspecs.py``
+and ``testing/contract_classes.py``.
+"""

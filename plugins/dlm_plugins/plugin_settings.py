@@ -8,7 +8,7 @@ from packaging.utils import canonicalize_name
 
 from dlm_plugins.discovery import Candidate
 from dlm_plugins.errors import PluginSettingError
-from dlm_plugins.records import PluginRecord
+from dlm_plugins.provenance import PluginRecord
 from dlm_plugins.suggestions import did_you_mean
 
 DISABLE_VARIABLE = "DLM_DISABLE_PLUGINS"

@@ -8,11 +8,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from dlm_plugins import hookspecs, testing
+from dlm_plugins.component_stub import component_stub, imports_from_contract
 from dlm_plugins.discovery import COMPONENT_NAME, FRAMEWORK
 from dlm_plugins.errors import PluginSettingError
 from dlm_plugins.kinds import Kind
 from dlm_plugins.plugin_settings import ALL
-from dlm_plugins.records import BUILTIN
+from dlm_plugins.provenance import BUILTIN
 from dlm_plugins.registry import Registry
 
 
@@ -47,10 +48,10 @@ def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
         )
     package = f"{FRAMEWORK}_{plugin}"
     values = _values(kind, name) | {"distribution": distribution, "plugin": plugin, "package": package}
+    values |= _checks(kind, package)
     sources = {
         "pyproject.toml": "pyproject.toml.template",
         f"{package}/__init__.py": "init.py.template",
-        f"{package}/{kind.name}.py": f"components/{kind.name}.py.template",
         "tests/test_contract.py": "test_contract.py.template",
         "README.md": "README.md.template",
     }
@@ -58,6 +59,9 @@ def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
     written = {
         path: Template((template / source).read_text("utf-8")).substitute(values) for path, source in sources.items()
     }
+    component = template / f"components/{kind.name}.py.template"
+    text = component.read_text("utf-8") if component.is_file() else component_stub(kind)
+    written[f"{package}/{kind.name}.py"] = Template(text).substitute(values)
     written[f"{package}/py.typed"] = ""
     for path, text in written.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +82,7 @@ def _values(kind: Kind, name: str) -> dict[str, str]:
         "decides": kind.decides,
         "hook": kind.hook,
         "protocol": kind.protocol.__name__,
-        "provides": next(
-            each for each, cls in vars(hookspecs).items() if each.startswith("Provides") and hasattr(cls, kind.hook)
-        ),
-        "contract": _contract(kind),
+        "hook_imports": imports_from_contract(kind, "hookimpl", kind.protocol.__name__),
         "snippet": _snippet(kind, name),
         "framework_requirement": f"{FRAMEWORK}{_tested_range(Version(metadata.version(FRAMEWORK)))}",
     }
@@ -93,12 +94,22 @@ def _tested_range(running: Version) -> str:
     return f">={major}.{minor},<" + (f"0.{minor + 1}" if major == 0 else f"{major + 1}")
 
 
-def _contract(kind: Kind) -> str:
-    return next(
-        each.__name__
-        for each in vars(testing).values()
-        if isinstance(each, type) and issubclass(each, testing.Contract) and getattr(each, "kind", None) == kind.name
-    )
+def _checks(kind: Kind, package: str) -> dict[str, str]:
+    """What the generated test holds the package against, with or without classes written down for the kind."""
+    contracts = (each for each in vars(testing).values() if isinstance(each, type))
+    contract = next((each for each in contracts if getattr(each, "kind", None) == kind.name), None)
+    provides = [
+        each for each, cls in vars(hookspecs).items() if each.startswith("Provides") and hasattr(cls, kind.hook)
+    ]
+    return {
+        "contract": contract.__name__ if contract else "Contract",
+        "contract_kind": "" if contract else f'    kind = "{kind.name}"\n',
+        "provides_import": "".join(f"from dlm_plugins import {each}\n" for each in provides),
+        "provides_check": "".join(_PROVIDES_CHECK.format(each, package) for each in provides),
+    }
+
+
+_PROVIDES_CHECK = "hooks: {} = {}  # a type checker holds the hook and the component's methods against the contract\n\n"
 
 
 def _camel(name: str) -> str:

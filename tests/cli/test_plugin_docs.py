@@ -14,7 +14,7 @@ import pytest
 
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.plugin_settings import ALL
-from dlm_plugins.reference import reference
+from dlm_plugins.reference_page import reference
 from dlm_plugins.registry import Registry
 
 DOCS = Path(__file__).parents[2] / "docs"

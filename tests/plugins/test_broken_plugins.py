@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from dlm_cli.commands.plugins import plugins as plugins_command
 from dlm_cli.main import cli
-from dlm_plugins import loading
+from dlm_plugins import plugin_loading
 from dlm_plugins.errors import ComponentLookupError
 from dlm_plugins.registry import Registry
 
@@ -363,7 +363,7 @@ def test_a_hook_of_ten_seconds_only_costs_ten_seconds(
 def test_a_slow_plugin_works_and_gets_a_warning(
     where: str, site_packages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "SLOW_SECONDS", 0.2)
+    monkeypatch.setattr(plugin_loading, "SLOW_SECONDS", 0.2)
     nap = "import time; time.sleep(0.3)\n"
     hook = GOOD_HOOK if where == "import" else GOOD_HOOK.replace("return", nap.strip() + "; return")
     site_packages.install("dlm-slow", {"dlm_slow.py": (nap if where == "import" else "") + HEAD + hook})

@@ -8,7 +8,7 @@ import pytest
 
 from dlm_plugins.errors import ComponentLookupError
 from dlm_plugins.kinds import KINDS
-from dlm_plugins.records import Entry, PluginRecord
+from dlm_plugins.provenance import Entry, PluginRecord
 from dlm_plugins.registry import Registry
 
 Source = Callable[..., str]

@@ -6,8 +6,8 @@ import attrs
 import torch
 from torch.optim import Optimizer
 
-from dlm_builtin_plugins.optimizers import options
-from dlm_builtin_plugins.optimizers.groups import torch_groups
+from dlm_builtin_plugins.optimizers import shared_options as options
+from dlm_builtin_plugins.optimizers.torch_groups import torch_groups
 from dlm_plugins import ParameterGroup
 
 

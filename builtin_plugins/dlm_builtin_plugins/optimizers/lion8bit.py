@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import attrs
 from torch.optim import Optimizer
 
-from dlm_builtin_plugins.optimizers import options
+from dlm_builtin_plugins.optimizers import shared_options as options
 from dlm_builtin_plugins.optimizers.adamw import AdamW
 from dlm_builtin_plugins.optimizers.eight_bit import build_or_fall_back
 from dlm_plugins import ParameterGroup

@@ -10,7 +10,7 @@ from dlm.config.optim_section import LearningRateConfig, OptimConfig
 from dlm.config.run import RunConfig
 from dlm.config.schema_checks import checks_of
 from dlm_plugins import KINDS
-from dlm_plugins.records import Entry
+from dlm_plugins.provenance import Entry
 from dlm_plugins.registry import Registry
 from dlm_plugins.strict_containers import is_mapping, is_sequence
 from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT, fields_by_key, is_required

@@ -13,7 +13,7 @@ import click
 from dlm_cli.tables import format_table, screen_width
 
 if TYPE_CHECKING:
-    from dlm_plugins.records import Entry, PluginRecord
+    from dlm_plugins.provenance import Entry, PluginRecord
 
 SLOW_SECONDS = 0.5
 """A plugin that takes longer to load than this is pointed out: every command pays for it."""
@@ -76,7 +76,7 @@ def check(plugin: str | None, as_json: bool, with_traceback: bool) -> None:
 
 def _records(plugin: str | None) -> "list[PluginRecord]":
     from dlm.user_paths import user_path
-    from dlm_plugins.loading import load_plugin
+    from dlm_plugins.plugin_loading import load_plugin
     from dlm_plugins.registry import Registry
     from dlm_plugins.uninstalled import find_in_project
 

@@ -11,8 +11,8 @@ and one for the package, so that a hook that dlm would not find fails there too:
         assert check_plugin(dlm_acme) == []
 """
 
-from dlm_plugins.testing.checking import PROPERTIES, check_component
-from dlm_plugins.testing.contracts import (
+from dlm_plugins.testing.component_check import PROPERTIES, check_component
+from dlm_plugins.testing.contract_classes import (
     AttentionBiasContract,
     Contract,
     LossContract,
@@ -23,7 +23,7 @@ from dlm_plugins.testing.contracts import (
     RemaskerContract,
 )
 from dlm_plugins.testing.instances import options_strategy, variants
-from dlm_plugins.testing.plugin import check_plugin
+from dlm_plugins.testing.plugin_check import check_plugin
 from dlm_plugins.testing.reference_view import ReferenceView
 
 __all__ = [

@@ -11,7 +11,7 @@ from dlm_plugins.attention_bias import (
     SequenceLayout,
 )
 from dlm_plugins.testing.layouts import layouts, with_clean_blocks
-from dlm_plugins.testing.properties import contract_property, for_all
+from dlm_plugins.testing.property_tools import contract_property, for_all
 from dlm_plugins.testing.toy_attention import VOCABULARY_SIZE, outputs
 
 # Tokens that cannot be seen have a softmax weight of exactly 0; what is left is the order of summation.

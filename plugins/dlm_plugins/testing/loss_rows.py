@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dlm_plugins.loss import Loss, LossOutput
 from dlm_plugins.testing.choices import Choices, sized_cases
-from dlm_plugins.testing.properties import returned
+from dlm_plugins.testing.property_tools import returned
 from dlm_plugins.testing.reference_view import ReferenceView
 
 NUM_LOGITS = 7

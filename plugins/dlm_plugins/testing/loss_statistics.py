@@ -6,7 +6,7 @@ import torch
 
 from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, Loss
 from dlm_plugins.testing.loss_rows import NUM_LOGITS, score, uniform_rows
-from dlm_plugins.testing.properties import contract_property, describe
+from dlm_plugins.testing.property_tools import contract_property, describe
 from dlm_plugins.testing.z_test import threshold, z_of_mean
 
 _NUM_BATCHES = 64

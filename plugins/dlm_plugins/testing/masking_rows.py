@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dlm_plugins.draws import KeyedDraws
 from dlm_plugins.masking import Masking, MaskingRequest, Selection
 from dlm_plugins.testing.choices import Choices, sized_cases
-from dlm_plugins.testing.properties import returned
+from dlm_plugins.testing.property_tools import returned
 
 _RATES = (0.5, 0.0, 0.001, 0.1, 0.9, 1.0)
 _PADDING = {"eligible": False, "p": 0.0, "spans": -1, "document_id": -1}

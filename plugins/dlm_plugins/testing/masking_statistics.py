@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dlm_plugins.masking import IS_INDEPENDENT, NUM_VIEWS, Masking
 from dlm_plugins.testing.masking_rows import many_rows, select
-from dlm_plugins.testing.properties import contract_property, describe
+from dlm_plugins.testing.property_tools import contract_property, describe
 from dlm_plugins.testing.z_test import threshold, z_of_frequency, z_of_mean
 
 _LENGTH = 12

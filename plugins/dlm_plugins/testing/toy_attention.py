@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlm_plugins.attention_bias import AttentionBias, SequenceLayout, bias_of_layer
-from dlm_plugins.testing.properties import returned
+from dlm_plugins.testing.property_tools import returned
 
 NUM_LAYERS = 4
 NUM_HEADS = 2

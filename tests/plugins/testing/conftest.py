@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from dlm_plugins.testing import PROPERTIES, variants
-from dlm_plugins.testing.checking import first_failure
-from dlm_plugins.testing.properties import property_name
+from dlm_plugins.testing.component_check import first_failure
+from dlm_plugins.testing.property_tools import property_name
 
 Refute = Callable[[str, type, str], str]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm_plugins.testing import PROPERTIES, NoiseScheduleContract
-from dlm_plugins.testing.properties import property_name
+from dlm_plugins.testing.property_tools import property_name
 
 
 @attrs.frozen(kw_only=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_plugins.testing import PROPERTIES, check_component, component
-from dlm_plugins.testing.properties import property_name
+from dlm_plugins.testing import PROPERTIES, check_component, component_properties
+from dlm_plugins.testing.property_tools import property_name
 
 
 @attrs.frozen(kw_only=True)
@@ -189,7 +189,7 @@ def test_message_shows_enough_digits(refute: Callable[[str, type, str], str]) ->
 
 def test_every_property_says_first_that_a_rate_is_no_tensor() -> None:
     messages = check_component("noise_schedule", PlainNumber)
-    unaffected = {"derivative_not_negative", *map(property_name, component.PROPERTIES)}
+    unaffected = {"derivative_not_negative", *map(property_name, component_properties.PROPERTIES)}
     expected = [property_name(check) for check in PROPERTIES["noise_schedule"]]
     assert [message.partition(":")[0] for message in messages] == [each for each in expected if each not in unaffected]
     assert all("mask_rate returned a float, not a Tensor" in message for message in messages)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
-from dlm_plugins.testing.properties import (
+from dlm_plugins.testing.property_tools import (
     at_every_value,
     contract_property,
     describe,

@@ -1,39 +1,37 @@
 """All properties of a kind, run on a component class or on instances."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from dlm_plugins.testing import (
-    attention_bias,
-    component,
-    loss,
-    masking,
-    noise_schedule,
-    noise_type,
-    optimizer,
-    remasking,
-)
+from dlm_plugins.kinds import KINDS
+from dlm_plugins.testing import component_properties
+from dlm_plugins.testing.hypothesis_storage import scratch_storage
 from dlm_plugins.testing.instances import variants
-from dlm_plugins.testing.properties import is_tried_at_every_value
-from dlm_plugins.testing.scratch import scratch_storage
+from dlm_plugins.testing.property_tools import is_tried_at_every_value
 
 Check: TypeAlias = Callable[[Any], None]
 
-PROPERTIES: Mapping[str, tuple[Check, ...]] = MappingProxyType(
-    {
-        kind: (*component.PROPERTIES, *module.PROPERTIES)
-        for kind, module in {
-            "loss": loss,
-            "noise_schedule": noise_schedule,
-            "masking": masking,
-            "noise_type": noise_type,
-            "attention_bias": attention_bias,
-            "remasking": remasking,
-            "optimizer": optimizer,
-        }.items()
-    }
-)
+
+class _PropertiesByKind(Mapping[str, tuple[Check, ...]]):
+    """What every component keeps, and what ``<kind>_properties.py`` in this package adds, where there is one."""
+
+    def __getitem__(self, kind: str) -> tuple[Check, ...]:
+        if kind not in KINDS:
+            raise KeyError(kind)
+        module = f"{__package__}.{kind}_properties"
+        own = importlib.import_module(module).PROPERTIES if importlib.util.find_spec(module) else ()
+        return (*component_properties.PROPERTIES, *own)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KINDS)
+
+    def __len__(self) -> int:
+        return len(KINDS)
+
+
+PROPERTIES: Mapping[str, tuple[Check, ...]] = _PropertiesByKind()
 """The properties of every kind, by its name in ``dlm_plugins.KINDS``."""
 
 

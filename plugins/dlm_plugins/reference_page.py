@@ -1,23 +1,23 @@
-"""The reference of contracts and components, in Markdown: ``python -m dlm_plugins.reference > docs/reference.md``."""
+"""Write ``docs/reference.md``, contracts and components in Markdown: ``python -m dlm_plugins.reference_page``."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from dlm_plugins.contracts import Described, common_contract, contract_of
+from dlm_plugins.contract_texts import Described, common_contract, contract_of
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.options import as_yaml, options_of
 from dlm_plugins.plugin_settings import ALL
-from dlm_plugins.records import Entry
+from dlm_plugins.provenance import Entry
 from dlm_plugins.registry import Registry
-from dlm_plugins.testing import PROPERTIES, component
-from dlm_plugins.testing.properties import property_name
+from dlm_plugins.testing import PROPERTIES, component_properties
+from dlm_plugins.testing.property_tools import property_name
 
 _HEAD = """\
 # Reference of contracts and built-in components
 
-Written by `python -m dlm_plugins.reference > docs/reference.md`; a test keeps it equal to the code. For every kind it
-says what is asked of a component (methods, claims, properties), lists all fields of what it is handed and returns, and
-then the built-in components with their options. How to add one is in [plugins.md](plugins.md).
+Written by `python -m dlm_plugins.reference_page > docs/reference.md`; a test keeps it equal to the code. For every
+kind it says what is asked of a component (methods, claims, properties), lists all fields of what it is handed and
+returns, and then the built-in components with their options. How to add one is in [plugins.md](plugins.md).
 `dlm plugins show KIND NAME` prints a component's part for everything that is installed.
 
 All classes named here are imported from `dlm_plugins`; `Tensor`, `nn` and `Optimizer` are PyTorch's. In shapes, B
@@ -41,7 +41,7 @@ Whatever is random comes from `Draws`. A component may refuse to work with other
 def reference(registry: Registry) -> str:
     """A page with every component of ``registry`` and its options."""
     sections = [_section(kind, registry.entries(kind.name)) for kind in KINDS.values()]
-    common = map(_property, component.PROPERTIES)
+    common = map(_property, component_properties.PROPERTIES)
     shared = [line for each in common_contract() for line in _described(each)]
     return "\n".join([_HEAD, *_overview(registry), "", _COMMON, *common, "", _SHARED, *shared, *sections])
 
@@ -67,7 +67,7 @@ def _section(kind: Kind, entries: Sequence[Entry]) -> str:
         claims = ((f"`{claim.name}`", as_yaml(claim.default), claim.help) for claim in kind.claims)
         lines += ["Claims, attributes or properties that a component may have:", ""]
         lines += [*_table(("Claim", "Silence means", "Meaning"), claims), ""]
-    own = [check for check in PROPERTIES[kind.name] if check not in component.PROPERTIES]
+    own = [check for check in PROPERTIES[kind.name] if check not in component_properties.PROPERTIES]
     lines += ["Properties that the contract kit tries:", "", *map(_property, own), ""]
     for entry in entries:
         lines += _component(kind, entry)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
 from dlm_plugins.testing.corruption_rows import CorruptionRows, corruption_rows, large_rows
-from dlm_plugins.testing.properties import (
+from dlm_plugins.testing.property_tools import (
     at_every_value,
     contract_property,
     describe,

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from dlm_plugins.optimizer import OptimizerFactory
-from dlm_plugins.testing.properties import at_every_value, contract_property, returned
+from dlm_plugins.testing.property_tools import at_every_value, contract_property, returned
 from dlm_plugins.testing.toy_model import ToyModel, toy_model
 
 

@@ -17,7 +17,7 @@ from dlm_plugins.testing.attention_claims import (
     check_prefix_is_static_claim,
 )
 from dlm_plugins.testing.layouts import layouts, padded, take
-from dlm_plugins.testing.properties import contract_property, describe, for_all, require_equal
+from dlm_plugins.testing.property_tools import contract_property, describe, for_all, require_equal
 from dlm_plugins.testing.purity import require_pure
 from dlm_plugins.testing.toy_attention import NUM_HEADS, NUM_LAYERS
 

@@ -4,7 +4,7 @@ from importlib.metadata import EntryPoint
 from types import ModuleType
 
 from dlm_plugins.discovery import ENTRY_POINT_GROUP, Candidate
-from dlm_plugins.loading import load_plugin
+from dlm_plugins.plugin_loading import load_plugin
 
 
 def check_plugin(module: ModuleType) -> list[str]:

@@ -14,9 +14,9 @@ import pytest
 
 import dlm_plugins
 from dlm_plugins import KINDS, Claim, Kind, draws, run_components
-from dlm_plugins.contracts import Described, common_contract, contract_of
+from dlm_plugins.contract_texts import Described, common_contract, contract_of
 from dlm_plugins.plugin_settings import ALL
-from dlm_plugins.reference import reference
+from dlm_plugins.reference_page import reference
 from dlm_plugins.registry import Registry
 
 DESCRIBED = {each.name: each for kind in KINDS.values() for each in contract_of(kind)} | {

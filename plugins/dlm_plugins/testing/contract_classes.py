@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from dlm_plugins.testing.checking import PROPERTIES, Check, instances_for
+from dlm_plugins.testing.component_check import PROPERTIES, Check, instances_for
 from dlm_plugins.testing.instances import variants
-from dlm_plugins.testing.properties import property_name
+from dlm_plugins.testing.property_tools import property_name
 
 
 class Contract:

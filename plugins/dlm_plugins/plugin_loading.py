@@ -15,7 +15,7 @@ import pluggy
 from dlm_plugins import hookspecs
 from dlm_plugins.discovery import COMPONENT_NAME, Candidate, incompatibility, missing_requirements
 from dlm_plugins.kinds import KINDS, Kind
-from dlm_plugins.records import Entry, Phase, PluginRecord
+from dlm_plugins.provenance import Entry, Phase, PluginRecord
 from dlm_plugins.suggestions import did_you_mean
 from dlm_plugins.validation import component_problems
 
@@ -68,7 +68,7 @@ class _Attempt:
         self.phase = "register"
         # A manager of its own for each plugin: a failure leaves nothing behind that would have to be undone.
         manager = pluggy.PluginManager(hookspecs.PROJECT)
-        manager.add_hookspecs(hookspecs)
+        manager.add_hookspecs(hookspecs.hook_specifications())
         _check_hooks(manager, plugin)
         manager.register(plugin, self.candidate.name)
         entries: list[Entry] = []

@@ -8,7 +8,7 @@ import yaml
 
 from dlm_plugins.structuring import make_converter
 from dlm_plugins.testing.instances import variants
-from dlm_plugins.testing.properties import contract_property
+from dlm_plugins.testing.property_tools import contract_property
 
 
 @contract_property

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Decision, Remasker
 from dlm_plugins.testing.decoding_state import ReferenceState, decoding_states
-from dlm_plugins.testing.properties import (
+from dlm_plugins.testing.property_tools import (
     contract_property,
     describe,
     for_all,

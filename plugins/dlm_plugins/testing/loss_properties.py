@@ -7,7 +7,7 @@ from torch import Tensor
 from dlm_plugins.loss import Loss, LossOutput
 from dlm_plugins.testing.loss_rows import LossRows, loss_rows, score
 from dlm_plugins.testing.loss_statistics import check_mean_over_masks, check_positions_weigh_alike
-from dlm_plugins.testing.properties import (
+from dlm_plugins.testing.property_tools import (
     at_every_value,
     contract_property,
     describe,

@@ -10,7 +10,7 @@ from dlm_plugins.testing.masking_statistics import (
     check_inverse_weights_have_mean_one,
     check_rate_follows_p,
 )
-from dlm_plugins.testing.properties import (
+from dlm_plugins.testing.property_tools import (
     at_every_value,
     contract_property,
     describe,
