@@ -1,4 +1,4 @@
-"""Turn a pretrained autoregressive decoder into a masked-diffusion language model.
+"""The library (``import dlm``): make a pretrained decoder a masked-diffusion LM, train it, and generate with it.
 
 Importing ``dlm`` registers the model type ``qwen3llada`` with the Auto classes of transformers.
 """

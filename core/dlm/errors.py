@@ -1,4 +1,4 @@
-"""Errors that end a command with one message and an exit code, never with a traceback."""
+"""Errors and exit codes: each ends a command with one message, never with a traceback."""
 
 from enum import IntEnum
 

@@ -1,1 +1,1 @@
-"""The ``dlm`` command."""
+"""The ``dlm`` command line."""

@@ -1,4 +1,4 @@
-"""Running the tasks of ``dlm generate``."""
+"""Run the texts of ``dlm generate``: batches, trace, watching, and statistics (tokens per forward and second)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Entry point of the ``dlm`` command: a table of commands, each imported when it is called."""
+"""Entry point of the ``dlm`` command: the table of commands, each imported when called; how errors are printed."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""How ``dlm data preview`` looks: colours on a terminal, markers elsewhere."""
+"""How ``dlm data preview`` looks: colours of each kind of position on a terminal, markers elsewhere."""
 
 import sys
 from collections.abc import Iterator, Mapping

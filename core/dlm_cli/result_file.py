@@ -1,4 +1,4 @@
-"""Results as JSON lines, with a progress bar."""
+"""``dlm generate --out``: results as JSON lines, with a progress bar."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What the commands that read run files have in common: arguments and options."""
+"""Arguments and options that commands with run files share (overrides, ``--no-plugin``, ``--strict-plugins``)."""
 
 import re
 from collections.abc import Callable, Sequence

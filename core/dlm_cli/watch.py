@@ -1,4 +1,4 @@
-"""The text in the terminal while it is denoised."""
+"""``--watch``: the text in the terminal while it is denoised, coloured by confidence."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

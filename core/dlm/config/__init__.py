@@ -1,4 +1,4 @@
-"""The run file: its keys, how it is read and checked, and how it is written."""
+"""The run file (YAML configuration): its keys, how it is read and checked, and how it is written."""
 
 from dlm.config.components_in_effect import run_components
 from dlm.config.dataset import DatasetConfig

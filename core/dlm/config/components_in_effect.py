@@ -1,4 +1,4 @@
-"""The components of a run as one object, and what they have to say about each other."""
+"""Which components (plugins) of a run are in effect together, and whether they refuse each other or the run."""
 
 from collections.abc import Iterator
 

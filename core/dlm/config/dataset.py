@@ -1,4 +1,4 @@
-"""Section ``dataset`` of the run file."""
+"""Keys of section ``dataset``: name, split, text column, streaming, max_length, packing, chat template, bad rows."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""From a configuration back to a run file that means exactly the same."""
+"""Write a configuration back as a run file (``config.yaml``, ``dlm config show``) that means exactly the same."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How a key of the run file is declared: default, check and help in one place."""
+"""How a key of the run file is declared: default, validator and help text in one place."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where each key is at home, to help with keys in the wrong section."""
+"""In which section each key is at home, to help with keys in the wrong section ("did you mean")."""
 
 from collections import Counter
 from collections.abc import Iterator

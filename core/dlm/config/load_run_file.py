@@ -1,4 +1,4 @@
-"""From a run file and overrides to a checked configuration, or to every problem at once."""
+"""Load a run file with overrides: to a checked configuration, or to every problem at once, with line numbers."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Section ``model`` of the run file, and ``lora``."""
+"""Keys of section ``model`` (name, tokenizer, mask token, logit shift, dtype, attention), and of ``lora``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Sections ``training.noise`` and ``training.sft_noise``: the forward process."""
+"""Keys of ``noise`` and ``sft_noise``: schedule, masking, t sampling, lowest mask rate, reweight cap, random length."""
 
 from typing import Literal
 

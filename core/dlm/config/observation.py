@@ -1,4 +1,4 @@
-"""Sections ``evaluation`` and ``logging``: how a run is watched; and ``plugins``."""
+"""Keys of ``evaluation``, ``logging`` and ``plugins``: how often, on how many rows, trackers, sample prompts."""
 
 from collections.abc import Sequence
 

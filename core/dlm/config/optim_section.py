@@ -1,4 +1,4 @@
-"""Section ``optim`` of the run file: the optimizer's own options, and the learning rate's course beside them."""
+"""Keys of section ``optim``: the optimizer's own options, and the learning rate schedule with its warm-up."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Rules between keys: contradictions, and settings that would have no effect."""
+"""Rules between keys of the run file: contradictions, and settings that would have no effect."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias

@@ -1,4 +1,4 @@
-"""The run file as one object."""
+"""The run file as one object: which sections there are."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""The raw run file: values as written, where each comes from, and overrides on top."""
+"""The raw run file: values as written, the line of each, and command-line overrides (``a.b=value``) on top."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the validators of attrs say, in the words of JSON Schema."""
+"""From attrs validators to bounds in JSON Schema (minimum, maximum, minLength, ...)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Section ``training`` of the run file."""
+"""Keys of ``training``: steps, batch size, accumulation, clipping, mixed precision, checkpoints, block attention."""
 
 from typing import Literal
 

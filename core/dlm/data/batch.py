@@ -1,4 +1,4 @@
-"""A micro-batch of clean rows, as the forward process takes it."""
+"""The fields of a micro-batch of clean rows: ids, documents, positions, eligible positions, answers."""
 
 from collections.abc import Mapping
 from typing import Any

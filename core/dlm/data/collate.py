@@ -1,4 +1,4 @@
-"""From rows to a padded batch."""
+"""Collate rows to a batch: padding on the right, to the longest row, and filler rows."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which local files a name in the run file stands for, and which files beside them are left out."""
+"""Which local files (paths, folders, patterns, splits) a data set's name stands for, and which are left out."""
 
 import glob
 import importlib.util

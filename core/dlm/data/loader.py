@@ -1,4 +1,4 @@
-"""Global step batches from any position on, without reading what lies before it."""
+"""The data loader: which rows each step takes, shuffled by epoch, resumable at any step, with worker processes."""
 
 import itertools
 import os

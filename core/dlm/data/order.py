@@ -1,4 +1,4 @@
-"""The order of the rows: a pure function of seed and epoch that can be asked for any place at once."""
+"""Shuffle: the order of rows as a pure function of seed and epoch, which can be asked for any place at once."""
 
 import numpy as np
 from numpy.typing import NDArray

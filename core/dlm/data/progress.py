@@ -1,4 +1,4 @@
-"""A progress bar that is quiet when nobody watches."""
+"""A progress bar for reading and tokenizing that is quiet when nobody watches."""
 
 import sys
 from collections.abc import Iterable, Iterator

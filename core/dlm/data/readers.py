@@ -1,4 +1,4 @@
-"""Readers of local files, one per format. A row that cannot be read becomes a record with a problem."""
+"""Readers of txt, JSON, JSONL and Parquet files. A row that cannot be read becomes a record with a problem."""
 
 import codecs
 import io

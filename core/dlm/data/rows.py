@@ -1,4 +1,4 @@
-"""Rows of a data set that is ready for training, addressed by number."""
+"""What a row of a training set holds, and how rows are addressed by number."""
 
 from collections.abc import Mapping
 from typing import Protocol

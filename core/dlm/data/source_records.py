@@ -1,4 +1,4 @@
-"""Rows of a source as they were found: values, and where they stood."""
+"""Raw records of a data set as they were found: values, and the file and line they came from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol

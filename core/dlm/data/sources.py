@@ -1,4 +1,4 @@
-"""Where rows come from: a built-in sample, local files, files of an installed package, or the hub."""
+"""Load a data set by name: a built-in sample, local files, files of an installed package, or the hub."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""Rows held out for evaluation, and how many of them are evaluated."""
+"""Hold-out: which rows are kept for evaluation, by whole documents, and how many of them are evaluated."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""All that one optimizer step consumes, and how its rows are shared out."""
+"""The global step batch: how rows are shared by gradient accumulation and ranks, and filled up at an epoch's end."""
 
 from collections.abc import Mapping
 from typing import Any

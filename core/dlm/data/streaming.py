@@ -1,4 +1,4 @@
-"""Packed rows from a stream whose length nobody knows, resumable at every step."""
+"""Streaming: packed rows from a data set of unknown length, resumable at every step."""
 
 import itertools
 import logging

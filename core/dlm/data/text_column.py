@@ -1,4 +1,4 @@
-"""Texts of a source: which column holds them, and what was passed over."""
+"""Which column of a data set holds the text, and which rows are passed over because they have none."""
 
 import logging
 from collections import Counter

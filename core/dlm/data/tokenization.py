@@ -1,4 +1,4 @@
-"""From texts to ids, in batches."""
+"""Tokenize texts in batches, with an EOS token after each document."""
 
 import re
 from collections.abc import Iterable, Iterator

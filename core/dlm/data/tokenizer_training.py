@@ -1,4 +1,4 @@
-"""A tokenizer trained on the data set itself."""
+"""Train a tokenizer (byte-level BPE) on the data set itself."""
 
 from collections.abc import Iterable
 

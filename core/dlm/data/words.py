@@ -1,4 +1,4 @@
-"""Where words begin, read off the tokens themselves."""
+"""Where words begin, read off the tokens themselves, for whole-word masking."""
 
 import torch
 from torch import Tensor

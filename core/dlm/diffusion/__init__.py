@@ -1,1 +1,1 @@
-"""The forward process, attention masks, and the objective."""
+"""Diffusion: the forward process (noise), attention masks, and the training objective."""

@@ -1,4 +1,4 @@
-"""The forward process: from a clean batch to a noised one."""
+"""The forward process: mask rate, corrupted positions, noisy ids, and the weight 1/p up to the reweight cap."""
 
 import attrs
 import torch

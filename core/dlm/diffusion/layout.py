@@ -1,4 +1,4 @@
-"""Where everything stands in a batch, and who sees whom."""
+"""Blocks and attention mask of a training batch: who sees whom, [noisy | clean] copies, the logit shift's source."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Log-probabilities at scored positions, for losses that are not linear in the cross-entropy."""
+"""Differentiable log-probabilities of the labels, for losses that are not linear in cross-entropy (focal, RL)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The objective: body, head at scored positions, loss. This module is what accelerate prepares."""
+"""The objective: body, head at scored positions, loss, logit shift. This module is what accelerate prepares."""
 
 import attrs
 import torch

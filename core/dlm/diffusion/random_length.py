@@ -1,4 +1,4 @@
-"""Random truncation of a step's rows, as LLaDA pre-trains: 1 % of the steps see shorter rows."""
+"""Random length: by one coin a step, all rows are cut to a random length, as LLaDA pre-trains (1 % of the steps)."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""A look at a noise schedule before it is trained with: a broken one would train without a word."""
+"""Refuse a broken noise schedule (not finite, outside [0, 1], falling) before it is trained with."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Sums that loss, masked accuracy and cross-entropy by mask rate are made of: one vector on the device, then numbers.
+"""How loss, masked accuracy and cross-entropy by mask rate are counted: sums on the device, then numbers.
 
 They add up over micro-batches and ranks.
 """

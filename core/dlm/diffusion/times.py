@@ -1,4 +1,4 @@
-"""Diffusion times: one for each row, block or token, stratified over the global step batch or independent."""
+"""Diffusion times t: for each row, block or token, stratified over the global step batch or independent."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a loss sees of a micro-batch: the noised batch, the body's hidden states, and the head on request."""
+"""What a loss sees of a batch: weights, times, cross-entropy, log-probabilities, and logits on request."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What the diffusion core knows about the tokenizer."""
+"""What diffusion knows of the tokenizer: mask id, vocabulary size, special ids, word starts."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""Compare two checkpoints: names, shapes, dtypes and values of their tensors."""
+"""Compare two checkpoints (``dlm analyze``): names, shapes, dtypes and values of their tensors."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A decoder taken apart: the body that makes hidden states, and the head that makes logits of them."""
+"""Split a decoder into the body that makes hidden states and the LM head; count its parameters."""
 
 from typing import Any
 

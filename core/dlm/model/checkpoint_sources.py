@@ -1,4 +1,4 @@
-"""Where checkpoints come from: folders and hub names, safetensors only, and errors of one line."""
+"""Where pretrained checkpoints come from: folders and hub names, safetensors only, and errors of one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

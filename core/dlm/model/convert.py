@@ -1,4 +1,4 @@
-"""Turn an autoregressive checkpoint into one of a diffusion language model, without changing a bit of its weights."""
+"""Convert an autoregressive checkpoint to a diffusion one (``dlm convert``) without changing a bit of its weights."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""``model.generate``, as people who use transformers expect it."""
+"""``model.generate`` of transformers on the model class: hands over to the sampler."""
 
 from typing import Any
 

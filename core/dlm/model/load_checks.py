@@ -1,4 +1,4 @@
-"""Proof, on a tiny input, that a loaded model is what training and sampling take it for."""
+"""Prove on a tiny input that a loaded model is bidirectional, obeys its mask, and has a head we can chunk."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Load any decoder of transformers as a bidirectional one, and prove that it is."""
+"""Load any decoder of transformers (``dlm.load``) as a bidirectional one: dtype, attention backend, mask token."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The one place where "who sees whom" becomes the attention mask that a backend wants.
+"""Attention mask conversion: from "who sees whom" and padding to what sdpa or eager attention wants.
 
 Inside `dlm` visibility is boolean, (B, Q, K), True where a query sees a key. The backends differ: sdpa takes a boolean
 mask, eager adds the mask to the scores and would silently treat a boolean one as "everything is visible".

@@ -1,4 +1,4 @@
-"""Merge low-rank adapters into their base: one whole model that needs nothing else."""
+"""Merge LoRA adapters into their base (``dlm merge``): one whole model that needs nothing else."""
 
 import json
 from pathlib import Path

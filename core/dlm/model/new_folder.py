@@ -1,4 +1,4 @@
-"""A folder that is written whole, or not at all."""
+"""Write a model folder whole or not at all; refuse one that exists."""
 
 import secrets
 import shutil

@@ -1,4 +1,4 @@
-"""Hidden states at chosen positions, so that the head runs only where logits are wanted."""
+"""Hidden states at chosen positions (``logits_to_keep``), so that the head runs only where logits are wanted."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Tokenizers: loading, the mask token, and the vocabulary of the model that goes with it."""
+"""Load a tokenizer, choose its mask token, and resize the model's vocabulary to it."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The public functions of the sampler."""
+"""``dlm.generate`` and ``iter_generate``: the public functions of the sampler, and what they return."""
 
 from collections.abc import Iterator
 from typing import Any, Unpack

@@ -1,4 +1,4 @@
-"""Approximate caches: keys and values are reused although they would have changed a little."""
+"""Approximate KV cache (prefix, dual; Fast-dLLM): keys and values are reused although they would have changed."""
 
 import attrs
 import torch

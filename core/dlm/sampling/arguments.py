@@ -1,4 +1,4 @@
-"""From keyword arguments, a settings file and command-line flags to ``SamplingSettings``."""
+"""From keyword arguments, a run file's ``sampling`` section and flags to checked ``SamplingSettings``."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache

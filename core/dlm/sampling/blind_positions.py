@@ -1,4 +1,4 @@
-"""Ties: positions that are predicted from the same, as in a block that sees nothing but masks, get one prediction.
+"""Ties: positions predicted from the same (a block that sees nothing but masks) get one prediction, in order.
 
 Otherwise the order of summation would decide between them, which differs from cache to cache and from batch to batch.
 With equal predictions the earlier position comes first.

@@ -1,4 +1,4 @@
-"""What a remasking rule sees: the active blocks at one denoising step."""
+"""What a remasking rule sees of the active blocks: candidates, confidence, entropy, margin, quota, draws."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Choosing the way through the model: what may be reused between forwards, and whether that changes anything."""
+"""Which KV cache is used (off, auto, prompt, prefix, dual, ...), and whether it is exact for this model."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

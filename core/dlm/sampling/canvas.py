@@ -1,4 +1,4 @@
-"""The canvas: prompts and the masks to be replaced, for a batch of rows."""
+"""The canvas: prompts, masks and padding of a batch of rows, in which block each position is, what was written when."""
 
 import attrs
 import torch

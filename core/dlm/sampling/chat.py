@@ -1,4 +1,4 @@
-"""A conversation with a model."""
+"""A chat with a model: history, system prompt, and how the next answer is sampled."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The model as the sampler uses it: body and head apart, forwards counted."""
+"""The model as the sampler calls it: body, head, attention masks and logit shift; forwards are counted."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where and in which precision a model is sampled from."""
+"""On which device and in which dtype a model is sampled from."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Exact ways through the model that keep keys and values of what can no longer change."""
+"""Exact KV cache: keys and values of prompt and finished blocks are kept where they can no longer change."""
 
 import attrs
 import torch

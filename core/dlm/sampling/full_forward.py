@@ -1,4 +1,4 @@
-"""Ways through the model: what they have in common, and the plain one."""
+"""One forward without cache over the whole canvas, and classifier-free guidance (CFG) for all kinds of forward."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Generation under the argument names of transformers."""
+"""Arguments and streamers of transformers' ``generate``: translated to the sampler's settings, or refused."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""Keys and values of canvas positions, kept between forwards."""
+"""The KV store: keys and values of canvas positions, kept between forwards."""
 
 from typing import Any
 

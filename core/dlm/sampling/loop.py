@@ -1,4 +1,4 @@
-"""The denoising loop."""
+"""The denoising loop: predict, commit, remask, finish the block; stop at EOS."""
 
 from collections.abc import Iterator
 from time import perf_counter

@@ -1,4 +1,4 @@
-"""Who is decoded when: steps per block, tokens per step, and which blocks go through the model together."""
+"""The plan of decoding: steps per block, tokens per step (quota), and which blocks run side by side."""
 
 import heapq
 from collections.abc import Sequence

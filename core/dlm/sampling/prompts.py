@@ -1,4 +1,4 @@
-"""Texts to token ids, and prompt files."""
+"""Prompts and infill texts to token ids, with or without chat template; prompt files."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What one call of the sampler comes to: its settings completed by the model and the prompts, and checked against them.
+"""What one call comes to: defaults from the model (gen_length, blocks, EOS, mask id, context), and checks.
 
 Block length, EOS and mask ids, attention bias, suppressed tokens, room in the context.
 """

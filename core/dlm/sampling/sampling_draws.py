@@ -1,4 +1,4 @@
-"""Randomness of sampling, keyed by (seed, row, block, step, position): the batch a row is in does not matter."""
+"""Random draws of sampling (Gumbel noise), keyed by (seed, row, block, step, position), whatever the batch."""
 
 from functools import lru_cache
 from hashlib import blake2b

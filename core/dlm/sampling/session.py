@@ -1,4 +1,4 @@
-"""A model, its tokenizer and settings, ready to write texts."""
+"""A loaded model with tokenizer and settings that writes texts for the commands: tasks to batches to results."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Sampling with texts in and out."""
+"""Sampling with texts in and out: padding on the left, ends of text (EOS), unused ids, infill of a passage."""
 
 from collections.abc import Sequence
 from typing import Any

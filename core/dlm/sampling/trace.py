@@ -1,4 +1,4 @@
-"""The course of a generation as one self-contained page."""
+"""The trace of a generation: one self-contained HTML page with a slider over the steps."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence

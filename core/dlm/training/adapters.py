@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), put into a model by peft: they alone are trained."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): which layers get adapters, put in by peft; they alone are trained."""
 
 import importlib
 from collections.abc import Mapping

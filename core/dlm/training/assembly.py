@@ -1,4 +1,4 @@
-"""What a run consists of, put together from its configuration: tokenizer, model, data, noise, objective, optimizer."""
+"""What a run consists of, put together: precision (bf16, fp16), model, data, noise, objective, optimizer."""
 
 from datetime import datetime
 

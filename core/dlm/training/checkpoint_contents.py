@@ -1,4 +1,4 @@
-"""What a checkpoint consists of, written and read."""
+"""What a checkpoint holds (weights, optimizer, learning rate, random state, fp16 loss scaler): saved and loaded."""
 
 import pickle
 from collections.abc import Iterator, Mapping

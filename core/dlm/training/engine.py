@@ -1,4 +1,4 @@
-"""The training loop: evaluate, save, step, log, until the last step; what happens when a step or a save fails."""
+"""The training loop: evaluate, save, step, log; what happens at bad (NaN) steps, failed saves and signals."""
 
 import math
 import time

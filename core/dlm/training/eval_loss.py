@@ -1,4 +1,4 @@
-"""Evaluation loss: the training path without its gradient, on noise that never changes."""
+"""Evaluation loss: the training path without gradient, on noise that never changes."""
 
 from collections.abc import Iterable
 

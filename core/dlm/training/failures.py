@@ -1,4 +1,4 @@
-"""Failures of the machine, in words for the user."""
+"""Out of memory (OOM), a dead data worker, a third party's code: failures of a run in words for the user."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A lock on an output folder that ends with the process that took it, however that ends."""
+"""The lock on an output folder, so that two runs cannot write into it; it ends with its process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The window between two lines of ``metrics.jsonl``: mean loss, gradient norm, masked accuracy by mask rate."""
+"""Mean loss, gradient norm and masked accuracy by mask rate between two lines of ``metrics.jsonl``."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""Model, tokenizer and noise of a run, built from its configuration."""
+"""Build tokenizer, model (from scratch or pretrained, with LoRA), noise and objective from the configuration."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate."""
+"""Which parameters get weight decay, and the learning rate schedule with its warm-up."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The output folder of a run: its logs, its lock, its checkpoints."""
+"""The output folder of a run: its logs (``metrics.jsonl``, samples, timings), its lock, its checkpoints."""
 
 import json
 import math

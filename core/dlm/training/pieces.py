@@ -1,4 +1,4 @@
-"""A noised row as pieces of text, each of one kind."""
+"""A noised row as pieces of text, each of one kind (prompt, masked, replaced, padding, ...), for the preview."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""The first training step as the model will see it, without a model."""
+"""The first training batch as the model will see it, noise included, without a model (``dlm data preview``)."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What several processes do as one."""
+"""Distributed runs: what rank 0 does for all, broadcast of its result or its error, and whether a launcher is used."""
 
 import os
 from collections.abc import Callable

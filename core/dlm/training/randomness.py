@@ -1,4 +1,4 @@
-"""Global random generators: seeded, made deterministic, saved as plain values."""
+"""Seeds of the global random generators, deterministic algorithms, and their state in a checkpoint."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""What a run says at its beginning and at its end."""
+"""What a run prints at its beginning and at its end (sizes, first and last losses), and metrics lines read back."""
 
 from collections.abc import Sequence
 from typing import Literal

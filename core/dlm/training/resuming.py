@@ -1,4 +1,4 @@
-"""Where a run continues."""
+"""Resume: which checkpoint a run continues from (latest, a path, none), what is checked, and logs cut back."""
 
 from collections.abc import Collection
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""``dlm.run``: a run file from start to end."""
+"""``dlm.run``: a run file from start to end: load, lock the folder, assemble, resume, train, report."""
 
 import sys
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""The data of a run: training steps, and batches to evaluate on."""
+"""The data of a run: from section ``dataset`` to the loader of training steps, and held-out batches for evaluation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime

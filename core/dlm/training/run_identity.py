@@ -1,4 +1,4 @@
-"""What makes a run the run it is: what may not change between a checkpoint and its resumption."""
+"""What may not change between a checkpoint and its resumption (config, data, versions), and what only warns."""
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import accumulate

@@ -1,4 +1,4 @@
-"""Samples during training."""
+"""Sample texts from prompts during training (``evaluation.sample_prompts``)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Tensors that FSDP spreads over processes: in which precision, made whole for a checkpoint, and spread again."""
+"""FSDP: in which precision sharded tensors compute, made whole for a checkpoint, and sharded again."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM or Ctrl-C ends the run after the current step, the same again at once; SIGUSR1 saves."""
+"""Signals: SIGTERM or Ctrl-C saves and ends the run after this step, the same again at once; SIGUSR1 only saves."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One training step: noise, objective, gradient, clipping, update."""
+"""One training step: gradient accumulation, normaliser, gradient clipping, NaN check, fp16 loss scaler, update."""
 
 import math
 import warnings

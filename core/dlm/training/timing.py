@@ -1,4 +1,4 @@
-"""Speed and memory, outside the promise that a resumed run is the same."""
+"""Tokens per second, time and peak memory (``timings.jsonl``), outside the promise that resuming changes nothing."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Where a run stands: everything beside weights, optimizer and learning rate that the next step depends on."""
+"""Where a run stands: step, epoch, position in the data, tokens seen, and metrics not yet logged."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How the weights of a run get into a folder, and back."""
+"""How weights get into a folder and back: all of them, or LoRA adapters alone."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``dlm chat``: a conversation in the terminal."""
+"""``dlm chat``: a conversation in the terminal, and what may be typed in it (/reset, /system, ...)."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""``dlm config``: a run file as it will be understood, and the schema of all run files."""
+"""``dlm config``: show a run file as it will be understood, with defaults; JSON schema of all run files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``dlm data``: the rows of a run."""
+"""``dlm data preview``: rows of a run with their noise, before it starts."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""``dlm env``."""
+"""``dlm env``: versions, devices and plugins, for bug reports."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""``dlm generate``: text from a trained folder."""
+"""``dlm generate``: text from a trained folder: prompts, infill, number of samples, batch size, trace, output."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

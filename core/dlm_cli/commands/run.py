@@ -1,4 +1,4 @@
-"""``dlm run``."""
+"""``dlm run``: train as a run file says: overrides, dry run, allowed changes when resuming."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Rows that were not used: where they stood, and why."""
+"""Rows of a data set that cannot be used: refused or skipped, and listed with place and reason."""
 
 import json
 from collections.abc import Iterable, Sequence

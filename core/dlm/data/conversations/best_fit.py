@@ -1,4 +1,4 @@
-"""Best-fit packing of examples into rows."""
+"""Best-fit packing: which fine-tuning examples share a row."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Fine-tuning rows: an example each, or several that cannot see each other."""
+"""Fine-tuning (SFT) rows: one example each, or several packed ones that cannot see each other."""
 
 import hashlib
 import logging

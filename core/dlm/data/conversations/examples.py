@@ -1,4 +1,4 @@
-"""Examples: one prompt and one answer each, as ids, no longer than a row may be."""
+"""SFT examples: one prompt and one answer each, as ids, and how those longer than max_length are cut or dropped."""
 
 import contextlib
 import math

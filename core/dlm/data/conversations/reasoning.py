@@ -1,4 +1,4 @@
-"""What of an answer is reasoning: ``<think>...</think>`` before the answer itself (chain of thought)."""
+"""Reasoning (chain of thought): what of an answer is ``<think>...</think>``, before the answer itself."""
 
 import re
 from collections.abc import Mapping

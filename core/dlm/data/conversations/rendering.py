@@ -1,4 +1,4 @@
-"""From a conversation to the ids of a prompt and of an answer: plainly, or with the tokenizer's chat template."""
+"""From a conversation to the ids of prompt and answer: plainly, or with the tokenizer's chat template."""
 
 from typing import Protocol
 

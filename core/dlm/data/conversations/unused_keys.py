@@ -1,4 +1,4 @@
-"""Keys of a data set that nobody reads: noted while it is read, and named once."""
+"""Keys of conversation rows that nobody reads: noted while the data set is read, and named once."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""Checkpoints: a folder is whole, or it is not there."""
+"""Checkpoints on disk: a folder is whole, or it is not there."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: one folder a step, the newest few and the best are kept."""
+"""Which checkpoints of a run are kept: one folder a step, the newest few and the best (lowest evaluation loss)."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the disk can take, and how each library says that it could not."""
+"""Is the disk full? Room for a checkpoint before it is written, and each library's way to say there was none."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""How a folder is published: written beside its place, flushed, and renamed into it."""
+"""Atomic writes: a folder is written beside its place, flushed (fsync), and renamed into it."""
 
 import os
 import shutil
