@@ -334,7 +334,7 @@ def test_a_wrong_command(refuse, arguments: list[str], line: str) -> None:
 def test_an_output_folder_that_holds_checkpoints_in_real_processes(folder: Path) -> None:
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "dlm", "run", "run.yaml", *overrides]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
     first = run()
     assert first.returncode == 0, first.stderr

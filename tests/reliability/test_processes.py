@@ -161,7 +161,7 @@ def launch(laboratory: Any, folder: Path, *options: str) -> subprocess.Completed
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "dlm", "run", str(config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -19,8 +19,11 @@ CODES = {
     signal.SIGTERM: ExitCode.TERMINATED,
     signal.SIGINT: ExitCode.INTERRUPTED,
 }
-PATIENCE = 30.0
-"""Seconds; a step and a save take less than one where nothing else runs. ``test_endings`` counts the steps."""
+PATIENCE = 120.0
+"""Seconds; a step and a save take less than one where nothing else runs, and many where much does.
+
+``test_endings`` counts the steps.
+"""
 
 
 def start(config: Path, folder: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[str]:

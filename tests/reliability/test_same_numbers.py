@@ -90,9 +90,9 @@ def test_a_run_resumes_at_the_millionth_batch_at_once(count: Any) -> None:
         collate=Collator(pad_id=0, isolate_documents=False),
         shape=StepShape(batch_size=2, accumulation=2),
     )
-    started = time.monotonic()
+    started = time.process_time()
     step = next(loader.steps(epoch=0, epoch_batch=MILLION))
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     own = step_rows(step.micro_batches)
     count("resumed at batch 1,000,000", f"{seconds:.3f} s, {len(rows.reads) - own} rows read to get there")
     assert step.epoch_batch == MILLION

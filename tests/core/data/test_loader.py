@@ -132,9 +132,9 @@ class ManyRows:
 def test_resuming_at_step_a_million_takes_no_time_and_reads_one_step(make_rows):
     rows = ManyRows(make_rows(1)[0])
     loader = StepLoader(rows=rows, collate=COLLATE, shape=StepShape(batch_size=8))
-    started = time.perf_counter()
+    started = time.process_time()
     step = next(loader.steps(0, 1_000_000))
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert step.epoch_batch == 1_000_000
     assert sorted(rows.read) == sorted(step.row_ids)
 

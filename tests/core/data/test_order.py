@@ -49,6 +49,6 @@ def test_neighbours_in_the_order_are_not_related():
 
 
 def test_a_place_far_along_costs_no_more_than_the_first():
-    started = time.perf_counter()
+    started = time.process_time()
     shuffled(np.arange(10**12, 10**12 + 64), num_rows=2 * 10**12, seed=0, epoch=7)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

@@ -127,7 +127,7 @@ class Browser:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=600)
         self._reader.close()
         self._writer.close()
 

@@ -1,7 +1,6 @@
 """One training step: the same however its rows are split, clipped as torch clips, not taken where it is not finite."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -82,11 +81,8 @@ def launch(folder: Path, *arguments: str) -> None:
     """Run the worker in two processes, as torchrun does. (``accelerate launch`` wants MPI where there is no GPU.)"""
     script = folder / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command = [*launcher, str(script), *arguments]
     result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -92,7 +92,7 @@ def test_the_kit_needs_no_pytest_and_leaves_no_folder_behind(tmp_path: Path) -> 
     environment = {name: value for name, value in os.environ.items() if name != "HYPOTHESIS_STORAGE_DIRECTORY"}
     command = [sys.executable, "-c", PROGRAM]
     result = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=True
     )
     assert result.stdout.strip() == "[]"
     assert list(tmp_path.iterdir()) == []
