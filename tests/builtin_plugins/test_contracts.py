@@ -31,6 +31,8 @@ from dlm_builtin_plugins.schedules.cosine import CosineSchedule
 from dlm_builtin_plugins.schedules.power import PowerSchedule
 from dlm_builtin_plugins.schedules.sigmoid import SigmoidSchedule
 from dlm_builtin_plugins.schedules.uniform import UniformSchedule
+from dlm_plugins.kinds import KINDS
+from dlm_plugins.registry import Registry
 from dlm_plugins.testing import (
     AttentionBiasContract,
     LossContract,
@@ -164,3 +166,12 @@ class TestAdamW8bit(OptimizerContract):
 
 class TestLion8bit(OptimizerContract):
     component = Lion8bit
+
+
+def test_no_built_in_is_left_out_and_every_kind_has_one() -> None:
+    built_ins = [entry for entry in Registry.discover().entries() if entry.distribution == "dlm"]
+    tested = {
+        cls.component for name, cls in globals().items() if name.startswith("Test") and isinstance(cls.component, type)
+    }
+    assert {entry.cls for entry in built_ins} == tested
+    assert {entry.kind for entry in built_ins} == set(KINDS)

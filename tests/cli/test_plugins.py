@@ -219,7 +219,7 @@ def test_listing_without_loading_imports_no_plugin_and_no_torch(site_packages: A
     result = site_packages.run("plugins", "list", "--no-load")
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 32
-    assert min(cpu_seconds(lambda: site_packages.run("plugins", "list", "--no-load")) for _ in range(3)) <= 0.3
+    assert any(cpu_seconds(lambda: site_packages.run("plugins", "list", "--no-load")) <= 0.3 for _ in range(3))
 
 
 def test_listing_costs_little_beyond_importing_torch(site_packages: Any) -> None:
@@ -227,9 +227,9 @@ def test_listing_costs_little_beyond_importing_torch(site_packages: Any) -> None
         source = SCHEDULE.replace("NAME", f"schedule{number}")
         site_packages.install(f"dlm-many{number}", {f"dlm_many{number}.py": source})
     torch_alone = [sys.executable, "-c", "import torch"]
-    differences = [
-        cpu_seconds(lambda: site_packages.run("plugins", "list"))
-        - cpu_seconds(lambda: subprocess.run(torch_alone, check=True))
-        for _ in range(3)
-    ]
-    assert min(differences) <= 0.5
+
+    def difference() -> float:
+        listing = cpu_seconds(lambda: site_packages.run("plugins", "list"))
+        return listing - cpu_seconds(lambda: subprocess.run(torch_alone, check=True))
+
+    assert any(difference() <= 0.5 for _ in range(3))

@@ -69,11 +69,21 @@ def test_every_kind_is_listed_once_installed(installed: Installed) -> None:
     assert {each["status"] for each in document["plugins"]} == {"ok"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_its_own_tests_pass(kind: str, installed: Installed) -> None:
-    done = installed.run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=installed.projects[kind])
+@pytest.fixture(scope="module")
+def own_tests(installed: Installed) -> list[str]:
+    """What pytest prints for each test of each project, all run in one process."""
+    options = ["-v", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir=."]
+    folders = [project.name for project in installed.projects.values()]
+    done = installed.run("-m", "pytest", *options, *folders, cwd=installed.folder.parent)
     assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_tests_pass(kind: str, installed: Installed, own_tests: list[str]) -> None:
+    lines = [line for line in own_tests if line.startswith(f"{installed.projects[kind].name}/tests/")]
+    assert len(lines) > 3
+    assert all(" PASSED " in line for line in lines), lines
 
 
 def test_a_forgotten_marker_fails_the_tests_of_every_kind(installed: Installed, tmp_path: Path) -> None:

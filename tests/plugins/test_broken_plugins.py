@@ -1,7 +1,9 @@
 """A matrix of broken plugins: each is reported in one line, dropped whole, and hurts nobody else."""
 
+import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from click.testing import CliRunner, Result
+from hatchling.build import build_wheel
 
 from dlm_cli.commands.plugins import plugins as plugins_command
 from dlm_cli.main import cli
@@ -243,15 +246,20 @@ def good_packages(
     return root / "site"
 
 
+def install_wheel(project: Path, packages: Path) -> None:
+    """What pip does, for a project without scripts, in a hundredth of the time: build the wheel and unpack it."""
+    with contextlib.chdir(project):
+        wheel = build_wheel("dist")
+        zipfile.ZipFile(Path("dist", wheel)).extractall(packages)
+
+
 @pytest.fixture(scope="module", params=MATRIX)
-def installed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pip_install: Pip
-) -> tuple[Path, Broken]:
-    """Where pip has installed a broken plugin."""
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Broken]:
+    """Where a broken plugin is installed."""
     broken = MATRIX[request.param]
     root = tmp_path_factory.mktemp("broken")
     source = project(root / "source", "dlm-broken", broken.source, "2.0", broken.plugins, broken.requires)
-    pip_install(source, root / "site")
+    install_wheel(source, root / "site")
     return root / "site", broken
 
 
@@ -339,14 +347,13 @@ def test_a_run_can_be_strict_or_leave_the_plugin_out(broken: Broken, tmp_path: P
 def test_a_hook_of_ten_seconds_only_costs_ten_seconds(
     untroubled: str,
     request: pytest.FixtureRequest,
-    pip_install: Pip,
     visible_packages: Callable[[Path], Any],
     tmp_path: Path,
 ) -> None:
     if not request.config.getoption("--full"):
         pytest.skip("waits for half a minute; run pytest --full")
     source = HEAD + GOOD_HOOK.replace("return", "import time; time.sleep(10); return")
-    pip_install(project(tmp_path / "source", "dlm-slow", source, "1.0", {"slow": "dlm_slow"}), tmp_path / "site")
+    install_wheel(project(tmp_path / "source", "dlm-slow", source, "1.0", {"slow": "dlm_slow"}), tmp_path / "site")
     packages = visible_packages(tmp_path / "site")
     trained = run(tmp_path)
     assert trained.exit_code == 0, trained.output
