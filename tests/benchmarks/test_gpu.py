@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MEASURED = {"guideline", "dlm"}
@@ -25,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is dep
 def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    import torch._dynamo  # seconds, which only these tests need
+
     # A compiler takes minutes, however tiny the shapes are.
     with torch._dynamo.config.patch(disable=True):
         yield importlib.import_module("gpu_parts")

@@ -5,7 +5,6 @@ import importlib
 import os
 import re
 import subprocess
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -39,12 +38,12 @@ def blocks(text: str) -> list[Block]:
 
 
 @pytest.fixture
-def new_user(tmp_path: Path) -> dict[str, str]:
+def new_user(tmp_path: Path, installed_here: str) -> dict[str, str]:
     """The environment variables of someone who has installed dlm in a virtual environment, and works offline."""
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)
     (site_packages,) = (environment / "lib").glob("python*/site-packages")
-    (site_packages / "others.pth").write_text("\n".join([sysconfig.get_path("purelib"), *map(str, SOURCE_ROOTS)]))
+    (site_packages / "others.pth").write_text(installed_here + "\n".join(map(str, SOURCE_ROOTS)))
     commands = {
         "dlm": "from dlm_cli.main import main",
         "pytest": "from pytest import main",

@@ -1,6 +1,8 @@
 """Real, tiny checkpoints and texts for runs from start to end."""
 
+import json
 import pydoc_data.topics
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -22,14 +24,16 @@ class Tiny:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Tiny:
     """Made once for all tests."""
-    import json
+    folder = made_once("tiny", make_tiny)
+    return Tiny(checkpoint=folder / "qwen3", texts=folder / "texts.jsonl")
 
-    folder = tmp_path_factory.mktemp("tiny")
+
+def make_tiny(folder: Path) -> None:
     topics = sorted(pydoc_data.topics.topics.values(), key=len)[20:50]
-    texts = folder / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text[:2000]}) + "\n" for text in topics), encoding="utf-8")
+    rows = "".join(json.dumps({"text": text[:2000]}) + "\n" for text in topics)
+    (folder / "texts.jsonl").write_text(rows, encoding="utf-8")
     tokenizer = train_tokenizer(topics, vocab_size=320, mask_token="<|unused|>")
     config = Qwen3Config(
         vocab_size=336,
@@ -47,4 +51,3 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     checkpoint = folder / "qwen3"
     Qwen3ForCausalLM(config).save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
-    return Tiny(checkpoint=checkpoint, texts=texts)

@@ -47,12 +47,13 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def acme(tmp_path_factory: pytest.TempPathFactory, pip_install: Callable[[Path, Path], None]) -> Environment:
-    root = tmp_path_factory.mktemp("acme")
-    environment = Environment(root / "site-packages", root / "work")
-    environment.folder.mkdir()
-    pip_install(EXAMPLE, environment.packages)
-    return environment
+def acme(
+    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[[str, Callable[[Path], object]], Path],
+    pip_install: Callable[[Path, Path], None],
+) -> Environment:
+    packages = made_once("acme", lambda folder: pip_install(EXAMPLE, folder))
+    return Environment(packages, tmp_path_factory.mktemp("acme"))
 
 
 def test_the_package_brings_one_component_of_every_kind(acme: Environment) -> None:

@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-import sysconfig
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,11 +63,17 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clean_python(made_once: Callable[[str, Callable[[Path], object]], Path], installed_here: str) -> Path:
     """The interpreter of an environment in which dlm is installed from its wheel, not from the checkout."""
-    folder = tmp_path_factory.mktemp("clean")
+    return python_in(made_once("clean-python", lambda folder: make_environment(folder, installed_here)))
+
+
+def python_in(folder: Path) -> Path:
+    return folder / "environment" / "bin" / "python"
+
+
+def make_environment(folder: Path, others: str) -> None:
     venv.create(folder / "environment", with_pip=False)
-    python = folder / "environment" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "wheel", *offline, "--wheel-dir", str(folder), str(ROOT)], check=True, capture_output=True)
@@ -76,13 +82,10 @@ def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [*pip, "install", *offline, "--target", str(site_packages), str(wheel)], check=True, capture_output=True
     )
-    # Everything else comes from this environment; its own link to the checkout is not followed from a path file.
-    (site_packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    found = subprocess.run(
-        [python, "-c", "import dlm_plugins; print(dlm_plugins.__file__)"], capture_output=True, text=True, check=True
-    )
+    (site_packages / "others.pth").write_text(others)
+    where = [python_in(folder), "-c", "import dlm_plugins; print(dlm_plugins.__file__)"]
+    found = subprocess.run(where, capture_output=True, text=True, check=True)
     assert Path(found.stdout.strip()).is_relative_to(site_packages)
-    return python
 
 
 @pytest.fixture(scope="module", params=["mypy", "pyright"])

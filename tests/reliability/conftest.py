@@ -19,19 +19,13 @@ import yaml
 
 NUM_SERVERS = 2
 OUTSIDE_THE_PROMISE = ("timings.jsonl", ".lock")
-_COUNTS = pytest.StashKey[dict[str, str]]()
+COUNT = "count of "
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--trials", type=int, help="random kills (CI: 120, a release: 2000)")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_COUNTS] = {}
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    counts = config.stash[_COUNTS]
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.getreports(kind)]
+    properties = [each for report in reports for each in report.user_properties]
+    counts = {name.removeprefix(COUNT): result for name, result in properties if name.startswith(COUNT)}
     if counts:
         terminalreporter.section("reliability")
         width = max(map(len, counts))
@@ -80,7 +74,7 @@ class ForkServer:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=600)
         self._process.stdout.close()
 
     def _answer(self) -> dict[str, Any]:
@@ -208,14 +202,10 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
             server.stop()
 
 
-@pytest.fixture(scope="session")
-def count(request: pytest.FixtureRequest) -> Any:
-    """``count(what, result)``: a line of the table at the end of the session."""
-
-    def add(what: str, result: str) -> None:
-        request.config.stash[_COUNTS][what] = result
-
-    return add
+@pytest.fixture
+def count(record_property: Any) -> Any:
+    """``count(what, result)``: a line of the table at the end of the session. Reports bring it, from workers too."""
+    return lambda what, result: record_property(f"{COUNT}{what}", result)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ OPTIMIZERS: dict[str, dict[str, object]] = {
     "lion8bit": {"name": "lion8bit", "lr": 1e-4},
 }
 MODES = ("pretrain", "sft")
-DEFAULT_TRIALS = 120
 FEWEST_INSIDE = 0.3
 MAX_KILLS = 3
 MAX_SAVES = 4
@@ -24,8 +23,7 @@ LONGEST_SAVE = 0.03  # seconds; about as long as saves take
 def test_killed_at_random_moments(
     laboratory: Any, in_parallel: Any, digest_of: Any, count: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    # Where all tests run, pytest reads this folder's options too late.
-    num_trials = request.config.getoption("--trials", None) or DEFAULT_TRIALS
+    num_trials = request.config.getoption("--trials")
     configs = [
         laboratory.config(f"{mode}-{name}", {**laboratory.mode(mode), "optim": optimizer})
         for mode in MODES

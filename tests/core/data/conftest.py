@@ -1,10 +1,5 @@
 """Shared inputs of the data tests."""
 
-import os
-
-# No test may reach the network; the hub client reads this when it is imported.
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
