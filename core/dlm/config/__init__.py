@@ -1,18 +1,27 @@
 """The run file (YAML configuration): its keys, how it is read and checked, and how it is written."""
 
 from dlm.config.components_in_effect import run_components
-from dlm.config.dataset import DatasetConfig
 from dlm.config.dump_run_file import config_to_mapping, dump_config
 from dlm.config.json_schema import json_schema
 from dlm.config.load_run_file import LoadedConfig, load_config, load_mapping
-from dlm.config.model import LoraConfig, ModelConfig, TokenizerConfig, TokenizerTrainingConfig
-from dlm.config.noise import NoiseConfig
-from dlm.config.observation import EvaluationConfig, LoggingConfig, PluginsConfig
 from dlm.config.optim_section import LearningRateConfig, OptimConfig
-from dlm.config.run import RunConfig
+from dlm.config.run_config import (
+    BlockAttentionConfig,
+    CheckpointConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    LoraConfig,
+    ModelConfig,
+    NoiseConfig,
+    PluginsConfig,
+    RunConfig,
+    TokenizerConfig,
+    TokenizerTrainingConfig,
+    TrainingConfig,
+)
 from dlm.config.run_file_source import RunFileError
 from dlm.config.sampling_settings import SamplingSettings
-from dlm.config.training import BlockAttentionConfig, CheckpointConfig, TrainingConfig
 
 __all__ = [
     "BlockAttentionConfig",

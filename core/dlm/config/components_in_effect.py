@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from dlm.config.run import RunConfig
+from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT
 from dlm_plugins.errors import Problem

@@ -6,7 +6,7 @@ import attrs
 import yaml
 
 from dlm.config.optim_section import OptimConfig
-from dlm.config.run import RunConfig
+from dlm.config.run_config import RunConfig
 from dlm.config.yaml12 import add_scalar_resolvers
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure, unstructure_component

@@ -20,7 +20,7 @@ def setting(help: str, default: Any = attrs.NOTHING, validator: Any = None) -> A
     return attrs.field(default=default, validator=validator, metadata={"help": help})
 
 
-def component(help: str, default: str) -> Any:
+def component_setting(help: str, default: str) -> Any:
     """A key that selects a component; ``default`` is a name, looked up when the run file is read."""
     return attrs.field(metadata={"help": help, UNSTRUCTURED_DEFAULT: default})
 

@@ -1,4 +1,4 @@
-"""JSON Schema of the run file, for editors: from the same classes and the same registry that read it."""
+"""JSON Schema of the run file for editors: types, bounds (minimum, maxLength), defaults; from the classes that read."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 from dlm.config.optim_section import LearningRateConfig, OptimConfig
-from dlm.config.run import RunConfig
-from dlm.config.schema_checks import checks_of
+from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.provenance import Entry
 from dlm_plugins.registry import Registry
@@ -26,6 +25,7 @@ _SCALARS: dict[Any, Schema] = {
     str: {"type": "string"},
     type(None): {"type": "null"},
 }
+_COMPARISONS = {"<": "exclusiveMaximum", "<=": "maximum", ">": "exclusiveMinimum", ">=": "minimum"}
 
 
 def json_schema(registry: Registry) -> Schema:
@@ -51,7 +51,7 @@ class _SchemaBuilder:
 
     def field(self, field: "attrs.Attribute[Any]") -> Schema:
         """One key: type, range, default, description."""
-        schema = {**self.type(field.type), **checks_of(field.validator)}
+        schema = {**self.type(field.type), **_checks_of(field.validator)}
         if "help" in field.metadata:
             schema["description"] = field.metadata["help"]
         default = field.metadata.get(UNSTRUCTURED_DEFAULT, field.default)
@@ -123,3 +123,23 @@ def _any_of(members: list[Schema]) -> Schema:
     if all(set(member) <= {"enum"} or member == {"type": "null"} for member in members):
         return {"enum": [value for member in members for value in member.get("enum", [None])]}
     return {"anyOf": members}
+
+
+def _checks_of(validator: Any) -> dict[str, Any]:
+    """Keywords that hold a value to ``validator``, as far as JSON Schema can express it.
+
+    Every keyword returned here applies to one type only (numbers, strings, arrays), so that the keywords of an optional
+    value let null pass.
+    """
+    parts = getattr(validator, "_validators", None)  # and_; attrs has no public way to look inside
+    if parts is not None:
+        return {keyword: bound for part in parts for keyword, bound in _checks_of(part).items()}
+    if hasattr(validator, "compare_op"):  # gt, ge, lt, le
+        return {_COMPARISONS[validator.compare_op]: validator.bound}
+    if hasattr(validator, "min_length"):
+        return {"minLength": validator.min_length, "minItems": validator.min_length}
+    if hasattr(validator, "max_length"):
+        return {"maxLength": validator.max_length, "maxItems": validator.max_length}
+    if type(validator).__name__ == "_OptionalValidator":  # not_ has a `validator` too, with the opposite meaning
+        return _checks_of(validator.validator)
+    return {}

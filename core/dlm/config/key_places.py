@@ -7,7 +7,7 @@ from typing import Any, get_args
 import attrs
 
 from dlm.config.optim_section import DEFAULT_OPTIMIZER
-from dlm.config.run import RunConfig
+from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.problems import join_path
 from dlm_plugins.registry import Registry

@@ -11,11 +11,10 @@ from cattrs import Converter
 
 from dlm.config.components_in_effect import incompatibilities
 from dlm.config.key_places import places_of
-from dlm.config.observation import PluginsConfig
 from dlm.config.optim_section import OptimConfig, structure_optim
 from dlm.config.rules import RULES, idle_notes
-from dlm.config.run import RunConfig
-from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, Source, parent_of, read_source
+from dlm.config.run_config import PluginsConfig, RunConfig
+from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, WrittenRunFile, parent_of, read_source
 from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError, PluginSettingError, Problem
 from dlm_plugins.registry import Registry
@@ -60,7 +59,7 @@ def load_mapping(
     strict: bool = False,
 ) -> LoadedConfig:
     """The same for a configuration that is a mapping already; ``name`` stands for it in messages."""
-    return _load(Source(name=name, value=deepcopy(dict(value)), origins={}), overrides, disable, strict)
+    return _load(WrittenRunFile(name=name, value=deepcopy(dict(value)), origins={}), overrides, disable, strict)
 
 
 def run_converter(registry: Registry) -> Converter:
@@ -72,7 +71,7 @@ def run_converter(registry: Registry) -> Converter:
     return converter
 
 
-def _load(source: Source, overrides: Sequence[str], disable: Collection[str], strict: bool) -> LoadedConfig:
+def _load(source: WrittenRunFile, overrides: Sequence[str], disable: Collection[str], strict: bool) -> LoadedConfig:
     for override in overrides:
         source.override(override)
     registry = _discover(source, disable, strict)
@@ -88,7 +87,7 @@ def _load(source: Source, overrides: Sequence[str], disable: Collection[str], st
     return LoadedConfig(config=config, registry=registry, notes=registry.warnings() + notes)
 
 
-def _discover(source: Source, disable: Collection[str], strict: bool) -> Registry:
+def _discover(source: WrittenRunFile, disable: Collection[str], strict: bool) -> Registry:
     """Build the registry as the file and the caller ask; where that fails, one to look for other problems with."""
     converter, settings = make_converter(), PluginsConfig()
     with suppress(ConfigurationError):  # reported with the rest of the file
@@ -104,7 +103,7 @@ def _discover(source: Source, disable: Collection[str], strict: bool) -> Registr
         raise RunFileError(_report(source, ())) from None
 
 
-def _located(source: Source, settings: PluginsConfig, error: PluginSettingError, strict: bool) -> Located:
+def _located(source: WrittenRunFile, settings: PluginsConfig, error: PluginSettingError, strict: bool) -> Located:
     """Where a request about plugins was made: the file, an override, a flag, or the environment."""
     message, places = str(error), {"plugins.require": settings.require, "plugins.disable": settings.disable}
     for key, requests in places.items():
@@ -184,7 +183,7 @@ def _defaults(converter: Converter, config: RunConfig) -> RunConfig:
     return converter.structure(required, RunConfig)
 
 
-def _report(source: Source, problems: Sequence[Problem]) -> list[str]:
+def _report(source: WrittenRunFile, problems: Sequence[Problem]) -> list[str]:
     """One line a problem, in the order of the file, overrides last."""
 
     def position(located: Located) -> tuple[bool, int]:

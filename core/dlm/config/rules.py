@@ -7,9 +7,7 @@ import attrs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
-from dlm.config.model import TokenizerConfig
-from dlm.config.observation import EvaluationConfig
-from dlm.config.run import RunConfig
+from dlm.config.run_config import EvaluationConfig, RunConfig, TokenizerConfig
 from dlm_plugins.errors import Problem
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 

@@ -40,7 +40,7 @@ class Located:
 
 
 @attrs.define
-class Source:
+class WrittenRunFile:
     """What the user wrote."""
 
     name: str
@@ -105,7 +105,7 @@ def parent_of(path: str) -> str:
     return path[: max(path.rfind("."), path.rfind("["), 0)]
 
 
-def read_source(path: str | Path) -> Source:
+def read_source(path: str | Path) -> WrittenRunFile:
     """Read a run file.
 
     Raises:
@@ -126,7 +126,7 @@ def read_source(path: str | Path) -> Source:
     if not isinstance(document.value, Mapping):
         what = shown(document.value) if not isinstance(document.value, list) else described(list)
         raise RunFileError([f"{name}:{document.lines['']}: the file must hold keys (`key: value`), not {what}"])
-    source = Source(
+    source = WrittenRunFile(
         name=name,
         value=dict(document.value),
         origins={key: f"{name}:{line}" for key, line in document.lines.items()},

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 import attrs
 from attrs.validators import deep_iterable
 
-from dlm.config.fields import NOT_NEGATIVE, NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, component, setting
+from dlm.config.fields import NOT_NEGATIVE, NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, component_setting, setting
 from dlm_plugins import AttentionBias, Remasker
 
 CacheName = Literal["auto", "off", "prompt", "side_by_side", "prefix", "dual"]
@@ -52,7 +52,7 @@ class SamplingSettings:
         None,
         POSITIVE_OR_NULL,
     )
-    remasking: Remasker = component("Which predictions are kept at a step.", "low_confidence")
+    remasking: Remasker = component_setting("Which predictions are kept at a step.", "low_confidence")
     temperature: float = setting("0: the most probable token; 1: as the model predicts.", 0.0, NOT_NEGATIVE)
     cfg_scale: float = setting("Strength of classifier-free guidance; 0: none.", 0.0, NOT_NEGATIVE)
     attention_bias: AttentionBias | None = setting("Who sees whom; null: as the model was trained.", None)

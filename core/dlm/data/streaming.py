@@ -14,7 +14,7 @@ from dlm.data.loader import Collate
 from dlm.data.rows import Row
 from dlm.data.source_records import Source, SourceState
 from dlm.data.step_batch import FILLER, StepBatch, StepShape
-from dlm.data.text_column import TextCounts, text_of
+from dlm.data.text_column import TextCounts, text_in_column
 from dlm.data.tokenization import encode_texts, eos_id_of
 from dlm.errors import DataError
 
@@ -143,7 +143,7 @@ class StreamLoader:
         eos = eos_id_of(self.tokenizer)
         counts = TextCounts()
         while records := list(itertools.islice(reader, _DOCUMENTS_PER_GROUP)):
-            texts = (text_of(record, self.text_column, counts) for record in records)
+            texts = (text_in_column(record, self.text_column, counts) for record in records)
             encoded = encode_texts((text for text in texts if text is not None), self.tokenizer)
             documents = [*remainder, *((*ids.tolist(), eos) for ids in encoded)]
             rows, left = self._cut(documents)

@@ -101,7 +101,7 @@ def read_texts(source: Source, column: str, counts: TextCounts | None = None) ->
     """
     counts = TextCounts() if counts is None else counts
     for record in source.open():
-        text = text_of(record, column, counts)
+        text = text_in_column(record, column, counts)
         if text is not None:
             yield text
     if counts.num_texts == 0:
@@ -110,7 +110,7 @@ def read_texts(source: Source, column: str, counts: TextCounts | None = None) ->
         logger.warning("%s: %s", source.name, counts.summary())
 
 
-def text_of(record: Record, column: str, counts: TextCounts) -> str | None:
+def text_in_column(record: Record, column: str, counts: TextCounts) -> str | None:
     """The text of a record, or None, and one more in the count of the reason.
 
     Raises:

@@ -18,7 +18,7 @@ from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resol
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.copy_weights import copy_weights, vocabulary_tensor_names
-from dlm.model.foreign_config import load_config
+from dlm.model.foreign_config import load_model_config
 from dlm.model.gguf import gguf_file_of, unpack_gguf
 from dlm.model.load_model import load_model, make_bidirectional, say_if_replaced
 from dlm.model.new_folder import check_destination, published, scratch_beside
@@ -81,7 +81,7 @@ def convert(
 def _convert_folder(
     src: str | Path, source: Path, destination: Path, mask_token: str | None, *, trust_remote_code: bool
 ) -> ConversionReport:
-    config = load_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
+    config = load_model_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
     check_weights(source)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
     num_ids_before = num_ids(tokenizer)

@@ -29,7 +29,7 @@ _MOST_MODULES = 10_000
 """More layers, heads or experts than any model has: only memory would end the attempt to build them."""
 
 
-def load_config(source: str, **origin: Any) -> PreTrainedConfig:
+def load_model_config(source: str, **origin: Any) -> PreTrainedConfig:
     """The configuration of a checkpoint, refused if it is no decoder that can be built.
 
     Args:

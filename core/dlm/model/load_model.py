@@ -12,7 +12,7 @@ from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
 from dlm.model.checkpoint_sources import foreign_code, resolve_source
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
-from dlm.model.foreign_config import auto_class_of, load_config, skeleton
+from dlm.model.foreign_config import auto_class_of, load_model_config, skeleton
 from dlm.model.load_checks import prove_bidirectional
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def load_model(
         origin["revision"] = revision
     if is_folder:
         refuse_adapters(Path(source))
-    config = load_config(source, **origin)
+    config = load_model_config(source, **origin)
     if is_folder:
         check_weights(Path(source))
     make_bidirectional(config, mask_token_id=mask_token_id)

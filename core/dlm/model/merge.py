@@ -13,7 +13,7 @@ from dlm.errors import ModelError
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FINGERPRINT, PREFIX, fingerprint_of
 from dlm.model.body_and_head import num_parameters
 from dlm.model.checkpoint_sources import foreign_code, quiet_transformers
-from dlm.model.foreign_config import load_config
+from dlm.model.foreign_config import load_model_config
 from dlm.model.load_model import load_model
 from dlm.model.new_folder import check_destination, published
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
@@ -63,7 +63,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
     origin = base or settings.get("base_model_name_or_path")
     if not origin:
         raise ModelError(f"{folder}: does not say what model it belongs to; name it with --base")
-    config = load_config(str(folder), local_files_only=True)
+    config = load_model_config(str(folder), local_files_only=True)
     tokenizer = load_tokenizer(folder)
     model: Any = _base_of(folder, origin, config.dtype) if base is None else load_model(base, dtype=config.dtype)
     fit_vocabulary(model, tokenizer, ensure_mask_token(tokenizer, config.mask_token))

@@ -9,7 +9,7 @@ from cattrs import Converter
 
 from dlm.config import RunConfig, RunFileError
 from dlm.config.load_run_file import run_converter
-from dlm.config.run_file_source import COMMAND_LINE, Source, read_source
+from dlm.config.run_file_source import COMMAND_LINE, WrittenRunFile, read_source
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm_plugins.errors import ConfigurationError
@@ -61,7 +61,7 @@ def read_settings(
     Raises:
         RunFileError: with one line for each problem.
     """
-    source = _section_of(read_source(path)) if path is not None else Source(COMMAND_LINE, {_SECTION: {}}, {})
+    source = _section_of(read_source(path)) if path is not None else WrittenRunFile(COMMAND_LINE, {_SECTION: {}}, {})
     for key, text in flags.items():
         source.override(f"{_SECTION}.{key}={text}")
     registry = Registry.discover(disable=disable, strict=strict)
@@ -98,7 +98,7 @@ def _installed(structure: Callable[[_Plugins], Any]) -> Any:
         return structure(_plugins())
 
 
-def _section_of(source: Source) -> Source:
+def _section_of(source: WrittenRunFile) -> WrittenRunFile:
     """A run file's section ``sampling``; a file without any section of a run file is that section."""
     sections = {field.name for field in attrs.fields(RunConfig)}
     if sections & set(source.value):

@@ -6,7 +6,7 @@ from dlm.training.assembly import assemble, build_accelerator
 from dlm_plugins.registry import Registry
 
 
-def describe(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
+def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
     """Resolved components, parameters, tokens a step and steps of a run.
 
     Raises:

@@ -29,7 +29,7 @@ class Piece:
     """What the model sees instead, where another token replaced the clean one."""
 
 
-def pieces_of(noised: NoisedBatch, row: int, tokenizer: Any, mask_id: int) -> Iterator[Piece]:
+def noised_pieces(noised: NoisedBatch, row: int, tokenizer: Any, mask_id: int) -> Iterator[Piece]:
     """The pieces of one row, from left to right.
 
     A character whose tokens are of several kinds stands whole in the piece of the first of them that is corrupted.

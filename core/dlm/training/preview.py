@@ -13,7 +13,7 @@ from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
 from dlm.diffusion.random_length import RandomLength
 from dlm.model.tokenizer import ensure_mask_token
 from dlm.training.model_and_noise import build_forward_process, build_random_length, build_tokenizer, build_vocabulary
-from dlm.training.pieces import Piece, pieces_of
+from dlm.training.pieces import Piece, noised_pieces
 from dlm.training.run_data import prepare_data
 
 
@@ -123,7 +123,7 @@ def _rows_of(noised: NoisedBatch, step_batch: StepBatch, tokenizer: object, mask
             number=number,
             data_row=step_batch.row_ids[number],
             view=numbers[:index].count(number),
-            pieces=tuple(pieces_of(noised, index, tokenizer, mask_id)),
+            pieces=tuple(noised_pieces(noised, index, tokenizer, mask_id)),
             num_documents=len(noised.clean.document_id[index][real].unique()),
             rates=(float(rates.min()), float(rates.max())),
         )

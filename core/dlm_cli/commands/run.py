@@ -41,12 +41,12 @@ def run(
     of memory, 6 the final state could not be saved, 130 and 143 ended by Ctrl-C or SIGTERM after saving.
     """
     from dlm.config import load_config
-    from dlm.training.dry_run import describe
+    from dlm.training.dry_run import describe_run
     from dlm.training.run import run as run_config
 
     loaded = load_config(config, overrides, disable=no_plugin, strict=strict_plugins)
     if dry_run:
-        click.echo(describe(loaded, trust_remote_code=trust_remote_code))
+        click.echo(describe_run(loaded, trust_remote_code=trust_remote_code))
     else:
         run_config(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
         click.get_current_context().exit(0)  # whether or not its lines could be printed

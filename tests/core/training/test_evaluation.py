@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from dlm.config import load_config
-from dlm.training.dry_run import describe
+from dlm.training.dry_run import describe_run
 from dlm.training.model_and_noise import build_tokenizer
 from dlm.training.run_data import prepare_data
 
@@ -60,12 +60,12 @@ def test_another_seed_takes_other_rows_and_fewer_rows_leave_the_training_as_it_i
 
 
 def test_the_dry_run_says_how_many_rows_of_how_many(run_file, make_engine) -> None:
-    lines = describe(load_config(run_file, EVALUATED)).splitlines()
+    lines = describe_run(load_config(run_file, EVALUATED)).splitlines()
     (line,) = [each for each in lines if each.startswith("evaluation ")]
     num_held_out = make_engine(*EVALUATED, "evaluation.max_rows=1000").evaluation.num_rows
     assert num_held_out > 5
     assert line.split(maxsplit=1)[1] == f"5 of {num_held_out} held-out rows"
-    assert "evaluation      none" in describe(load_config(run_file, ["evaluation.do_eval_loss=false"]))
+    assert "evaluation      none" in describe_run(load_config(run_file, ["evaluation.do_eval_loss=false"]))
 
 
 def test_samples_are_decoded_in_the_blocks_of_the_model(make_engine) -> None:

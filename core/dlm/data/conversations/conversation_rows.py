@@ -147,7 +147,7 @@ class ConversationRows:
         return f"{self.counts.summary()}; {len(self):,} {'packed ' if self.pack else ''}training rows, {how}"
 
 
-def rendering_of(
+def configured_rendering(
     tokenizer: PreTrainedTokenizerBase, *, chat_template: bool, clock: TemplateClock | None = None
 ) -> Rendering:
     """The way to render conversations that a run file asks for, with the time for templates that print it.
@@ -200,7 +200,7 @@ def conversation_rows(
         raise DataError("dataset.eos_padding: all trains the padding behind each answer, and packed rows have none")
     maker = ExampleMaker(
         format=find_format(source, format_name),
-        rendering=rendering_of(tokenizer, chat_template=chat_template, clock=clock),
+        rendering=configured_rendering(tokenizer, chat_template=chat_template, clock=clock),
         max_length=max_length,
         train_on=train_on,
         eos_padding=eos_padding,

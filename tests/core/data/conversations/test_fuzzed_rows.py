@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlm.data.conversations.conversation_rows import rendering_of
+from dlm.data.conversations.conversation_rows import configured_rendering
 from dlm.data.conversations.examples import ExampleMaker
 from dlm.data.conversations.formats import ANY_FORMAT
 from dlm.data.readers import read_jsonl
@@ -89,7 +89,7 @@ def test_each_row_is_used_or_listed(shared_chat_tokenizer, tools_tokenizer, word
         (tools_tokenizer, True),
     ):
         maker = ExampleMaker(
-            format=ANY_FORMAT, rendering=rendering_of(tokenizer, chat_template=chat_template), max_length=60
+            format=ANY_FORMAT, rendering=configured_rendering(tokenizer, chat_template=chat_template), max_length=60
         )
         for number, row in enumerate(rows):
             is_object = isinstance(row, dict)
@@ -116,7 +116,7 @@ def test_fuzzed_rows_are_of_every_kind(shared_chat_tokenizer):
     generator = random.Random(0)
     maker = ExampleMaker(
         format=ANY_FORMAT,
-        rendering=rendering_of(shared_chat_tokenizer, chat_template=True),
+        rendering=configured_rendering(shared_chat_tokenizer, chat_template=True),
         max_length=60,
     )
     values = [None, 3, "x", ["a"], {"b": 1.5}]
