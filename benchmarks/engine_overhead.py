@@ -24,9 +24,9 @@ from torch.nn import functional
 from transformers import get_scheduler
 
 from dlm.config import load_config
+from dlm.data.batch import StepBatch
 from dlm.data.loader import StepLoader
 from dlm.data.order import shuffled
-from dlm.data.step_batch import StepBatch
 from dlm.training.assembly import assemble, build_accelerator
 from dlm.training.console import TrainingConsole
 from dlm.training.engine import Engine

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm.config import load_mapping, run_components
-from dlm.data.batch import Batch
-from dlm.data.step_batch import StepBatch
+from dlm.data.batch import Batch, StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.model.from_scratch import model_from_config

@@ -9,7 +9,7 @@ from cattrs import Converter
 
 from dlm_plugins.errors import ConfigurationError, Problem
 from dlm_plugins.problems import join_path, problems_of, reason_of, shown
-from dlm_plugins.strict_values import refusal
+from dlm_plugins.strict_types import refusal
 from dlm_plugins.suggestions import closest
 
 UNSTRUCTURED_DEFAULT = "unstructured_default"

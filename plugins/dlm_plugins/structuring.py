@@ -11,10 +11,20 @@ from dlm_plugins.errors import ComponentLookupError, ConfigurationError, Problem
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.problems import problems_of, shown
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_containers import is_mapping, is_sequence, mapping_hook, sequence_hook
 from dlm_plugins.strict_objects import fields_by_key, structure_object
-from dlm_plugins.strict_unions import is_union, union_hook
-from dlm_plugins.strict_values import SCALARS, refusal, structure_choice, structure_literal, structure_scalar
+from dlm_plugins.strict_types import (
+    SCALARS,
+    is_mapping,
+    is_sequence,
+    is_union,
+    mapping_hook,
+    refusal,
+    sequence_hook,
+    structure_choice,
+    structure_literal,
+    structure_scalar,
+    union_hook,
+)
 
 __all__ = ["make_converter", "problems_of", "structure_component", "unstructure", "unstructure_component"]
 

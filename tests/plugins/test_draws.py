@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_plugins import KeyedDraws
-from dlm_plugins.philox import philox
+from dlm_plugins.draws import philox
 
 # Counter, key and output of philox4x32-10 in the known-answer file of Random123, the authors' library.
 KNOWN_ANSWERS = [

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 import yaml
 
-from dlm.data.batch import Batch
+from dlm.data.batch import Batch, StepShape
 from dlm.data.collate import Collator
 from dlm.data.loader import StepLoader
 from dlm.data.rows import Row
-from dlm.data.step_batch import StepShape
 
 PROMISED = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-12/optimizer.pt")
 MILLION = 1_000_000

@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from dlm_builtin_plugins.optimizers import shared_options as options
-from dlm_builtin_plugins.optimizers.torch_groups import torch_groups
+from dlm_builtin_plugins.optimizers.shared_options import torch_groups
 from dlm_plugins import ParameterGroup
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from dlm_builtin_plugins.optimizers.torch_groups import torch_groups
+from dlm_builtin_plugins.optimizers.shared_options import torch_groups
 from dlm_plugins import OptimizerFactory, ParameterGroup
 
 _SMALLEST_QUANTISED = 4096

@@ -1,8 +1,11 @@
-"""Options that optimizers share: learning rate, betas, eps, weight decay, with their bounds."""
+"""What optimizers share: options (learning rate, betas, eps, weight decay) with bounds; which groups get decay."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
+
+from dlm_plugins import ParameterGroup
 
 
 def _are_betas(instance: object, attribute: "attrs.Attribute[tuple[float, float]]", value: tuple[float, float]) -> None:
@@ -42,3 +45,11 @@ def eps() -> Any:
         validator=attrs.validators.gt(0),
         metadata={"help": "Added to the denominator, greater than 0."},
     )
+
+
+def torch_groups(groups: Sequence[ParameterGroup], weight_decay: float) -> list[dict[str, Any]]:
+    """One group of ``torch.optim`` for each of ``groups``, in order; no decay where the group says so."""
+    return [
+        {"params": list(group.parameters.values()), "weight_decay": weight_decay if group.decays else 0.0}
+        for group in groups
+    ]

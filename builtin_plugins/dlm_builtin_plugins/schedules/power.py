@@ -4,7 +4,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm_builtin_plugins.schedules.precision import widened
+from dlm_builtin_plugins.schedules.uniform import widened
 
 
 @attrs.frozen(kw_only=True)

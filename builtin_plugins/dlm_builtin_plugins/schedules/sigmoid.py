@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dlm_builtin_plugins.schedules.precision import widened
+from dlm_builtin_plugins.schedules.uniform import widened
 
 
 def _after_start(instance: "SigmoidSchedule", attribute: "attrs.Attribute[float]", value: float) -> None:

@@ -4,8 +4,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm_builtin_plugins.schedules.precision import widened
-
 
 @attrs.frozen(kw_only=True)
 class UniformSchedule:
@@ -34,3 +32,8 @@ class UniformSchedule:
     def mask_rate_derivative(self, t: Tensor) -> Tensor:
         """dp/dt = 1 - eps."""
         return torch.full_like(widened(t), 1 - self.eps)
+
+
+def widened(t: Tensor) -> Tensor:
+    """Times in the precision that schedules compute mask rates in: float32, or float64 where ``t`` is float64."""
+    return t if t.dtype == torch.float64 else t.to(torch.float32)

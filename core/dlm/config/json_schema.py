@@ -11,9 +11,8 @@ from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.provenance import Entry
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_containers import is_mapping, is_sequence
 from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT, fields_by_key, is_required
-from dlm_plugins.strict_unions import is_union
+from dlm_plugins.strict_types import is_mapping, is_sequence, is_union
 from dlm_plugins.structuring import unstructure
 
 Schema = dict[str, Any]

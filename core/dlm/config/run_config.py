@@ -1,6 +1,7 @@
-"""Every key of the run file, section by section: model, lora, training, noise, dataset, evaluation, logging, plugins.
+"""Every key of the run file by section: model, lora, training (steps, mixed precision), noise, dataset, evaluation.
 
-``optim`` and ``sampling`` have files beside this one: their sections are also read and used outside a run file.
+Also ``logging`` and ``plugins``; ``optim`` and ``sampling`` have files beside this one, as they are used without a run
+file too.
 """
 
 from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from dlm.user_paths import user_path
 from dlm_plugins import KINDS
 from dlm_plugins.errors import Problem
 from dlm_plugins.problems import join_path, shown
-from dlm_plugins.strict_unions import described
+from dlm_plugins.strict_types import described
 
 COMMAND_LINE = "<command line>"
 _SHORT_FORMS = short_forms()

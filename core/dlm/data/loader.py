@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dlm.data.batch import Batch
+from dlm.data.batch import FILLER, Batch, StepBatch, StepShape
 from dlm.data.order import shuffled
 from dlm.data.rows import Row, Rows
-from dlm.data.step_batch import FILLER, StepBatch, StepShape
 from dlm.errors import DataError
 
 _PLACES_AT_ONCE = 4096

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from dlm.data.batch import FILLER, StepBatch, StepShape
 from dlm.data.loader import Collate
 from dlm.data.rows import Row
 from dlm.data.source_records import Source, SourceState
-from dlm.data.step_batch import FILLER, StepBatch, StepShape
 from dlm.data.text_column import TextCounts, text_in_column
 from dlm.data.tokenization import encode_texts, eos_id_of
 from dlm.errors import DataError

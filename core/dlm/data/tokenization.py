@@ -1,13 +1,14 @@
 """Tokenize texts in batches, with an EOS token after each document."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from dlm.data.progress import with_progress
 from dlm.data.text_files import TextError, check_unicode
 from dlm.data.token_store import SPILL_BYTES, TokenStore, TokenWriter
 from dlm.errors import DataError
@@ -112,3 +113,19 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start : cut.end()]
         start = cut.end()
     yield text[start:]
+
+
+Item = TypeVar("Item")
+
+
+def with_progress(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """The items themselves, counted on a bar at standard error where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield from progress.track(items, total=total, description=description)

@@ -1,12 +1,67 @@
-"""Weighted cross-entropy at scored positions: value and gradient in one pass over chunks of logits."""
+"""Weighted cross-entropy and log-probabilities, and the LM head (vocabulary projection) in chunks of positions.
 
+(N, V) logits never exist at once. N scored positions, H hidden, V vocabulary. Products run in the compute dtype
+(autocast's, or the hidden states' own), everything after them in float32, or float64 for a float64 model.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from dlm.diffusion.chunked_head import ChunkedHead
+CHUNK_ELEMENTS = 1 << 25
+"""Most logits that exist at once: 128 MiB in float32."""
+
+
+class ChunkedHead:
+    """A linear head that is applied to one chunk of positions at a time, and collects its own gradients."""
+
+    def __init__(self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, wanted: Sequence[bool]) -> None:
+        device = hidden_NH.device.type
+        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NH.dtype
+        self.exact = torch.promote_types(self.dtype, torch.float32)
+        self._hidden_NH = hidden_NH
+        self._weight_VH = weight_VH.to(self.dtype)
+        self._bias_V = None if bias_V is None else bias_V.to(self.dtype)
+        self._original = (hidden_NH, weight_VH, bias_V)
+        self._grad_hidden = torch.empty_like(hidden_NH) if wanted[0] else None
+        self._grad_weight = torch.zeros_like(weight_VH, dtype=self.exact) if wanted[1] else None
+        self._grad_bias = torch.zeros_like(bias_V, dtype=self.exact) if bias_V is not None and wanted[2] else None
+        self.wants_gradient = any(wanted[:3])
+
+    def chunks(self) -> Iterator[slice]:
+        """Slices of the N positions, each with at most ``CHUNK_ELEMENTS`` logits."""
+        num_positions, size = len(self._hidden_NH), max(1, CHUNK_ELEMENTS // len(self._weight_VH))
+        return (slice(start, min(start + size, num_positions)) for start in range(0, num_positions, size))
+
+    def logits(self, chunk: slice) -> Tensor:
+        """Logits of a chunk, (n, V), in the exact dtype; the caller may overwrite them."""
+        hidden = self._hidden_NH[chunk].to(self.dtype)
+        return torch.nn.functional.linear(hidden, self._weight_VH, self._bias_V).to(self.exact)
+
+    def add_gradient(self, chunk: slice, grad_logits_nV: Tensor) -> None:
+        """Take in the gradient with respect to a chunk's logits."""
+        if self._grad_bias is not None:
+            self._grad_bias += grad_logits_nV.sum(dim=0)
+        grad_logits_nV = grad_logits_nV.to(self.dtype)
+        if self._grad_hidden is not None:
+            self._grad_hidden[chunk] = grad_logits_nV @ self._weight_VH
+        if self._grad_weight is not None:
+            hidden = self._hidden_NH[chunk].to(self.dtype)
+            if self.dtype == self.exact:
+                self._grad_weight.addmm_(grad_logits_nV.T, hidden)
+            else:
+                self._grad_weight += grad_logits_nV.T @ hidden
+
+    def gradients(self) -> list[Tensor | None]:
+        """Gradients of hidden states, weight and bias, in their dtypes; None where not wanted."""
+        collected = (self._grad_hidden, self._grad_weight, self._grad_bias)
+        return [
+            None if gradient is None or like is None else gradient.to(like.dtype)
+            for gradient, like in zip(collected, self._original, strict=True)
+        ]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -76,3 +131,40 @@ def _minus_labels(softmax_nV: Tensor, target: Tensor, scale: Tensor, smoothing: 
         return softmax_nV.scatter_add_(1, target, -scale)
     softmax_nV.scatter_add_(1, target, scale * (smoothing.amount - 1.0))
     return softmax_nV.addcmul_(scale, smoothing.share.to(scale.dtype)[None, :], value=-smoothing.amount)
+
+
+class LogProbabilities(torch.autograd.Function):
+    """Log-probability of the target at N positions, differentiable; backward recomputes the logits chunk by chunk."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities (N,) and whether the target is the argmax (N,)."""
+        head = ChunkedHead(hidden_NH, weight_VH, bias_V, (False, False, False))
+        log_probability_N = torch.empty_like(targets_N, dtype=head.exact)
+        correct_N = torch.empty_like(targets_N, dtype=torch.bool)
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            for chunk in head.chunks():
+                logits = head.logits(chunk)
+                at_target = logits.gather(1, targets_N[chunk, None])
+                log_probability_N[chunk] = at_target[:, 0] - logits.logsumexp(dim=1)
+                correct_N[chunk] = logits.argmax(dim=1) == targets_N[chunk]
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N)
+        ctx.compute_dtype = head.dtype
+        ctx.mark_non_differentiable(correct_N)
+        return log_probability_N, correct_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Recompute each chunk's softmax, in the dtype of the forward pass."""
+        hidden_NH, weight_VH, bias_V, targets_N = ctx.saved_tensors
+        device = hidden_NH.device.type
+        with torch.autocast(device, dtype=ctx.compute_dtype, enabled=ctx.compute_dtype != hidden_NH.dtype):
+            head = ChunkedHead(hidden_NH, weight_VH, bias_V, ctx.needs_input_grad)
+        with torch.autocast(device, enabled=False):
+            for chunk in head.chunks():
+                grad = grad_N[chunk, None].to(head.exact)
+                grad_logits = head.logits(chunk).softmax(dim=1).mul_(-grad)
+                head.add_gradient(chunk, grad_logits.scatter_add_(1, targets_N[chunk, None], grad))
+        return (*head.gradients(), None)

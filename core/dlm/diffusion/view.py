@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dlm.diffusion.cross_entropy import Smoothing, WeightedCrossEntropy
+from dlm.diffusion.cross_entropy import LogProbabilities, Smoothing, WeightedCrossEntropy
 from dlm.diffusion.forward_process import NoisedBatch
-from dlm.diffusion.log_probabilities import LogProbabilities
 from dlm.diffusion.vocabulary import Vocabulary
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast, MaskedLMOutput
@@ -10,7 +11,6 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model, Qwen3PreTrained
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.generate_mixin import GeneratesByUnmasking
 from dlm.model.masks import model_attention_mask
-from dlm.model.positions import at_positions
 
 # B rows, L positions, Q queries, K keys, H hidden size, V vocabulary, N selected positions.
 
@@ -116,3 +116,23 @@ class Qwen3LLadaForMaskedLM(GeneratesByUnmasking, Qwen3LLadaPreTrainedModel):
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
         )
+
+
+def at_positions(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """Choose positions of ``hidden`` (B, L, H), with the meanings that ``logits_to_keep`` has in transformers.
+
+    Args:
+        hidden: (B, L, H) of any dtype.
+        logits_to_keep: An int n: the last n positions, 0 all of them. (P,) int64: the same positions in each row.
+            (B, P) int64: positions of each row. (B, L) bool: the True ones.
+
+    Returns:
+        (B, n, H), (B, P, H), or (N, H) for a boolean selection with N positions, row by row.
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+    if logits_to_keep.ndim == 2 and logits_to_keep.dtype == torch.bool:
+        return hidden[logits_to_keep]
+    if logits_to_keep.ndim == 2:
+        return torch.take_along_dim(hidden, logits_to_keep[..., None], dim=1)
+    return hidden[:, logits_to_keep]

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm_plugins.philox import philox
+from dlm_plugins.draws import philox
 
 _WORD = 0xFFFFFFFF
 _CHUNK_ELEMENTS = 1 << 18

@@ -22,8 +22,8 @@ from dlm.model.adapter_files import (
     write_adapter_weights,
 )
 from dlm.model.body_and_head import split
+from dlm.training.optimisation import without_bitsandbytes
 from dlm.training.sharding import like
-from dlm.training.unused_libraries import without_bitsandbytes
 from dlm_plugins.suggestions import did_you_mean
 
 _NAME = "default"

@@ -16,7 +16,7 @@ from dlm.training.checkpoint_contents import TrainingObjects
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.console import TrainingConsole
 from dlm.training.engine import Engine
-from dlm.training.eval_loss import Evaluation
+from dlm.training.evaluation import Evaluation, Sampler
 from dlm.training.model_and_noise import (
     build_forward_process,
     build_model,
@@ -34,7 +34,6 @@ from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
 from dlm.training.run_identity import CLOCK, identity_of
-from dlm.training.sample_prompts import Sampler
 from dlm.training.saver import Saver
 from dlm.training.sharding import is_sharded, precision_policy
 from dlm.training.step import TrainingStep

@@ -8,20 +8,18 @@ from typing import NoReturn
 import attrs
 from accelerate import Accelerator
 
-from dlm.data.step_batch import StepBatch
+from dlm.data.batch import StepBatch
 from dlm.diffusion.sums import Sums
 from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
 from dlm.training.console import TrainingConsole
-from dlm.training.eval_loss import Evaluation
-from dlm.training.metrics_window import Window
+from dlm.training.evaluation import Evaluation, Sampler
 from dlm.training.output_folder import BAD_BATCHES, METRICS, SAMPLES, TIMINGS
 from dlm.training.run_data import PreparedData
-from dlm.training.sample_prompts import Sampler
 from dlm.training.saver import Saver
 from dlm.training.signals import Signals
 from dlm.training.step import StepResult, TrainingStep
 from dlm.training.timing import Stopwatch
-from dlm.training.trainer_state import TrainerState
+from dlm.training.trainer_state import TrainerState, Window
 
 MAX_BAD_STEPS = 3
 """Steps in a row with a loss or gradient that is not finite, after which a run stops."""

@@ -7,14 +7,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import RunConfig, TokenizerConfig, run_components
+from dlm.data.batch import RandomLength
 from dlm.data.tokenizer_training import train_tokenizer
-from dlm.data.words import word_start_table
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective, Visibility
-from dlm.diffusion.random_length import RandomLength
 from dlm.diffusion.schedule_check import refuse_broken_schedule
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
-from dlm.diffusion.vocabulary import Vocabulary
+from dlm.diffusion.vocabulary import Vocabulary, word_start_table
 from dlm.errors import UserInputError
 from dlm.model.body_and_head import split
 from dlm.model.checkpoint_sources import resolve_source

@@ -1,6 +1,8 @@
 """Which parameters get weight decay, and the learning rate schedule with its warm-up."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from torch.optim import Optimizer
@@ -8,7 +10,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from dlm.config import OptimConfig
-from dlm.training.unused_libraries import without_bitsandbytes
 from dlm_plugins import ParameterGroup
 
 
@@ -49,3 +50,26 @@ def build_scheduler(optim: OptimConfig, optimizer: Optimizer, num_steps: int) ->
 def depends_on_num_steps(optim: OptimConfig) -> bool:
     """Whether the learning rate of a step depends on how many steps there are."""
     return optim.lr_scheduler != "constant" or optim.warmup_ratio > 0
+
+
+@contextmanager
+def without_bitsandbytes() -> Iterator[None]:
+    """What is imported or asked meanwhile finds no bitsandbytes, unless something has imported it already.
+
+    Its import takes a second, and warns of kernels that nobody asked for. Whoever wants it (an 8-bit optimizer) imports
+    it by itself.
+    """
+    name = "bitsandbytes"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # so Python notes that a module is not there
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if "peft.import_utils" in sys.modules:
+            from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+
+            is_bnb_available.cache_clear()
+            is_bnb_4bit_available.cache_clear()

@@ -6,11 +6,10 @@ import attrs
 from accelerate import Accelerator
 
 from dlm.config import LoadedConfig, run_components
+from dlm.data.batch import RandomLength, StepBatch
 from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.loader import StepLoader
-from dlm.data.step_batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
-from dlm.diffusion.random_length import RandomLength
 from dlm.model.tokenizer import ensure_mask_token
 from dlm.training.model_and_noise import build_forward_process, build_random_length, build_tokenizer, build_vocabulary
 from dlm.training.pieces import Piece, noised_pieces

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from dlm.config import DatasetConfig, RunConfig
-from dlm.data.batch import Batch
+from dlm.data.batch import Batch, StepShape
 from dlm.data.collate import Collator
 from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.conversations.clock import TemplateClock
@@ -22,7 +22,6 @@ from dlm.data.rows import Rows
 from dlm.data.source_records import Source
 from dlm.data.sources import load_source
 from dlm.data.split import sample_rows, split_rows
-from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
 from dlm.data.text_column import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
 from dlm.data.tokenization import eos_id_of, store_documents

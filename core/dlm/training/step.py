@@ -10,9 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from dlm.data.step_batch import StepBatch
+from dlm.data.batch import RandomLength, StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
-from dlm.diffusion.random_length import RandomLength
 from dlm.diffusion.sums import Sums
 from dlm.training.sharding import whole
 

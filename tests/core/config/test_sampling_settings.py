@@ -11,7 +11,7 @@ from dlm.sampling.arguments import settings_of
 from dlm_cli.commands.chat import chat
 from dlm_cli.commands.generate import generate
 from dlm_plugins import KINDS
-from dlm_plugins.strict_unions import is_union
+from dlm_plugins.strict_types import is_union
 
 PROTOCOLS = {kind.protocol for kind in KINDS.values()}
 

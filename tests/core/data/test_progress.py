@@ -3,9 +3,9 @@ import pty
 import subprocess
 import sys
 
-from dlm.data.progress import with_progress
+from dlm.data.tokenization import with_progress
 
-SCRIPT = "from dlm.data.progress import with_progress; print(list(with_progress(range(3), 'Counting things', 3)))"
+SCRIPT = "from dlm.data.tokenization import with_progress; print(list(with_progress(range(3), 'Counting things', 3)))"
 
 
 def test_nothing_is_shown_where_nobody_watches(capsys):

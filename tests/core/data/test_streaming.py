@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.data import streaming
+from dlm.data.batch import StepShape
 from dlm.data.collate import Collator
 from dlm.data.hub import StreamedSource
 from dlm.data.packing import text_rows
 from dlm.data.sources import MemorySource
-from dlm.data.step_batch import StepShape
 from dlm.data.streaming import StreamLoader
 from dlm.data.tokenization import store_documents
 from dlm.errors import DataError

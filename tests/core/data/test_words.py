@@ -1,7 +1,7 @@
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from dlm.data.words import word_start_table
+from dlm.diffusion.vocabulary import word_start_table
 
 
 def test_byte_level_words_begin_with_white_space_or_are_special(tokenizer):

@@ -9,8 +9,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlm.diffusion import chunked_head
-from dlm.diffusion.cross_entropy import Smoothing, WeightedCrossEntropy
-from dlm.diffusion.log_probabilities import LogProbabilities
+from dlm.diffusion.cross_entropy import LogProbabilities, Smoothing, WeightedCrossEntropy
 
 N, H, V = 13, 6, 29
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dlm.diffusion.random_length import RandomLength
+from dlm.data.batch import RandomLength
 
 
 def lengths(lab, docs, random_length: RandomLength, num_steps: int, length: int) -> list[int]:

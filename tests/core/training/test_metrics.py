@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.diffusion.sums import NUM_RATE_BINS, Sums
-from dlm.training.metrics_window import Window
+from dlm.training.trainer_state import Window
 
 SIZE = 5 + 3 * NUM_RATE_BINS
 

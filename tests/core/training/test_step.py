@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlm.data.step_batch import StepBatch
+from dlm.data.batch import StepBatch
 
 LAST_OF_EPOCH = -1
 SPLITS = {

@@ -17,10 +17,10 @@ from dlm.data.conversations.clock import TemplateClock
 from dlm.data.conversations.examples import EosPadding, ExampleCounts, ExampleMaker, LongRows, Reasoning, TrainOn
 from dlm.data.conversations.formats import find_format
 from dlm.data.conversations.rendering import PlainRendering, Rendering
-from dlm.data.progress import with_progress
 from dlm.data.rows import Row
 from dlm.data.source_records import Source
 from dlm.data.token_store import TokenStore, TokenWriter
+from dlm.data.tokenization import with_progress
 from dlm.errors import DataError
 
 logger = logging.getLogger(__name__)

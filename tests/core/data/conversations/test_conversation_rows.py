@@ -4,13 +4,13 @@ import json
 import numpy as np
 import pytest
 
+from dlm.data.batch import StepShape
 from dlm.data.collate import Collator
 from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.data.conversations.conversation_rows import conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.sources import load_source
 from dlm.data.split import split_rows
-from dlm.data.step_batch import StepShape
 from dlm.errors import DataError
 
 

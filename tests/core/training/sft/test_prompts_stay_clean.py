@@ -9,11 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from dlm.config import load_config, run_components
-from dlm.data.batch import Batch
+from dlm.data.batch import Batch, StepShape
 from dlm.data.conversations.conversation_rows import conversation_rows
 from dlm.data.loader import StepLoader
 from dlm.data.sources import MemorySource
-from dlm.data.step_batch import StepShape
 from dlm.model.tokenizer import load_tokenizer
 from dlm.training.model_and_noise import build_forward_process, build_vocabulary
 from dlm.training.run_data import collator

@@ -1,15 +1,19 @@
-"""Evaluation loss: the training path without gradient, on noise that never changes."""
+"""Evaluation: loss on held-out rows under noise that never changes; sample texts (``evaluation.sample_prompts``)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dlm.config.sampling_settings import SamplingSettings
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.sums import Sums
+from dlm.sampling.texts import Completion, complete_texts
+from dlm.training.sharding import unsharded
 
 
 @attrs.frozen(kw_only=True)
@@ -36,3 +40,25 @@ class Evaluation:
                 sums.append(self.objective(noised)[1])
         self.objective.train()
         return Sums.unpack(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
+
+
+@attrs.frozen(kw_only=True)
+class Sampler:
+    """Continues the prompts of the run file. Its randomness is keyed, so training does not notice."""
+
+    model: PreTrainedModel
+    objective: nn.Module
+    """What was prepared for training, around the model."""
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[str]
+    settings: SamplingSettings
+
+    def __call__(self) -> Sequence[Completion]:
+        """One completion for each prompt. All processes must call where the model is sharded."""
+        if not self.prompts:
+            return ()
+        self.model.eval()
+        with unsharded(self.objective):
+            completions = complete_texts(self.model, self.tokenizer, self.prompts, self.settings)
+        self.model.train()
+        return completions
