@@ -38,7 +38,7 @@ class Draws(Protocol):
 
 @attrs.frozen(kw_only=True, eq=False)
 class KeyedDraws:
-    """Draws from Philox keyed by (seed, purpose), counted by (position, row, step, block)."""
+    """Draws from Philox keyed by (seed, purpose), counted by (position, row, step)."""
 
     seed: int
     """The run's seed."""
@@ -48,8 +48,6 @@ class KeyedDraws:
     """(B,) int64: index of each row in the global step batch; rows with equal indices get equal numbers."""
     length: int
     """Number L of positions."""
-    block: int = 0
-    """Number of the block, where each block draws for itself."""
     scope: str = ""
     """Kept apart from the same purpose elsewhere: the name of the component the draws are handed to."""
 
@@ -64,8 +62,8 @@ class KeyedDraws:
     def _uniform(self, purpose: str, length: int) -> Tensor:
         device = self.rows.device
         quads = torch.arange((length + 3) // 4, device=device)
-        step, block = torch.tensor([self.step & _WORD, self.block & _WORD], device=device).unbind()
-        words = philox((quads[None, :], self.rows[:, None], step, block), _key(self.seed, f"{self.scope}:{purpose}"))
+        step, zero = torch.tensor([self.step & _WORD, 0], device=device).unbind()
+        words = philox((quads[None, :], self.rows[:, None], step, zero), _key(self.seed, f"{self.scope}:{purpose}"))
         # 24 bits fill the significand of a float32: exact multiples of 2^-24, never 1.
         return (words.flatten(1)[:, :length] >> 8).to(torch.float32) * 2.0**-24
 

@@ -27,8 +27,6 @@ class Collator:
     """Fine-tuning: give the batch answer lengths, also where it holds nothing but filler rows."""
     column_names: tuple[str, ...] = ()
     """Numeric columns of the rows that go into the batch; 0 in filler rows."""
-    max_length: int | None = None
-    """Pad to this length always."""
     trained_padding_id: int | None = None
     """Fill each row up to the longest of the *global step batch* with this id, as part of its last document: real,
     attended to and eligible (LLaDA's guideline for fine-tuning). None: padding is not real."""
@@ -43,8 +41,7 @@ class Collator:
         """
         if self.trained_padding_id is not None:
             rows = [None if row is None else _extended(row, step_length, self.trained_padding_id) for row in rows]
-        longest = max((len(row.input_ids) for row in rows if row is not None), default=step_length)
-        length = self.max_length or longest
+        length = max((len(row.input_ids) for row in rows if row is not None), default=step_length)
         answer_lengths = [None if row is None else row.answer_length for row in rows]
         has_answers = self.has_answers or any(lengths is not None for lengths in answer_lengths)
         return Batch(

@@ -77,8 +77,6 @@ class StreamLoader:
     collate: Collate
     shape: StepShape
     pack: bool = True
-    num_documents_skipped: int = 0
-    """Documents at the start that are left out of every epoch, because they are held out for evaluation."""
     steps_per_epoch: None = attrs.field(default=None, init=False)
 
     def steps(
@@ -137,8 +135,6 @@ class StreamLoader:
 
     def _groups(self, state: StreamState) -> Iterator[_Group]:
         reader = self.source.open(state.source)
-        if state.source is None:
-            next(itertools.islice(reader, self.num_documents_skipped, self.num_documents_skipped), None)
         source, remainder, num_rows = state.source, state.remainder, state.num_rows_before
         eos = eos_id_of(self.tokenizer)
         counts = TextCounts()

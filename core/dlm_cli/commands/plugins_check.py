@@ -15,9 +15,6 @@ from dlm_cli.tables import format_table, screen_width
 if TYPE_CHECKING:
     from dlm_plugins.provenance import Entry, PluginRecord
 
-SLOW_SECONDS = 0.5
-"""A plugin that takes longer to load than this is pointed out: every command pays for it."""
-
 
 @attrs.frozen(kw_only=True)
 class ComponentCheck:
@@ -128,6 +125,8 @@ def _print_table(checks: Sequence[PluginCheck]) -> None:
 
 
 def _details(checked: PluginCheck) -> list[str]:
+    from dlm_plugins.plugin_loading import SLOW_SECONDS
+
     record = checked.record
     if record.status != "ok":
         return [record.error + (" (--traceback for more)" if record.traceback else "")]

@@ -62,7 +62,7 @@ class ReferenceState:
     @property
     def draws(self) -> Draws:
         """Keyed by row and step."""
-        return KeyedDraws(seed=self.seed, step=self.step, rows=self.row_index, length=self.masked.shape[1], block=2)
+        return KeyedDraws(seed=self.seed, step=self.step, rows=self.row_index, length=self.masked.shape[1])
 
     @property
     def _predicted(self) -> Tensor:

@@ -108,13 +108,6 @@ def test_ranks_share_the_rows_of_a_step(tokenizer):
     assert [found[index] for index in range(6)] == contents(whole)
 
 
-def test_documents_held_out_come_in_no_epoch(tokenizer):
-    loader = loader_of(tokenizer, num_documents_skipped=10, pack=False, max_length=300)
-    steps = itertools.takewhile(lambda step: step.epoch < 2, loader.steps())
-    found = [tokenizer.decode([cell[0] for cell in row[:-1]]) for step in steps for row in contents(step)]
-    assert found == TEXTS[10:] * 2
-
-
 def test_rows_passed_over_are_reported(tokenizer, caplog):
     source = MemorySource("a-set", ({"text": "a"}, {"text": None}))
     list(itertools.islice(loader_of(tokenizer, source=source).steps(), 2))

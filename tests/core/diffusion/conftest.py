@@ -45,6 +45,18 @@ class Document:
     answer: int | None = None
 
 
+def padded(batch: Batch, length: int) -> Batch:
+    """The batch with padding up to ``length`` positions, as beside a longer row."""
+    missing = length - batch.input_ids.shape[1]
+    fills = {"input_ids": 0, "document_id": -1, "position": 0, "eligible": 0, "answer_start": 0, "answer_length": 0}
+    longer = {
+        name: torch.nn.functional.pad(tensor, (0, missing), value=fill)
+        for name, fill in fills.items()
+        if (tensor := getattr(batch, name)) is not None
+    }
+    return attrs.evolve(batch, has_padding=bool((longer["document_id"] < 0).any()), **longer)
+
+
 class Lab:
     """Builders. Everything depends on the arguments alone."""
 
@@ -103,8 +115,8 @@ class Lab:
         indices = [-1 if row is None else first_row + number for number, row in enumerate(rows)]
         made = [None if row is None else self.row(*row, seed=k) for k, row in zip(indices, rows, strict=True)]
         longest = max((len(row.input_ids) for row in made if row is not None), default=4)
-        collate = Collator(pad_id=0, isolate_documents=isolate, max_length=max_length)
-        return collate(made, indices, longest)
+        batch = Collator(pad_id=0, isolate_documents=isolate)(made, indices, longest)
+        return batch if max_length is None else padded(batch, max_length)
 
     def process(self, **changes: Any) -> ForwardProcess:
         settings: dict[str, Any] = {

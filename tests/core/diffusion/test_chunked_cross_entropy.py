@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dlm.diffusion import chunked_head
+from dlm.diffusion import cross_entropy
 from dlm.diffusion.cross_entropy import LogProbabilities, Smoothing, WeightedCrossEntropy
 
 N, H, V = 13, 6, 29
@@ -18,7 +18,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 @pytest.fixture(params=[1, V, 3 * V + 5, 100 * V], ids=lambda elements: f"at-most-{elements}-logits")
 def chunk_elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """From one position a chunk to all of them in one."""
-    monkeypatch.setattr(chunked_head, "CHUNK_ELEMENTS", request.param)
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", request.param)
     return int(request.param)
 
 
@@ -205,7 +205,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_logits_of_all_positions_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     num, vocabulary = 400, 50
-    monkeypatch.setattr(chunked_head, "CHUNK_ELEMENTS", 10 * vocabulary)
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 10 * vocabulary)
     hidden = torch.randn(num, H, requires_grad=True)
     weight = torch.randn(vocabulary, H, requires_grad=True)
     targets, scale = torch.randint(vocabulary, (num,)), torch.rand(num)
