@@ -52,7 +52,7 @@ def fields() -> tuple["attrs.Attribute[Any]", ...]:
 
 
 def _help(field: "attrs.Attribute[Any]") -> str:
-    from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
+    from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
 
     default = field.metadata.get(UNSTRUCTURED_DEFAULT, field.default)
     shown = "" if default is None or default == () else f"  [default: {default}]"

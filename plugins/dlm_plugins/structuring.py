@@ -11,9 +11,9 @@ from dlm_plugins.errors import ComponentLookupError, ConfigurationError, Problem
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.problems import problems_of, shown
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_objects import fields_by_key, structure_object
 from dlm_plugins.strict_types import (
     SCALARS,
+    fields_by_key,
     is_mapping,
     is_sequence,
     is_union,
@@ -22,6 +22,7 @@ from dlm_plugins.strict_types import (
     sequence_hook,
     structure_choice,
     structure_literal,
+    structure_object,
     structure_scalar,
     union_hook,
 )

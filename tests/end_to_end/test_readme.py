@@ -28,7 +28,7 @@ from dlm.errors import ExitCode
 from dlm_cli.main import COMMANDS, main
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
+from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
 from dlm_plugins.testing.component_check import check_component
 from dlm_plugins.validation import component_problems
 

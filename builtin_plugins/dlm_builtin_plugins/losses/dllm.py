@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from dlm_builtin_plugins.losses.averaging import average
+from dlm_builtin_plugins.losses.guidelines import average
 from dlm_plugins import LossOutput, LossView, RunComponents
 from dlm_plugins.noise_type import IS_ABSORBING
 

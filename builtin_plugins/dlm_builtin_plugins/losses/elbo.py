@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import attrs
 import torch
 
-from dlm_builtin_plugins.losses.averaging import average
+from dlm_builtin_plugins.losses.guidelines import average
 from dlm_plugins import LossOutput, LossView, RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.masking import IS_INDEPENDENT

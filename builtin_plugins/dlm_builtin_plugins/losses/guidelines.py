@@ -1,8 +1,8 @@
-"""LLaDA's loss: cross-entropy at corrupted positions times min(1/p, reweight cap), over all tokens or answers."""
+"""LLaDA's loss: cross-entropy at corrupted positions times min(1/p, reweight cap), normaliser all tokens or answers."""
 
 import attrs
+from torch import Tensor
 
-from dlm_builtin_plugins.losses.averaging import average
 from dlm_plugins import LossOutput, LossView
 
 
@@ -18,3 +18,16 @@ class GuidelinesLoss:
         """Score the corrupted positions with weight min(1/p, cap)."""
         weight, normaliser = average(view, view.weight)
         return LossOutput(view.weighted_cross_entropy(view.corrupted, weight), normaliser)
+
+
+def average(view: LossView, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Share ``weight`` (B, L) out so that the sum divided by the returned count is the average wanted.
+
+    Pre-training: the weight as it is, and the number of eligible tokens. Fine-tuning: the weight over the length of the
+    answer, and the number of answers, so that a long answer counts no more than a short one (the guidelines of LLaDA,
+    Nie et al. 2025, arXiv:2502.09992).
+    """
+    if view.answer_length is None:
+        return weight, view.eligible.sum()
+    share = view.eligible / view.answer_length.clamp(min=1)  # (B, L); the shares of one answer add up to 1
+    return weight * share, share.sum()

@@ -2,7 +2,7 @@
 
 import attrs
 
-from dlm_builtin_plugins.losses.averaging import average
+from dlm_builtin_plugins.losses.guidelines import average
 from dlm_plugins import LossOutput, LossView
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 from attrs.validators import and_, ge, gt, le, lt, optional
 
-from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
+from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
 
 POSITIVE = gt(0)
 NOT_NEGATIVE = ge(0)

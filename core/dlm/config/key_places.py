@@ -11,8 +11,7 @@ from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.problems import join_path
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT, fields_by_key, is_required
-from dlm_plugins.strict_types import is_component, is_union
+from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT, fields_by_key, is_component, is_required, is_union
 
 
 def places_of(registry: Registry) -> dict[str, str]:

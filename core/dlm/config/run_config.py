@@ -27,7 +27,7 @@ from dlm_plugins.loss import Loss
 from dlm_plugins.masking import Masking
 from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import NoiseType
-from dlm_plugins.strict_objects import UNSTRUCTURED_DEFAULT
+from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
 
 
 @attrs.frozen(kw_only=True)
