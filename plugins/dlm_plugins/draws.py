@@ -1,4 +1,4 @@
-"""Keyed randomness: what a row gets depends on its own key alone. By Philox4x32-10, a counter-based generator.
+"""Keyed randomness: random numbers of a row depend on seed, step, row, purpose alone (Philox4x32-10, counter-based).
 
 Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is written in int64 tensor operations, so
 that every device computes the same numbers and a number costs the same wherever it stands in the stream: nothing has to

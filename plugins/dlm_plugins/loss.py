@@ -1,4 +1,4 @@
-"""Contract of a loss: which positions are scored, with which weight, and what the sum is divided by."""
+"""Contract of a loss: what it sees of a batch, which positions it scores, with which weight, and its normaliser."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""Contract of a masking: which positions are corrupted, given the mask rate."""
+"""Contract of a masking: which positions are corrupted, given the mask rate, and with which probability (p_mask)."""
 
 from typing import Protocol, runtime_checkable
 

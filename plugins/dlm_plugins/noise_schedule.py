@@ -1,4 +1,4 @@
-"""Contract of a noise schedule: the mask rate as a function of diffusion time."""
+"""Contract of a noise schedule: the mask rate p(t) as a function of diffusion time, and its derivative."""
 
 from typing import Protocol, runtime_checkable
 

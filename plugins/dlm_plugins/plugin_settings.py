@@ -1,4 +1,4 @@
-"""What a user asks for about plugins: switched off, required, strict."""
+"""Which plugins a user switches off or requires (``--no-plugin``, ``DLM_DISABLE_PLUGINS``, ``--strict-plugins``)."""
 
 import os
 from collections.abc import Collection, Iterable, Sequence

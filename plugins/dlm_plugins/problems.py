@@ -1,4 +1,4 @@
-"""From exceptions to problems: where something is wrong, and what, each on one line."""
+"""Error messages: from exceptions to problems of one line each: where something is wrong, and what."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A complete package for a new component, written from the template that ships with the contract."""
+"""``dlm plugins new``: a complete package for a new component, written from a template."""
 
 from importlib import metadata, resources
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What was probably meant by a word that is not known."""
+""" "Did you mean ...?": what was probably meant by a word that is not known."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches

@@ -1,4 +1,4 @@
-"""Token ids of many documents, one after the other: in memory, or in a temporary file when there are many."""
+"""Token ids of many documents, one after the other: in RAM, or in a temporary file when there are many."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Weighted cross-entropy and log-probabilities, and the LM head (vocabulary projection) in chunks of positions.
+"""Weighted cross-entropy and its gradient at scored positions, and the LM head (vocabulary projection) in chunks.
 
 (N, V) logits never exist at once. N scored positions, H hidden, V vocabulary. Products run in the compute dtype
 (autocast's, or the hidden states' own), everything after them in float32, or float64 for a float64 model.

@@ -1,4 +1,4 @@
-"""How loss, masked accuracy and cross-entropy by mask rate are counted: sums on the device, then numbers.
+"""Sums behind loss, masked accuracy and cross-entropy, also by mask rate: on the device, then as numbers.
 
 They add up over micro-batches and ranks.
 """

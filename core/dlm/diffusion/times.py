@@ -1,4 +1,4 @@
-"""Diffusion times t: for each row, block or token, stratified over the global step batch or independent."""
+"""Diffusion times t: for each row, block or token, stratified or independent; a fixed grid for evaluation."""
 
 from collections.abc import Callable
 

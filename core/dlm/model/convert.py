@@ -1,4 +1,4 @@
-"""Convert an autoregressive checkpoint to a diffusion one (``dlm convert``) without changing a bit of its weights."""
+"""Convert an autoregressive checkpoint (local, hub, GGUF) to a diffusion one (``dlm convert``), weights unchanged."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Load a tokenizer, choose its mask token, and resize the model's vocabulary to it."""
+"""Load a tokenizer, choose or add its mask token (``<|mask|>``), and resize the model's vocabulary to it."""
 
 import logging
 from pathlib import Path

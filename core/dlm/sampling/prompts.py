@@ -1,4 +1,4 @@
-"""Prompts and infill texts to token ids, with or without chat template; prompt files."""
+"""Prompts and infill texts (gaps ``<|mask:3|>``) to token ids, with or without chat template; prompt files."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

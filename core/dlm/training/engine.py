@@ -1,4 +1,4 @@
-"""The training loop: evaluate, save, step, log; what happens at bad (NaN) steps, failed saves and signals."""
+"""The training loop: evaluate, save, step, log (metrics, trackers); when bad (NaN) steps or failed saves end a run."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Build tokenizer, model (from scratch or pretrained, with LoRA), noise and objective from the configuration."""
+"""Build tokenizer, model (LoRA, compile, gradient checkpointing), noise and objective from the configuration."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Properties of attention biases that can be read off the mask function."""
+"""Contract tests of attention biases read off the mask function: elementwise, nobody blind, layers stable."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Properties of losses."""
+"""Contract tests of losses: finite scalars, eligible positions only, halves add up, padding and row order."""
 
 import attrs
 import torch

@@ -1,4 +1,4 @@
-"""Properties of losses that hold on average over masks and times, judged by z-tests."""
+"""Contract tests of losses that hold on average over masks and times, judged by z-tests."""
 
 import math
 

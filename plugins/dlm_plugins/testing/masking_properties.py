@@ -1,4 +1,4 @@
-"""Properties of maskings that hold for every single batch."""
+"""Contract tests of maskings that hold for every batch: shapes, eligible positions, p_mask, views."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Properties of maskings that hold on average, judged by z-tests."""
+"""Contract tests of maskings that hold on average (p_mask is the true frequency), judged by z-tests."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Properties of noise schedules."""
+"""Contract tests of noise schedules: p(t) in [0, 1], rising, its derivative, float32 accuracy."""
 
 import functools
 

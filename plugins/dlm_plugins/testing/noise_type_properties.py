@@ -1,4 +1,4 @@
-"""Properties of noise types."""
+"""Contract tests of noise types: clean elsewhere, allowed ids, absorbing claim, independence of the batch."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Properties of optimizer factories."""
+"""Contract tests of optimizers: groups kept, weight decay, learning rate, state saved and loaded."""
 
 import io
 from typing import Any

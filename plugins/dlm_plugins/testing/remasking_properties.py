@@ -1,4 +1,4 @@
-"""Properties of remaskers."""
+"""Contract tests of remasking rules: masked positions only, quota, progress, independence of the batch."""
 
 import attrs
 import torch
