@@ -27,7 +27,7 @@ from dlm.errors import DlmError
 from dlm.model.body_and_head import split
 from dlm.model.from_scratch import model_from_config
 from dlm.sampling.cache_choice import CACHES
-from dlm.training.timing import peak_memory
+from dlm.training.trainer_state import peak_memory
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 from dlm_plugins.registry import Registry
 from gpu_trial import (

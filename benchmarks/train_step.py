@@ -147,7 +147,7 @@ def peak_memory_of(side: str) -> int:
 def print_peak_memory(side: str) -> None:
     import torch
 
-    from dlm.training.timing import peak_memory
+    from dlm.training.trainer_state import peak_memory
 
     build_parts = {"plain": lambda model: plain_step, "dlm": make_objective_step}
     if side in build_parts:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from dlm.training.pieces import Piece
+    from dlm.training.noised_pieces import Piece
     from dlm.training.preview import Preview, PreviewRow
 
 _WIDTH = 80

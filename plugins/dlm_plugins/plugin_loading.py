@@ -13,9 +13,16 @@ import attrs
 import pluggy
 
 from dlm_plugins import hookspecs
-from dlm_plugins.discovery import COMPONENT_NAME, Candidate, incompatibility, missing_requirements
+from dlm_plugins.discovery import (
+    COMPONENT_NAME,
+    Candidate,
+    Entry,
+    Phase,
+    PluginRecord,
+    incompatibility,
+    missing_requirements,
+)
 from dlm_plugins.kinds import KINDS, Kind
-from dlm_plugins.provenance import Entry, Phase, PluginRecord
 from dlm_plugins.suggestions import did_you_mean
 from dlm_plugins.validation import component_problems
 

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from dlm_plugins.discovery import Candidate
+from dlm_plugins.discovery import Candidate, PluginRecord
 from dlm_plugins.errors import PluginSettingError
-from dlm_plugins.provenance import PluginRecord
 from dlm_plugins.suggestions import did_you_mean
 
 DISABLE_VARIABLE = "DLM_DISABLE_PLUGINS"

@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dlm_plugins.contract_texts import Described, common_contract, contract_of
+from dlm_plugins.discovery import Entry
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.options import as_yaml, options_of
 from dlm_plugins.plugin_settings import ALL
-from dlm_plugins.provenance import Entry
 from dlm_plugins.registry import Registry
 from dlm_plugins.testing import PROPERTIES, component_properties
 from dlm_plugins.testing.property_tools import property_name

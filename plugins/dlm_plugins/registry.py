@@ -5,12 +5,20 @@ from typing import Self
 
 import attrs
 
-from dlm_plugins.discovery import COMPONENT_NAME, FRAMEWORK, Candidate, find_candidates
+from dlm_plugins.discovery import (
+    BUILTIN,
+    COMPONENT_NAME,
+    FRAMEWORK,
+    Candidate,
+    Entry,
+    PluginRecord,
+    Status,
+    find_candidates,
+)
 from dlm_plugins.errors import ComponentLookupError, PluginSettingError
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.plugin_loading import load_plugin
 from dlm_plugins.plugin_settings import ALL, check_requirements, disabled_plugins, is_strict
-from dlm_plugins.provenance import BUILTIN, Entry, PluginRecord, Status
 from dlm_plugins.suggestions import closest
 
 

@@ -9,11 +9,10 @@ from packaging.version import Version
 
 from dlm_plugins import hookspecs, testing
 from dlm_plugins.component_stub import component_stub, imports_from_contract
-from dlm_plugins.discovery import COMPONENT_NAME, FRAMEWORK
+from dlm_plugins.discovery import BUILTIN, COMPONENT_NAME, FRAMEWORK
 from dlm_plugins.errors import PluginSettingError
 from dlm_plugins.kinds import Kind
 from dlm_plugins.plugin_settings import ALL
-from dlm_plugins.provenance import BUILTIN
 from dlm_plugins.registry import Registry
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import attrs
 import pytest
 
+from dlm_plugins.discovery import Entry, PluginRecord
 from dlm_plugins.errors import ComponentLookupError
 from dlm_plugins.kinds import KINDS
-from dlm_plugins.provenance import Entry, PluginRecord
 from dlm_plugins.registry import Registry
 
 Source = Callable[..., str]

@@ -9,8 +9,8 @@ import pytest
 from attrs.validators import and_, ge, gt, lt
 
 from dlm_plugins import AttentionBias, Loss, MaskFunction, NoiseSchedule, SequenceLayout
+from dlm_plugins.discovery import Entry, PluginRecord
 from dlm_plugins.errors import ConfigurationError
-from dlm_plugins.provenance import Entry, PluginRecord
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import make_converter, structure_component, unstructure_component
 

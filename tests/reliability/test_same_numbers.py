@@ -11,8 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from dlm.data.batch import Batch, StepShape
-from dlm.data.collate import Collator
+from dlm.data.batch import Batch, Collator, StepShape
 from dlm.data.loader import StepLoader
 from dlm.data.rows import Row
 

@@ -9,7 +9,7 @@ import attrs
 from dlm.config.optim_section import LearningRateConfig, OptimConfig
 from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
-from dlm_plugins.provenance import Entry
+from dlm_plugins.discovery import Entry
 from dlm_plugins.registry import Registry
 from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT, fields_by_key, is_mapping, is_required, is_sequence, is_union
 from dlm_plugins.structuring import unstructure

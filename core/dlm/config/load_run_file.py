@@ -10,10 +10,9 @@ import attrs
 from cattrs import Converter
 
 from dlm.config.components_in_effect import incompatibilities
-from dlm.config.key_places import places_of
 from dlm.config.optim_section import OptimConfig, structure_optim
 from dlm.config.rules import RULES, idle_notes
-from dlm.config.run_config import PluginsConfig, RunConfig
+from dlm.config.run_config import PluginsConfig, RunConfig, places_of
 from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, WrittenRunFile, parent_of, read_source
 from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError, PluginSettingError, Problem

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from dlm.config.key_places import short_forms
+from dlm.config.run_config import short_forms
 from dlm.config.yaml12 import MAX_BYTES, Document, YamlError, parse_yaml
 from dlm.errors import UserInputError
 from dlm.user_paths import user_path

@@ -18,8 +18,7 @@ from dlm.training.run_data import PreparedData
 from dlm.training.saver import Saver
 from dlm.training.signals import Signals
 from dlm.training.step import StepResult, TrainingStep
-from dlm.training.timing import Stopwatch
-from dlm.training.trainer_state import TrainerState, Window
+from dlm.training.trainer_state import Stopwatch, TrainerState, Window
 
 MAX_BAD_STEPS = 3
 """Steps in a row with a loss or gradient that is not finite, after which a run stops."""

@@ -8,7 +8,7 @@ import torch
 from dlm.config import LoadedConfig, RunConfig, run_components
 from dlm.data.loader import worker_failure
 from dlm.errors import DlmError, OutOfMemoryError, UserInputError
-from dlm_plugins.provenance import BUILTIN
+from dlm_plugins.discovery import BUILTIN
 
 
 @contextmanager

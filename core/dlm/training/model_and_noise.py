@@ -9,9 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.config import RunConfig, TokenizerConfig, run_components
 from dlm.data.batch import RandomLength
 from dlm.data.tokenizer_training import train_tokenizer
-from dlm.diffusion.forward_process import ForwardProcess
+from dlm.diffusion.forward_process import ForwardProcess, refuse_broken_schedule
 from dlm.diffusion.objective import DiffusionObjective, Visibility
-from dlm.diffusion.schedule_check import refuse_broken_schedule
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
 from dlm.diffusion.vocabulary import Vocabulary, word_start_table
 from dlm.errors import UserInputError

@@ -12,7 +12,7 @@ from dlm.data.loader import StepLoader
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
 from dlm.model.tokenizer import ensure_mask_token
 from dlm.training.model_and_noise import build_forward_process, build_random_length, build_tokenizer, build_vocabulary
-from dlm.training.pieces import Piece, noised_pieces
+from dlm.training.noised_pieces import Piece, noised_pieces
 from dlm.training.run_data import prepare_data
 
 

@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from dlm.config import DatasetConfig, RunConfig
-from dlm.data.batch import Batch, StepShape
-from dlm.data.collate import Collator
+from dlm.data.batch import Batch, Collator, StepShape
 from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.conversations.clock import TemplateClock
 from dlm.data.conversations.conversation_rows import ConversationRows, conversation_rows

@@ -13,7 +13,7 @@ import click
 from dlm_cli.tables import format_table, screen_width
 
 if TYPE_CHECKING:
-    from dlm_plugins.provenance import Entry, PluginRecord
+    from dlm_plugins.discovery import Entry, PluginRecord
 
 
 @attrs.frozen(kw_only=True)

@@ -10,7 +10,7 @@ from dlm_cli.tables import format_table, screen_width
 from dlm_plugins.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from dlm_plugins.provenance import Entry, PluginRecord
+    from dlm_plugins.discovery import Entry, PluginRecord
     from dlm_plugins.registry import Registry
 
 

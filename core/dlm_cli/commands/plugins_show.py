@@ -9,8 +9,8 @@ import click
 from dlm_cli.tables import format_table, screen_width
 
 if TYPE_CHECKING:
+    from dlm_plugins.discovery import Entry
     from dlm_plugins.options import Option
-    from dlm_plugins.provenance import Entry
 
 
 @click.command(short_help="Show one component and its options.")

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm.data.batch import StepShape
-from dlm.data.collate import Collator
+from dlm.data.batch import Collator, StepShape
 from dlm.data.loader import StepLoader, worker_failure
 from dlm.data.order import epoch_order
 from dlm.data.packing import text_rows

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.data import streaming
-from dlm.data.batch import StepShape
-from dlm.data.collate import Collator
+from dlm.data.batch import Collator, StepShape
 from dlm.data.hub import StreamedSource
 from dlm.data.packing import text_rows
 from dlm.data.sources import MemorySource

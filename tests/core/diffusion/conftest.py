@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm.data.batch import Batch
-from dlm.data.collate import Collator
+from dlm.data.batch import Batch, Collator
 from dlm.data.rows import Row
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
 from dlm.diffusion.objective import DiffusionObjective, Visibility

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm.diffusion.schedule_check import refuse_broken_schedule
+from dlm.diffusion.forward_process import refuse_broken_schedule
 from dlm.errors import UserInputError
 from dlm_plugins.registry import Registry
 

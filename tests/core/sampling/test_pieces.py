@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.sampling.pieces import num_whole, pieces_of, whole_characters
-from dlm.training.pieces import noised_pieces
+from dlm.training.noised_pieces import noised_pieces
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 MERGES = [("Â", "°"), ("â", "Ķ"), ("Ģ", "â"), ("4", "9"), ("°", "Â")]

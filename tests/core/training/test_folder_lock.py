@@ -9,13 +9,12 @@ import pytest
 
 from dlm.errors import UserInputError
 from dlm.training import folder_lock
-from dlm.training.folder_lock import FolderLock
-from dlm.training.output_folder import OutputFolder
+from dlm.training.output_folder import FolderLock, OutputFolder
 
 HOLD = """
 import sys
 from pathlib import Path
-from dlm.training.folder_lock import FolderLock
+from dlm.training.output_folder import FolderLock
 FolderLock(Path(sys.argv[1])).take()
 print("held", flush=True)
 sys.stdin.read()

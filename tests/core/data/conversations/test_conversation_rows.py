@@ -4,8 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from dlm.data.batch import StepShape
-from dlm.data.collate import Collator
+from dlm.data.batch import Collator, StepShape
 from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.data.conversations.conversation_rows import conversation_rows
 from dlm.data.loader import StepLoader
