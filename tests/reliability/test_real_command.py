@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dlm.errors import ExitCode
 
 STEPS = {"training": {"max_steps": 40, "checkpoint": {"every_steps": 4, "keep_last": 2, "resume": "latest"}}}
 PROMISED = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-40/optimizer.pt")
-TRIALS = [signal.SIGKILL] * 4 + [signal.SIGTERM] * 3 + [signal.SIGINT] * 3
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SHARE = 8
+"""A trial here, two starts of the command, for so many kills of ``test_random_kills``."""
+LAST_LINE = 30
+"""Lines of the log, of 40 steps and their evaluations, up to which a run is told to end."""
 CODES = {
     signal.SIGKILL: -signal.SIGKILL,
     signal.SIGTERM: ExitCode.TERMINATED,
@@ -40,7 +46,10 @@ def wait_for_lines(process: subprocess.Popen[str], file: Path, number: int) -> N
         time.sleep(0.005)
 
 
-def test_runs_in_fresh_processes(laboratory: Any, in_parallel: Any, digest_of: Any, count: Any, tmp_path: Path) -> None:
+def test_runs_in_fresh_processes(
+    laboratory: Any, in_parallel: Any, digest_of: Any, count: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    num_trials = max(request.config.getoption("--trials") // SHARE, len(SIGNALS))
     config = laboratory.config("fresh", STEPS)
 
     def whole(name: str) -> dict[str, str]:
@@ -54,9 +63,9 @@ def test_runs_in_fresh_processes(laboratory: Any, in_parallel: Any, digest_of: A
     count("two runs in fresh processes", "identical")
 
     def trial(number: int) -> tuple[str, float]:
-        folder, name = tmp_path / f"trial-{number}", TRIALS[number]
+        folder, name = tmp_path / f"trial-{number}", SIGNALS[number % len(SIGNALS)]
         process = start(config, folder)
-        wait_for_lines(process, folder / "run" / "metrics.jsonl", 3 + 3 * number)
+        wait_for_lines(process, folder / "run" / "metrics.jsonl", 3 + (LAST_LINE - 3) * number // num_trials)
         process.send_signal(name)
         told = time.monotonic()
         output, _ = process.communicate(timeout=600)
@@ -71,12 +80,12 @@ def test_runs_in_fresh_processes(laboratory: Any, in_parallel: Any, digest_of: A
         found = digest_of(folder / "run")
         return " ".join(f"trial {number}: {each}" for each in PROMISED if found.get(each) != first[each]), seconds
 
-    results = in_parallel(trial, range(len(TRIALS)))
+    results = in_parallel(trial, range(num_trials))
     failures = [failure for failure, _ in results if failure]
     longest = max(seconds for _, seconds in results)
     count(
         "the command in fresh processes, killed and run again",
-        f"{len(TRIALS)} trials, exit codes right, at most {longest:.1f} s to the end, {len(failures)} failures",
+        f"{num_trials} trials, exit codes right, at most {longest:.1f} s to the end, {len(failures)} failures",
     )
     assert not failures
     assert longest < PATIENCE
