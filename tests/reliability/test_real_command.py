@@ -16,7 +16,7 @@ from dlm.errors import ExitCode
 STEPS = {"training": {"max_steps": 40, "checkpoint": {"every_steps": 4, "keep_last": 2, "resume": "latest"}}}
 PROMISED = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-40/optimizer.pt")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-SHARE = 8
+SHARE = 12
 """A trial here, two starts of the command, for so many kills of ``test_random_kills``."""
 LAST_LINE = 30
 """Lines of the log, of 40 steps and their evaluations, up to which a run is told to end."""
