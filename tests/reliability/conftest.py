@@ -100,7 +100,7 @@ class Laboratory:
             if name not in self.configs:
                 content = run_file(self.folder)
                 for section, values in (changes or {}).items():
-                    content[section] = {**content[section], **values}
+                    content[section] = {**content.get(section, {}), **values}
                 self.configs[name] = self.folder / f"{name}.yaml"
                 self.configs[name].write_text(yaml.safe_dump(content), encoding="utf-8")
             return self.configs[name]

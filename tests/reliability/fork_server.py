@@ -115,10 +115,6 @@ def run_child(request: dict[str, Any], rank: int, shared: mmap.mmap) -> None:
         if rank == 0:
             watch_saves(shared)
             watch_points(request)
-        if request.get("shards"):
-            import injections
-
-            injections.shard()
         if request.get("scales"):
             import injections
 

@@ -241,19 +241,3 @@ def scale_losses() -> None:
         self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**10)
 
     Accelerator.__init__ = init  # type: ignore[method-assign]
-
-
-def shard() -> None:
-    """Shard the model with FSDP2, as accelerate does on GPUs: here it has to be told that these processes are such."""
-    from accelerate.state import PartialState
-    from accelerate.utils import DistributedType
-
-    os.environ.update(
-        ACCELERATE_USE_FSDP="true",
-        FSDP_VERSION="2",
-        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
-        FSDP_TRANSFORMER_CLS_TO_WRAP="Qwen3DecoderLayer",
-        FSDP_CPU_RAM_EFFICIENT_LOADING="false",
-    )
-    PartialState(cpu=True)
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from dlm.errors import ExitCode
 
 COMPARED = ("loss", "masked_ce", "grad_norm")
+SHARDED = ["training.parallel.shard=2"]
 SAME = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors", "checkpoints/step-12/optimizer.pt")
 
 
@@ -30,25 +31,70 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("shards", [False, True])
-def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_path: Path, shards: bool) -> None:
+def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_path: Path) -> None:
     alone = config_of(laboratory, "alone", dropout=0.0, batch_size=4, gradient_accumulation_steps=1)
     shared = config_of(laboratory, "shared", dropout=0.0, batch_size=2, gradient_accumulation_steps=1)
     assert laboratory.run(alone, tmp_path / "alone").code == 0
-    outcome = laboratory.run(shared, tmp_path / "shared", num_processes=2, shards=shards)
+    outcome = laboratory.run(shared, tmp_path / "shared", num_processes=2)
     assert outcome.codes == [0, 0], outcome.log
-    largest = 0.0
-    pairs = list(zip(lines(tmp_path / "alone"), lines(tmp_path / "shared"), strict=True))
-    for one, two in pairs:
-        for name in COMPARED:
-            if name in one:
-                largest = max(largest, abs(one[name] - two[name]) / abs(one[name]))
-    what = "two processes, sharded (FSDP2)" if shards else "two processes"
+    number, largest = difference(tmp_path / "alone", tmp_path / "shared")
     count(
-        f"{what}, against one: loss of every step",
-        f"{len(pairs)} lines, largest relative difference {largest:.1e}",
+        "two processes, against one: loss of every step", f"{number} lines, largest relative difference {largest:.1e}"
     )
     assert largest < 1e-5
+
+
+@pytest.fixture(scope="module")
+def pretrained(laboratory: Any) -> str:
+    """A folder of a float64 model with tied weights, for fine-tuning."""
+    config = laboratory.config("pretrained", {"model": float64_model(laboratory), "training": {"max_steps": 1}})
+    assert laboratory.run(config, laboratory.folder / "pretrained").code == 0
+    return str(laboratory.folder / "pretrained" / "run" / "final")
+
+
+def float64_model(laboratory: Any) -> dict[str, object]:
+    """The laboratory's model in a precision that shows what is wrong, without dropout: its draws depend on the rank."""
+    content = yaml.safe_load(laboratory.config("pretrain-adamw").read_text(encoding="utf-8"))
+    config = {**content["model"]["config"], "attention_dropout": 0.0, "tie_word_embeddings": True}
+    return {"config": config, "dtype": "float64"}
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "lora"])
+def test_sharded_and_in_copies_it_is_the_run_of_one_process(
+    laboratory: Any, pretrained: str, count: Any, tmp_path: Path, kind: str
+) -> None:
+    changes = laboratory.mode("pretrain" if kind == "pretrain" else "sft")
+    loaded = {"config": None, "tokenizer": None, "name_or_path": pretrained, "dtype": "float64"}
+    changes = {
+        "model": float64_model(laboratory) if kind == "pretrain" else loaded,
+        "training": {**changes.get("training", {}), "max_steps": 20, "checkpoint": {"every_steps": 10}},
+        "dataset": changes.get("dataset", {}),
+        "evaluation": {"eval_every_steps": 10, "sample_prompts": ["The "]},
+        "logging": {"every_steps": 1},
+        **({"lora": {"r": 4}} if kind == "lora" else {}),
+    }
+    config = laboratory.config(f"equal-{kind}", changes)
+    assert laboratory.run(config, tmp_path / "one", arguments=["training.gradient_accumulation_steps=4"]).code == 0
+    for name, processes, mesh in (("fsdp", 2, SHARDED), ("hsdp", 4, [*SHARDED, "training.parallel.replicate=2"])):
+        arguments = [f"training.gradient_accumulation_steps={4 // processes}", *mesh]
+        outcome = laboratory.run(config, tmp_path / name, num_processes=processes, arguments=arguments)
+        assert outcome.codes == [0] * processes, outcome.log
+        assert "the model is sharded over 2 processes" in outcome.log
+        number, largest = difference(tmp_path / "one", tmp_path / name)
+        count(f"{kind}, {name} on {processes} processes against one: 20 steps", f"largest difference {largest:.1e}")
+        assert number >= 20
+        assert largest < 1e-6
+        assert texts(tmp_path / "one") == texts(tmp_path / name)
+
+
+def texts(folder: Path) -> list[str]:
+    return (folder / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def difference(one: Path, other: Path) -> tuple[int, float]:
+    """How many lines of metrics there are, and the largest relative difference between those of two runs."""
+    pairs = list(zip(lines(one), lines(other), strict=True))
+    return len(pairs), max(abs(a[name] / b[name] - 1) for a, b in pairs for name in COMPARED if name in a)
 
 
 def test_a_sharded_run_in_bf16_counts_exactly_and_has_the_loss_of_a_replicated_one(
@@ -57,8 +103,8 @@ def test_a_sharded_run_in_bf16_counts_exactly_and_has_the_loss_of_a_replicated_o
     config = config_of(laboratory, "bf16", dropout=0.0, mixed_precision="bf16", max_steps=6, batch_size=6)
     arguments = ["dataset.max_length=128"]  # so that there are more tokens of a kind than bf16 can count
     tokens_seen = []
-    for name, shards in (("replicated", False), ("sharded", True)):
-        outcome = laboratory.run(config, tmp_path / name, num_processes=2, shards=shards, arguments=arguments)
+    for name, mesh in (("replicated", []), ("sharded", SHARDED)):
+        outcome = laboratory.run(config, tmp_path / name, num_processes=2, arguments=[*arguments, *mesh])
         assert outcome.codes == [0, 0], outcome.log
         state = tmp_path / name / "run" / "checkpoints" / "step-6" / "trainer_state.json"
         tokens_seen.append(json.loads(state.read_text(encoding="utf-8"))["tokens_seen"])
@@ -90,11 +136,11 @@ def test_a_sharded_run_is_saved_as_one_folder_and_goes_on(
     laboratory: Any, digest_of: Any, count: Any, tmp_path: Path
 ) -> None:
     config = config_of(laboratory, "sharded", dropout=0.1, batch_size=2, gradient_accumulation_steps=2, tied=True)
-    outcome = laboratory.run(config, tmp_path / "whole", num_processes=2, shards=True)
+    outcome = laboratory.run(config, tmp_path / "whole", num_processes=2, arguments=SHARDED)
     assert outcome.codes == [0, 0], outcome.log
     folder = tmp_path / "killed"
-    laboratory.run(config, folder, num_processes=2, shards=True, inject=["die_in_backward", 14], inject_rank=1)
-    outcome = laboratory.run(config, folder, num_processes=2, shards=True)
+    laboratory.run(config, folder, num_processes=2, arguments=SHARDED, inject=["die_in_backward", 14], inject_rank=1)
+    outcome = laboratory.run(config, folder, num_processes=2, arguments=SHARDED)
     assert outcome.codes == [0, 0], outcome.log
     assert "continuing from" in outcome.log
     assert digest_of(folder / "run") == digest_of(tmp_path / "whole" / "run")
@@ -112,7 +158,7 @@ def test_a_sharded_run_is_saved_as_one_folder_and_goes_on(
 
 def test_an_optimizer_that_cannot_shard_is_named(laboratory: Any, tmp_path: Path) -> None:
     config = laboratory.config("sharded-8bit", {"optim": {"name": "adamw8bit"}})
-    outcome = laboratory.run(config, tmp_path, num_processes=2, shards=True)
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
     assert "cannot work on a sharded model" in outcome.log
 
@@ -177,7 +223,7 @@ def test_accelerate_launches_two_processes(laboratory: Any, digest_of: Any, tmp_
     ("options", "message"),
     [
         (("--num_processes", "2"), "--multi_gpu --num_processes N"),
-        (("--num_processes", "2", "--use_fsdp", "--fsdp_version", "2"), "told to shard the model (FSDP)"),
+        (("--num_processes", "2", "--use_fsdp", "--fsdp_version", "2"), "set training.parallel: {shard: "),
     ],
 )
 def test_a_launch_that_would_do_something_else_is_refused(

@@ -122,6 +122,26 @@ class BlockAttentionConfig:
     bias: AttentionBias = component_setting("Which blocks see which.", "block")
 
 
+def _positive_unless_auto(_: object, attribute: "attrs.Attribute[str | int]", value: str | int) -> None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{attribute.name!r} must be auto or > 0: {value}")
+
+
+@attrs.frozen(kw_only=True)
+class ParallelConfig:
+    """How several processes share the model."""
+
+    shard: Literal["auto"] | int = setting(
+        "Processes that a copy of the model is spread over (FSDP); 1: each holds all of it; auto: where a whole model "
+        "would fill more than half of the device, all of them.",
+        "auto",
+        _positive_unless_auto,
+    )
+    replicate: int = setting(
+        "Copies of the model; beside shard, HSDP: spread within each group of neighbouring processes.", 1, POSITIVE
+    )
+
+
 @attrs.frozen(kw_only=True)
 class CheckpointConfig:
     """When checkpoints are written, and where a run continues."""
@@ -153,6 +173,7 @@ class TrainingConfig:
     block_attention: BlockAttentionConfig = section("Attention by blocks.")
     mixed_precision: Literal["no", "fp16", "bf16"] = setting("Automatic mixed precision.", "no")
     deterministic: bool = setting("Deterministic algorithms: the same run twice gives the same weights.", default=True)
+    parallel: ParallelConfig = section("Several processes: what they share; needs a launcher (torchrun, accelerate).")
     gradient_checkpointing: bool = setting(
         "Compute activations again in the backward pass: less memory.", default=False
     )

@@ -1,5 +1,8 @@
 """The objective: body, head at scored positions, loss, logit shift. This module is what accelerate prepares."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import attrs
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,8 @@ from dlm.model.layer_masks import stack_layer_masks
 from dlm.model.masks import attention_mask_for
 from dlm_plugins import AttentionBias, LayeredAttentionBias, Loss, SequenceLayout
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +73,13 @@ class DiffusionObjective(nn.Module):
         view = BatchView(noised, hidden_BLH, self.head, self._vocabulary)
         output = self._loss(view)
         return output.total, Sums.pack(view, output.total, output.normaliser)
+
+    def lend(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns, which uses body and head by themselves.
+
+        To a sharded model this is a forward pass: embedding and head are gathered meanwhile, by whoever sharded it.
+        """
+        return action()
 
     def _hidden(self, noised: NoisedBatch) -> Tensor:
         batch, ids, positions = noised.clean, noised.noisy_ids, noised.clean.position_ids

@@ -29,13 +29,13 @@ from dlm.training.model_and_noise import (
 )
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
+from dlm.training.parallel import check_mesh, distribute, make_plan, refuse_foreign_sharding
 from dlm.training.processes import check_launch, is_launched
 from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
 from dlm.training.run_identity import CLOCK, identity_of
 from dlm.training.saver import Saver
-from dlm.training.sharding import is_sharded, precision_policy
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 from dlm.user_paths import user_path
@@ -51,6 +51,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     training = config.training
     # accelerate keeps the precision of the first Accelerator of a process for ever; a run brings its own.
     AcceleratorState._reset_state()
+    refuse_foreign_sharding()
     accelerator = Accelerator(
         # Without being told, accelerate does not look for other processes where there is only the CPU.
         cpu=is_launched() and not torch.accelerator.is_available(),
@@ -60,9 +61,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
-    if accelerator.is_fsdp2:
-        # accelerate's own would round what the objective returns, and sum gradients in half precision.
-        accelerator.state.fsdp_plugin.mixed_precision_policy = precision_policy(training.mixed_precision)
+    check_mesh(training.parallel, accelerator.num_processes)
     if training.mixed_precision == "fp16" and accelerator.scaler is None:
         # accelerate would train in float32 without a word.
         raise UserInputError(
@@ -114,12 +113,13 @@ def assemble(
     process = build_forward_process(config, components, registry, vocabulary)
     # 8-bit optimizers try themselves out on the device of the parameters.
     model.to(accelerator.device).train()
-    objective: nn.Module = build_objective(model, config, components, vocabulary)
+    plan = make_plan(training.parallel, accelerator, model)
+    objective = distribute(build_objective(model, config, components, vocabulary), model, plan, accelerator)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
+    optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
     num_steps = training.max_steps or (training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     scheduler = build_scheduler(config.optim, optimizer, num_steps)
-    optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
-    objective, optimizer = accelerator.prepare(objective, optimizer)
+    optimizer = accelerator.prepare(optimizer)
     objects = TrainingObjects(
         accelerator=accelerator,
         model=model,
@@ -135,13 +135,14 @@ def assemble(
         data=data,
         step=_training_step(config, data, objects, objective, process),
         evaluation=_evaluation(data, accelerator, objective, process),
-        sampler=_sampler(config, data, objects, objective),
+        sampler=_sampler(config, objects, objective),
         saver=Saver(objects=objects, folder=OutputFolder(user_path(training.output_dir)), store=build_store(config)),
         console=TrainingConsole(num_steps=num_steps, is_main=accelerator.is_main_process),
         num_steps=num_steps,
         logging_every=config.logging.every_steps,
         evaluate_every=config.evaluation.eval_every_steps,
         save_every=training.checkpoint.every_steps,
+        parallel=plan,
         way_on=_way_on(training.checkpoint.resume),
     )
 
@@ -184,18 +185,12 @@ def _evaluation(
     )
 
 
-def _sampler(config: RunConfig, data: PreparedData, objects: TrainingObjects, objective: nn.Module) -> Sampler:
-    prompts = tuple(config.evaluation.sample_prompts)
-    if prompts and data.evaluation is None and is_sharded(objective):
-        raise UserInputError(
-            "evaluation.sample_prompts: a sharded model samples after it was evaluated; set evaluation.do_eval_loss to "
-            "true, or leave the prompts out"
-        )
+def _sampler(config: RunConfig, objects: TrainingObjects, objective: nn.Module) -> Sampler:
     return Sampler(
         model=objects.model,
         objective=objective,
         tokenizer=objects.tokenizer,
-        prompts=prompts,
+        prompts=tuple(config.evaluation.sample_prompts),
         settings=config.sampling,
     )
 

@@ -14,6 +14,7 @@ from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, N
 from dlm.training.console import TrainingConsole
 from dlm.training.evaluation import Evaluation, Sampler
 from dlm.training.output_folder import BAD_BATCHES, METRICS, SAMPLES, TIMINGS
+from dlm.training.parallel import Plan
 from dlm.training.run_data import PreparedData
 from dlm.training.saver import Saver
 from dlm.training.signals import Signals
@@ -49,6 +50,8 @@ class Engine:
     logging_every: int
     evaluate_every: int
     save_every: int
+    parallel: Plan
+    """How the processes share the model."""
     way_on: str
     """What the user has to do so that the run goes on after it was ended."""
     state: TrainerState = attrs.field(factory=TrainerState)

@@ -13,7 +13,7 @@ from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.sums import Sums
 from dlm.sampling.texts import Completion, complete_texts
-from dlm.training.sharding import unsharded
+from dlm.training.sharding import lend, let_go
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +38,7 @@ class Evaluation:
             for batch in self.batches:
                 noised = self.forward_process(batch.to(self.accelerator.device), step=0, num_rows=self.num_rows)
                 sums.append(self.objective(noised)[1])
+        let_go(self.objective)
         self.objective.train()
         return Sums.unpack(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
 
@@ -58,7 +59,8 @@ class Sampler:
         if not self.prompts:
             return ()
         self.model.eval()
-        with unsharded(self.objective):
-            completions = complete_texts(self.model, self.tokenizer, self.prompts, self.settings)
+        completions = lend(
+            self.objective, lambda: complete_texts(self.model, self.tokenizer, self.prompts, self.settings)
+        )
         self.model.train()
         return completions

@@ -57,11 +57,6 @@ def check_launch(accelerator: Accelerator) -> None:
     Raises:
         UserInputError: It has not, or they do not.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not accelerator.is_fsdp2:
-        raise UserInputError(
-            f"accelerate was told to shard the model (FSDP), and would not: it is {accelerator.distributed_type.value} "
-            "here. It shards on GPUs only, and dlm knows fsdp_version: 2 only"
-        )
     if accelerator.num_processes > 1:
         return
     if is_launched():

@@ -81,6 +81,9 @@ class Report:
             f"{engine.num_steps} steps of {data.loader.shape.rows_per_step} rows; writing to {engine.saver.folder.path}"
         )
 
+        if engine.accelerator.num_processes > 1:
+            say(f"parallel: {engine.parallel}")
+
     def closing(self) -> None:
         """What was learned."""
         if not self.engine.is_main:

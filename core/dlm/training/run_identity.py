@@ -23,7 +23,7 @@ learning-rate schedules depend on it."""
 CLOCK = "template_clock"
 """The fact that tells what time the chat template printed, when the run was first started."""
 
-ONLY_WARNS = ("num_threads", "device", "plugin_versions", "versions")
+ONLY_WARNS = ("training.parallel", "num_threads", "device", "plugin_versions", "versions")
 """Facts that may change the last digits of a number, but not what is computed."""
 
 

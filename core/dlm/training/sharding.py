@@ -1,25 +1,15 @@
-"""FSDP: in which precision sharded tensors compute, made whole for a checkpoint, and sharded again."""
+"""Sharded (FSDP) tensors: a model lent whole for sampling, made whole for a checkpoint, and sharded again."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-_COMPUTE_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+from dlm.diffusion.objective import DiffusionObjective
 
-
-def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:
-    """How FSDP computes under ``training.mixed_precision``: ``no``, ``fp16`` or ``bf16``.
-
-    Parameters are gathered in that precision, and gradients are summed in float32, over processes and micro-batches.
-    What a module returns stays as it is: the objective returns sums and counts, which half precision would round.
-    """
-    dtype = _COMPUTE_DTYPES[mixed_precision]
-    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
+T = TypeVar("T")
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -27,20 +17,21 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-@contextmanager
-def unsharded(module: nn.Module) -> Iterator[None]:
-    """Let parts of ``module`` be used on their own: what its own forward would gather is gathered meanwhile.
-
-    All processes must enter. ``module`` must have been used as a whole before.
-    """
-    if not isinstance(module, FSDPModule):
-        yield
-        return
-    module.unshard()
+def lend(objective: nn.Module, action: Callable[[], T]) -> T:
+    """What ``action`` returns, which uses the model of ``objective`` by itself. All processes must call."""
+    if not isinstance(objective, FSDPModule):
+        return action()
+    assert isinstance(objective, DiffusionObjective)
     try:
-        yield
+        return objective.lend(action)
     finally:
-        module.reshard()
+        let_go(objective)
+
+
+def let_go(objective: nn.Module) -> None:
+    """Free what a forward pass gathered and kept for a backward pass that does not come."""
+    if isinstance(objective, FSDPModule):
+        objective.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

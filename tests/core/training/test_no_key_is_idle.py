@@ -64,6 +64,8 @@ CHANGED = {
     "training.sft_noise.random_length_prob": "1.0",
     "training.mixed_precision": "bf16",
     "training.deterministic": "false",
+    "training.parallel.shard": "2",
+    "training.parallel.replicate": "2",
     "training.gradient_checkpointing": "true",
     "training.compile": "true",
     "training.max_grad_norm": "1e-3",

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from dlm.training.sharding import precision_policy, whole
+from dlm.training.parallel import precision_policy
+from dlm.training.sharding import whole
 
 
 @pytest.fixture
