@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 5
     FINAL_STATE_NOT_SAVED = 6
     BUG = 70
+    HUNG_UP = 129
+    """Ended by SIGHUP (a closed terminal) after saving."""
     INTERRUPTED = 130
     """Ended by Ctrl-C after saving."""
     TERMINATED = 143

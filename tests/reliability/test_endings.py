@@ -59,13 +59,16 @@ def test_the_same_signal_again_ends_the_run_at_once(
     assert digest_of(tmp_path / "run") == laboratory.reference(config)
 
 
-@pytest.mark.parametrize("names", [("SIGINT", "SIGINT"), ("SIGINT", 1.2, "SIGTERM"), ("SIGTERM", "SIGTERM")])
-def test_a_launcher_that_passes_a_signal_on_does_not_end_the_run_in_the_middle_of_a_step(
+@pytest.mark.parametrize(
+    "names",
+    [("SIGINT", "SIGINT"), ("SIGINT", 1.2, "SIGTERM"), ("SIGTERM", "SIGTERM"), ("SIGHUP", 1.2, "SIGHUP", "SIGTERM")],
+)
+def test_a_launcher_or_shell_that_passes_a_signal_on_does_not_end_the_run_in_the_middle_of_a_step(
     laboratory: Any, digest_of: Any, tmp_path: Path, names: tuple[str | float, ...]
 ) -> None:
     config = laboratory.config("pretrain-adamw")
     outcome = laboratory.run(config, tmp_path, inject=["signal_in_backward", 10, *names])
-    assert outcome.code == ENDINGS[str(names[0])], outcome.log
+    assert outcome.code == {**ENDINGS, "SIGHUP": ExitCode.HUNG_UP}[str(names[0])], outcome.log
     assert newest(tmp_path) == "step-5"
     assert laboratory.run(config, tmp_path).code == 0
     assert_promised_files_are_equal(digest_of(tmp_path / "run"), laboratory.reference(config))

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM or Ctrl-C saves and ends the run after this step, the same again at once; SIGUSR1 only saves."""
+"""Signals: SIGTERM, Ctrl-C or a closed terminal (SIGHUP) ends the run after this step, saved; SIGUSR1 only saves."""
 
 import os
 import signal
@@ -12,6 +12,12 @@ from accelerate import Accelerator
 from dlm.errors import ExitCode
 
 _ENDINGS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+if hasattr(signal, "SIGHUP"):
+    _ENDINGS[signal.SIGHUP] = ExitCode.HUNG_UP
+_AT_ONCE = (signal.SIGINT, signal.SIGTERM)
+"""What ends a run at once the second time. A terminal that goes away is told of by the shell and by the system, and
+nobody is in a hurry.
+"""
 _ECHO_SECONDS = 1.0
 """A signal that comes again within this time is the same request: a launcher passes on the Ctrl-C of a terminal that
 has told its processes already."""
@@ -35,7 +41,8 @@ class Signals:
         if hasattr(signal, "SIGCHLD"):
             self._previous[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
         for number in [*_ENDINGS, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]:
-            self._previous[number] = signal.signal(number, self._note)
+            if not _is_ignored_hang_up(number):
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -73,8 +80,17 @@ class Signals:
             if self._speaks:
                 with suppress(OSError):
                     os.write(2, _PROMISE)
-        elif self.ending == _ENDINGS[received] and time.monotonic() - self._noted_at > _ECHO_SECONDS:
+        elif (
+            received in _AT_ONCE
+            and self.ending == _ENDINGS[received]
+            and time.monotonic() - self._noted_at > _ECHO_SECONDS
+        ):
             raise KeyboardInterrupt if received == signal.SIGINT else SystemExit(int(self.ending))
+
+
+def _is_ignored_hang_up(number: signal.Signals) -> bool:
+    """Whether ``nohup``, or whoever started this process, wants it to outlive its terminal."""
+    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _take_no_notice(number: int, frame: FrameType | None) -> None:
