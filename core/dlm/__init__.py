@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM, Qwen3LLadaModel
 
 if TYPE_CHECKING:
+    from dlm.evaluation.likelihood import LogLikelihood, Perplexity, log_likelihood, perplexity
     from dlm.model.convert import ConversionReport, convert
     from dlm.model.load_model import load_model as load
     from dlm.sampling import GenerateOutput, generate, iter_generate
@@ -20,6 +21,8 @@ __version__ = version("dlm")
 __all__ = [
     "ConversionReport",
     "GenerateOutput",
+    "LogLikelihood",
+    "Perplexity",
     "Qwen3LLadaConfig",
     "Qwen3LLadaForMaskedLM",
     "Qwen3LLadaModel",
@@ -28,6 +31,8 @@ __all__ = [
     "generate",
     "iter_generate",
     "load",
+    "log_likelihood",
+    "perplexity",
     "run",
 ]
 
@@ -39,6 +44,10 @@ _LATER = {
     "GenerateOutput": ("dlm.sampling", "GenerateOutput"),
     "generate": ("dlm.sampling", "generate"),
     "iter_generate": ("dlm.sampling", "iter_generate"),
+    "LogLikelihood": ("dlm.evaluation.likelihood", "LogLikelihood"),
+    "Perplexity": ("dlm.evaluation.likelihood", "Perplexity"),
+    "log_likelihood": ("dlm.evaluation.likelihood", "log_likelihood"),
+    "perplexity": ("dlm.evaluation.likelihood", "perplexity"),
     "RunResult": ("dlm.training.run", "RunResult"),
     "run": ("dlm.training.run", "run"),
 }

@@ -70,7 +70,7 @@ def resolve(model: Any, input_ids: Tensor, settings: SamplingSettings, row_keys:
         # Only the model's own attention knows where its blocks began.
         blocks_from_start=settings.attention_bias is None and getattr(config, "block_origin", None) == "document",
         remasker=settings.remasking,
-        bias=_bias(config, settings.attention_bias),
+        bias=bias_of(config, settings.attention_bias),
         temperature=float(settings.temperature),
         cfg_scale=float(settings.cfg_scale),
         seed=settings.seed,
@@ -172,7 +172,12 @@ def _block_length(config: Any, wanted: int | None, prompt_length: int, gen_lengt
     return max(prompt_length + gen_length, 1) if own is None else int(own)
 
 
-def _bias(config: Any, wanted: AttentionBias | None) -> AttentionBias:
+def bias_of(config: Any, wanted: AttentionBias | None) -> AttentionBias:
+    """Who sees whom; None: as the model was trained.
+
+    Raises:
+        UserInputError: a bias that the model's logit shift does not go with.
+    """
     own = getattr(config, "attention_bias_component", None) or FULL_ATTENTION
     bias: AttentionBias = component("attention_bias", own) if wanted is None else wanted
     reason = reason_against_shift(bias) if getattr(config, "logit_shift", False) else None

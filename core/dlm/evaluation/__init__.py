@@ -1,0 +1,1 @@
+"""Evaluation: likelihood (bound, exact), perplexity, accuracy with intervals; questions, answers; reports."""
