@@ -56,6 +56,12 @@ class NonFiniteError(DlmError):
     exit_code = ExitCode.NON_FINITE
 
 
+class LostProcessError(DlmError):
+    """Another process of the run is gone, or was waited for too long."""
+
+    exit_code = ExitCode.BUG
+
+
 class OutOfMemoryError(DlmError):
     """The device ran out of memory, with the settings that need less."""
 

@@ -55,6 +55,26 @@ def signal_in_backward(number: int, *names: str | float) -> None:
     _before_backward(send)
 
 
+def sleep_in_backward(number: int, seconds: float) -> None:
+    """Sleep before the n-th backward pass."""
+
+    def wait(call: int) -> None:
+        if call == number:
+            time.sleep(seconds)
+
+    _before_backward(wait)
+
+
+def sleep_in_save(wanted_save: int, seconds: float) -> None:
+    """Sleep in the n-th save, on the process that writes."""
+
+    def enter(number: int) -> None:
+        if number == wanted_save:
+            time.sleep(seconds)
+
+    _around_publish(enter, lambda number: None)
+
+
 def poison_loss(steps: list[int], value: float) -> None:
     """Make the loss of these steps (from 1) something that is not finite."""
     from dlm.diffusion.objective import DiffusionObjective

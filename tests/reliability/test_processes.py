@@ -125,11 +125,37 @@ def test_a_killed_rank_ends_all_and_the_same_command_goes_on(
     reference = laboratory.reference(config, num_processes=2)
     outcome = laboratory.run(config, tmp_path, num_processes=2, inject=["die_in_backward", 14], inject_rank=victim)
     assert outcome.codes[victim] == -signal.SIGKILL, outcome.log
-    assert outcome.codes[1 - victim] not in (0, -signal.SIGKILL), "the other rank hung"
+    assert outcome.codes[1 - victim] == ExitCode.BUG, outcome.log
+    assert (
+        f"dlm: process {1 - victim} of 2 waited for the gradients of step 7, and another process is gone" in outcome.log
+    )
     outcome = laboratory.run(config, tmp_path, num_processes=2)
     assert outcome.codes == [0, 0], outcome.log
     assert digest_of(tmp_path / "run") == reference
     count(f"rank {victim} of 2 killed", "the other ended by itself, started again, 0 different")
+
+
+@pytest.mark.parametrize("mesh", [[], SHARDED])
+def test_who_waits_too_long_says_for_what_and_ends(laboratory: Any, tmp_path: Path, mesh: list[str]) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    outcome = laboratory.run(
+        config,
+        tmp_path,
+        num_processes=2,
+        arguments=[*mesh, "training.parallel.timeout_seconds=2"],
+        inject=["sleep_in_backward", 14, 6.0],
+        inject_rank=1,
+    )
+    assert outcome.codes == [ExitCode.BUG] * 2, outcome.log
+    assert "dlm: process 0 of 2 waited 2 s for the gradients of step 7, as long as" in outcome.log
+    assert "Traceback" not in outcome.log
+
+
+def test_what_the_main_process_does_alone_may_take_longer(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    arguments = ["training.parallel.timeout_seconds=1", "training.max_steps=4"]
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments, inject=["sleep_in_save", 2, 3.0])
+    assert outcome.codes == [0, 0], outcome.log
 
 
 def test_a_sharded_run_is_saved_as_one_folder_and_goes_on(

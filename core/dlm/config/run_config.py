@@ -140,6 +140,9 @@ class ParallelConfig:
     replicate: int = setting(
         "Copies of the model; beside shard, HSDP: spread within each group of neighbouring processes.", 1, POSITIVE
     )
+    timeout_seconds: float = setting(
+        "How long a process waits for the others before it ends with exit code 70.", 600.0, POSITIVE
+    )
 
 
 @attrs.frozen(kw_only=True)

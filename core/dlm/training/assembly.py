@@ -30,7 +30,7 @@ from dlm.training.model_and_noise import (
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
 from dlm.training.parallel import check_mesh, distribute, make_plan, refuse_foreign_sharding
-from dlm.training.processes import check_launch, is_launched
+from dlm.training.processes import check_launch, group_options, is_launched, watch_waits
 from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
@@ -59,7 +59,9 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         log_with=list(config.logging.trackers) or None,
         project_dir=user_path(training.output_dir),
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[group_options(training.parallel.timeout_seconds)],
     )
+    watch_waits(accelerator, training.parallel.timeout_seconds)
     check_launch(accelerator)
     check_mesh(training.parallel, accelerator.num_processes)
     if training.mixed_precision == "fp16" and accelerator.scaler is None:

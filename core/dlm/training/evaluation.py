@@ -13,6 +13,7 @@ from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.sums import Sums
 from dlm.sampling.texts import Completion, complete_texts
+from dlm.training.processes import waiting_for
 from dlm.training.sharding import lend, let_go
 
 
@@ -37,10 +38,12 @@ class Evaluation:
         with torch.no_grad():
             for batch in self.batches:
                 noised = self.forward_process(batch.to(self.accelerator.device), step=0, num_rows=self.num_rows)
-                sums.append(self.objective(noised)[1])
+                with waiting_for(self.accelerator, "the others to evaluate"):
+                    sums.append(self.objective(noised)[1])
         let_go(self.objective)
         self.objective.train()
-        return Sums.unpack(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
+        with waiting_for(self.accelerator, "the others' evaluation"):
+            return Sums.unpack(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
 
 
 @attrs.frozen(kw_only=True)

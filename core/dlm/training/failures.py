@@ -8,6 +8,7 @@ import torch
 from dlm.config import LoadedConfig, RunConfig, run_components
 from dlm.data.loader import worker_failure
 from dlm.errors import DlmError, OutOfMemoryError, UserInputError
+from dlm.training.processes import lost_process
 from dlm_plugins.discovery import BUILTIN
 
 
@@ -18,6 +19,7 @@ def explained(loaded: LoadedConfig) -> Iterator[None]:
     Raises:
         OutOfMemoryError: The device has no memory left.
         DataError: A data worker died.
+        LostProcessError: Another process of the run is gone.
         UserInputError: The optimizer cannot work on a sharded model.
     """
     try:
@@ -32,7 +34,7 @@ def explained(loaded: LoadedConfig) -> Iterator[None]:
             ) from error
         raise
     except RuntimeError as error:
-        if failure := worker_failure(error):
+        if failure := worker_failure(error) or lost_process(error):
             raise failure from error
         if "can't allocate memory" in str(error):  # what the CPU's allocator says
             raise _out_of_memory(loaded.config, error) from error

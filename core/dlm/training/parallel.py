@@ -100,7 +100,7 @@ def make_plan(parallel: ParallelConfig, accelerator: Accelerator, model: nn.Modu
             return Plan(shard=1, replicate=num_processes, reason=reason)
         return Plan(shard=num_processes, replicate=1, reason=reason)
 
-    return on_main(accelerator, decide)
+    return on_main(accelerator, decide, "the device mesh")
 
 
 def bytes_of_whole_copy(model: nn.Module) -> int:

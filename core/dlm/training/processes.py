@@ -1,38 +1,209 @@
-"""Distributed runs: what rank 0 does for all, broadcast of its result or its error, and whether a launcher is used."""
+"""Distributed runs: what rank 0 does for all, broadcast of its result; timeout, lost processes (exit 70), launcher.
 
+No process waits longer for the others than ``training.parallel.timeout_seconds``. What rank 0 does alone may take
+longer: it shows meanwhile that it is at work (heartbeat). Who waits in vain, or for somebody who is gone, ends with
+exit code 70 and says for what, whatever the backend would do (NCCL would abort the process, gloo raise). The launcher
+then ends what is left, and has an exit code of its own: torchrun and accelerate launch say 1.
+"""
+
+import itertools
 import os
-from collections.abc import Callable
-from typing import TypeVar
+import pickle
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
 
-from dlm.errors import DlmError, UserInputError
+from dlm.errors import DlmError, ExitCode, LostProcessError, UserInputError
 
 T = TypeVar("T")
 
+_GRACE_SECONDS = 30.0
+"""How much later the process group gives up than we do: NCCL would leave no exit code and no words."""
+_POLL_SECONDS = 0.1
+_PLACE = re.compile(r"^\[\S*\] ")
+"""The file of C++ at the beginning of a message."""
 
-def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+
+class _Watch:
+    """What this process waits for, and the thread that ends it where it waits too long. One a process, as the group."""
+
+    def __init__(self) -> None:
+        self.timeout = 0.0
+        self.where = ""
+        self._waits: list[tuple[str, float]] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self, timeout: float, rank: int, num_processes: int) -> None:
+        """Watch from now on, with this timeout in seconds."""
+        self.timeout, self.where = timeout, f"process {rank} of {num_processes}"
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dlm-waits", daemon=True)
+            self._thread.start()
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """While this process waits for ``what``."""
+        self._waits.append((what, time.monotonic()))
+        try:
+            with _naming(what):
+                yield
+        finally:
+            self._waits.pop()
+
+    def in_vain(self, what: str) -> str:
+        """The message of one that waited too long."""
+        return (
+            f"{self.where} waited {self.timeout:g} s for {what}, as long as training.parallel.timeout_seconds allows: "
+            "another process hangs, is gone, or needs more time"
+        )
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(min(1.0, self.timeout / 10))
+            what, since = next(iter(self._waits[-1:]), ("", time.monotonic()))
+            if time.monotonic() - since > self.timeout:
+                # The main thread may be inside a collective that never returns.
+                print(f"dlm: {self.in_vain(what)}", file=sys.stderr, flush=True)
+                os._exit(ExitCode.BUG)
+
+
+_watch = _Watch()
+_turns = itertools.count()
+
+
+def group_options(timeout: float) -> InitProcessGroupKwargs:
+    """What accelerate is told of the process group.
+
+    Args:
+        timeout: seconds that processes wait for one another.
+    """
+    return InitProcessGroupKwargs(timeout=timedelta(seconds=timeout + _GRACE_SECONDS))
+
+
+def watch_waits(accelerator: Accelerator, timeout: float) -> None:
+    """See to it that this process waits for the others no longer than ``timeout`` seconds at a time."""
+    if accelerator.num_processes > 1:
+        _watch.start(timeout, int(accelerator.process_index), int(accelerator.num_processes))
+
+
+@contextmanager
+def waiting_for(accelerator: Accelerator, what: str) -> Iterator[None]:
+    """Around what needs the other processes, short enough that their work in it fits into the timeout.
+
+    Raises:
+        LostProcessError: Another process is gone. Where one hangs, this process is ended.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    with _watch.waiting(what):
+        yield
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if failure := lost_process(error, what):
+            raise failure from error
+        raise
+
+
+def lost_process(error: RuntimeError, what: str = "the others") -> LostProcessError | None:
+    """What to say where ``error`` means that a connection to another process broke; None: it means something else."""
+    if not isinstance(error, distributed.DistError) and not any(name in str(error) for name in ("gloo", "NCCL")):
+        return None
+    reason = _PLACE.sub("", str(error)).partition("\n")[0].partition(". ")[0]
+    return LostProcessError(
+        f"{_watch.where} waited for {what}, and another process is gone ({reason}); what that one printed says why. "
+        "The same command goes on from the last checkpoint"
+    )
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T], what: str = "the main process") -> T:
     """Do something on the main process while the others wait; all get its result, or all raise its error.
+
+    Args:
+        accelerator: knows the processes. All must call.
+        action: may take as long as it likes.
+        what: is waited for, in the words of an error.
 
     Raises:
         RuntimeError: On the other processes, where the main one failed in a way that is no message for the user.
+        LostProcessError: On the other processes, where the main one is gone or hangs.
     """
     if accelerator.num_processes == 1:
         return action()
-    if not accelerator.is_main_process:
-        shared: list[tuple[T, Exception | None]] = broadcast_object_list([None])
-        if (failure := shared[0][1]) is not None:
-            raise failure
-        return shared[0][0]
+    # Unlike a collective, the store can be asked again and again.
+    store: Any = distributed.distributed_c10d._get_default_store()
+    key = f"dlm/{next(_turns)}"
+    if accelerator.is_main_process:
+        result, failure = _done_by_main(store, key, action)
+    else:
+        result, failure = _told_by_main(store, key, what)
+    with waiting_for(accelerator, "the others to hear of it"):
+        accelerator.wait_for_everyone()  # the store may end with the main process
+    if failure is not None:
+        raise failure
+    done: T = result
+    return done
+
+
+def _done_by_main(store: Any, key: str, action: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    with _heartbeat(store, key):
+        try:
+            result, failure = action(), None
+        except Exception as error:
+            result, failure = None, error
+    told = failure
+    if failure is not None and not isinstance(failure, (DlmError, OSError)):
+        told = RuntimeError(f"the main process failed: {failure}")
+    store.set(key, pickle.dumps((result, told)))
+    return result, failure
+
+
+def _told_by_main(store: Any, key: str, what: str) -> tuple[Any, Exception | None]:
+    """Wait until the main process has put its result there, as long as its heart beats."""
+    beats, since, pause = 0, time.monotonic(), 0.001
+    with _naming(what):
+        while not store.check([key]):
+            if (now := store.add(f"{key}/beats", 0)) > beats:
+                beats, since = now, time.monotonic()
+            if time.monotonic() - since > _watch.timeout:
+                raise LostProcessError(_watch.in_vain(what))
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_SECONDS)
+        told: tuple[Any, Exception | None] = pickle.loads(store.get(key))  # of this run's own main process
+    return told
+
+
+@contextmanager
+def _heartbeat(store: Any, key: str) -> Iterator[None]:
+    """Tell the others that this process is at work."""
+    is_done = threading.Event()
+
+    def beat() -> None:
+        with suppress(distributed.DistError):  # nobody is left to be told
+            while not is_done.wait(_watch.timeout / 10):
+                store.add(f"{key}/beats", 1)
+
+    thread = threading.Thread(target=beat, name="dlm-heartbeat", daemon=True)
+    thread.start()
     try:
-        result = action()
-    except Exception as error:
-        is_told = isinstance(error, (DlmError, OSError))
-        broadcast_object_list([(None, error if is_told else RuntimeError(f"the main process failed: {error}"))])
-        raise
-    broadcast_object_list([(result, None)])
-    return result
+        yield
+    finally:
+        is_done.set()
+        thread.join()
 
 
 def close_group(accelerator: Accelerator) -> None:
@@ -42,7 +213,8 @@ def close_group(accelerator: Accelerator) -> None:
     lets go of Python's lock only where Python itself drops them last: otherwise a process can wait for ever.
     """
     accelerator.free_memory()
-    accelerator.wait_for_everyone()  # whoever leaves first takes the connections of the others along
+    with waiting_for(accelerator, "the others to end"):
+        accelerator.wait_for_everyone()  # whoever leaves first takes the connections of the others along
     accelerator.end_training()
 
 

@@ -110,7 +110,7 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
         engine.state, saved_identity = TrainerState.read(start.checkpoint)
         notes += compare(saved_identity, saver.objects.identity, allowed)
         saver.objects.read_checkpoint(start.checkpoint)
-    notes += on_main(engine.accelerator, lambda: _prepare_folder(saver, start, engine.state))
+    notes += on_main(engine.accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
     if start.checkpoint is not None:
         state = engine.state
         notes.append(

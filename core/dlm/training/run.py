@@ -69,7 +69,7 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
             stack.enter_context(folder)
             return starting_point(folder, store, config.training.checkpoint.resume)
 
-        start = on_main(accelerator, enter_and_choose)
+        start = on_main(accelerator, enter_and_choose, "the output folder")
         final_step = _train(loaded, accelerator, start, allow_change, trust_remote_code=trust_remote_code)
         close_group(accelerator)
     return RunResult(final_step=final_step, output_dir=folder.path)
@@ -97,5 +97,5 @@ def _train(
     if accelerator.log_with:
         accelerator.init_trackers("dlm", config={"run": engine.saver.objects.config_text})
     engine.run()
-    report.closing()
+    on_main(accelerator, report.closing, "the closing words")
     return engine.state.global_step

@@ -11,6 +11,7 @@ _FREE = (
     "training.max_steps",
     "training.num_epochs",
     "training.checkpoint",
+    "training.parallel.timeout_seconds",
     "dataset.num_workers",
     "evaluation",
     "sampling",

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from dlm.errors import ExitCode
+from dlm.training.processes import waiting_for
 
 _ENDINGS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 if hasattr(signal, "SIGHUP"):
@@ -56,8 +57,9 @@ class Signals:
         """How to end, and whether to save, as any process was told. Waits for all of them."""
         wishes = [int(self.ending or 0), int(self.take_save_request())]
         if accelerator.num_processes > 1:
-            gathered = accelerator.gather(torch.tensor([wishes], device=accelerator.device))
-            wishes = gathered.amax(dim=0).tolist()
+            with waiting_for(accelerator, "the others to end a step"):
+                gathered = accelerator.gather(torch.tensor([wishes], device=accelerator.device))
+                wishes = gathered.amax(dim=0).tolist()
         return ExitCode(wishes[0]) if wishes[0] else None, bool(wishes[1])
 
     def take_save_request(self) -> bool:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dlm.data.batch import RandomLength, StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.sums import Sums
+from dlm.training.processes import waiting_for
 from dlm.training.sharding import whole
 
 
@@ -56,16 +57,17 @@ class TrainingStep:
         for index, clean in enumerate(step_batch.micro_batches):
             with nullcontext() if index == last else accelerator.no_sync(self.objective):
                 batch = self.random_length(clean, step).to(device)
-                total, sums_of_batch = self.objective(
-                    self.forward_process(batch, step=step, num_rows=step_batch.num_rows)
-                )
-                accelerator.backward(total / self.typical_normaliser)
+                noised = self.forward_process(batch, step=step, num_rows=step_batch.num_rows)
+                with waiting_for(accelerator, f"the gradients of step {step + 1}"):
+                    total, sums_of_batch = self.objective(noised)
+                    accelerator.backward(total / self.typical_normaliser)
             sums.append(sums_of_batch)
-        summed: Tensor = accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum")
-        # Processes average their gradients; wanted is their sum, over the sum of the normalisers.
-        scale = self.typical_normaliser * accelerator.num_processes / Sums.normaliser_in(summed).clamp(min=1e-30)
-        norm = self._scale_and_clip(scale)
-        *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
+        with waiting_for(accelerator, f"the loss of step {step + 1}"):
+            summed: Tensor = accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum")
+            # Processes average their gradients; wanted is their sum, over the sum of the normalisers.
+            scale = self.typical_normaliser * accelerator.num_processes / Sums.normaliser_in(summed).clamp(min=1e-30)
+            norm = self._scale_and_clip(scale)
+            *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
         return self._update(Sums.unpack(values), grad_norm)
 
     @property
