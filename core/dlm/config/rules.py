@@ -1,17 +1,25 @@
 """Rules between keys of the run file: contradictions, and settings that would have no effect."""
 
+import functools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import attrs
+import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
-from dlm.config.run_config import EvaluationConfig, RunConfig, TokenizerConfig
+from dlm.config.run_config import EvaluationConfig, NoiseConfig, RunConfig, TokenizerConfig
+from dlm_plugins import NoiseSchedule
 from dlm_plugins.errors import Problem
+from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 
 Rule: TypeAlias = Callable[[RunConfig], Iterator[Problem]]
+
+_ROUNDING = 1e-6
+"""Mask rates are float32."""
 
 
 def duration(config: RunConfig) -> Iterator[Problem]:
@@ -106,6 +114,21 @@ def without_effect(config: RunConfig) -> Iterator[Problem]:
         yield Problem("training.sft_noise.random_length_prob", message)
 
 
+def noise_bounds(config: RunConfig) -> Iterator[Problem]:
+    """Bounds of the mask rate p and of the weight 1/p that nothing reaches."""
+    noise = config.training.active_noise
+    least, cap, lowest = noise.min_masking_rate, noise.reweight_cap, _lowest_rate(noise.schedule)
+    if least not in (0, attrs.fields(NoiseConfig).min_masking_rate.default) and least <= lowest:
+        message = f"has no effect: the schedule never falls below {lowest:.4g}; raise it above that, or remove it"
+        yield Problem(f"{_noise_section(config)}.min_masking_rate", message)
+    # A masking by other than single coins rounds p to what its spans allow.
+    is_exact = IS_INDEPENDENT.of(noise.masking) and noise.mask_contiguous_region_prob == 0
+    least = max(least, lowest)
+    if cap is not None and is_exact and cap * least >= 1 - _ROUNDING:
+        message = f"has no effect: p is at least {least:.4g}, and 1/p at most {1 / least:.6g}; lower it, or remove it"
+        yield Problem(f"{_noise_section(config)}.reweight_cap", message)
+
+
 def trackers(config: RunConfig) -> Iterator[Problem]:
     """Trackers that accelerate knows, and whose package is there: it would pass over the others in silence."""
     known, installed = [str(each) for each in LoggerType.list()], [str(each) for each in get_available_trackers()]
@@ -161,6 +184,7 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
             "evaluation.split",
         ),
     ),
+    (noise_bounds, ("training.mode", "training.noise", "training.sft_noise")),
     (without_effect, ("training.mode", "dataset.pack", "training.sft_noise.random_length_prob")),
 )
 """Each rule with the keys it looks at: it is not asked when one of them is wrong already."""
@@ -198,11 +222,24 @@ def _idle(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         # Prompts are continued whenever there would be an evaluation.
         every = () if evaluation.sample_prompts else ("evaluation.eval_every_steps",)
         yield "evaluation.do_eval_loss is false", keys + every
+    if config.training.active_noise.mask_contiguous_region_prob == 1:
+        section = _noise_section(config)
+        yield f"{section}.mask_contiguous_region_prob is 1", (f"{section}.masking",)
+
+
+def _noise_section(config: RunConfig) -> str:
+    return "training.sft_noise" if config.training.mode == "sft" else "training.noise"
+
+
+def _lowest_rate(schedule: NoiseSchedule) -> float:
+    """p(0); 0 where a broken schedule has none, which is reported when it is tried."""
+    with suppress(Exception):
+        return float(schedule.mask_rate(torch.zeros(1)))
+    return 0.0
 
 
 def _at(config: RunConfig, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(config, section), name)
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def _differing(value: Any, default: Any, path: str) -> Iterator[str]:

@@ -131,6 +131,22 @@ RULES = [
         {"training.mode": "sft", "training.sft_noise": {"random_length_prob": 0.5}},
         "training.sft_noise.random_length_prob: has no effect",
     ),
+    (
+        {"training.noise": {"reweight_cap": 1000.0}},
+        "training.noise.reweight_cap: has no effect: p is at least 0.001, and 1/p at most 1000;",
+    ),
+    (
+        {"training.mode": "sft", "training.sft_noise": {"min_masking_rate": 0.2, "reweight_cap": 5.0}},
+        "training.sft_noise.reweight_cap: has no effect: p is at least 0.2, and 1/p at most 5;",
+    ),
+    (
+        {"training.noise": {"schedule": {"name": "uniform", "eps": 0.01}, "reweight_cap": 100.0}},
+        "training.noise.reweight_cap: has no effect: p is at least 0.01,",
+    ),
+    (
+        {"training.noise": {"min_masking_rate": 0.0005}},
+        "training.noise.min_masking_rate: has no effect: the schedule never falls below 0.001;",
+    ),
     ({"training.loss_impl": "elbo"}, "training.loss_impl: elbo needs a schedule"),
     ({"training.loss_impl": "dllm", "training.noise": {"noise_type": "random_replace"}}, "training.loss_impl:"),
 ]
@@ -163,6 +179,12 @@ def test_contradictions_and_settings_without_effect_are_refused(
         {"optim": {"warmup_ratio": 0.0, "warmup_steps": 3}},
         {"optim": {"warmup_ratio": 0.1, "warmup_steps": None}},
         {"evaluation": {"split": "test", "fraction": 0.05}},
+        {"training.noise": {"reweight_cap": 999.0}},
+        {"training.noise": {"reweight_cap": 4.0, "min_masking_rate": 0.2}},
+        {"training.noise": {"reweight_cap": 1e6, "min_masking_rate": 0.0, "schedule": "cosine"}},
+        {"training.noise": {"reweight_cap": 1000.0, "masking": "contiguous"}},
+        {"training.noise": {"min_masking_rate": 0.0}},
+        {"training.noise": {"min_masking_rate": 0.0005, "schedule": "cosine"}},
         {"model": {"config": {"hidden_size": 8}, "tokenizer": {"train": {}}}},
         {"model.tokenizer": "another/tokenizer"},
         {"training.block_attention": {"enabled": False, "block_length": 4096}},
@@ -215,6 +237,14 @@ def test_keys_of_an_evaluation_that_is_off_are_told_in_one_note(minimal: dict[st
     assert load_mapping(minimal, [off]).notes == (f"{why}{keys}, evaluation.eval_every_steps",)
     # Samples are still taken every so many steps.
     assert load_mapping(minimal, [off, "evaluation.sample_prompts=[a]"]).notes == (f"{why}{keys}",)
+
+
+def test_a_masking_that_no_row_is_given_to_is_told_in_one_note(minimal: dict[str, Any]) -> None:
+    minimal["training"]["noise"] = {"masking": "contiguous"}
+    assert load_mapping(minimal, ["training.noise.mask_contiguous_region_prob=0.9"]).notes == ()
+    assert load_mapping(minimal, ["training.noise.mask_contiguous_region_prob=1.0"]).notes == (
+        "training.noise.mask_contiguous_region_prob is 1; not used: training.noise.masking",
+    )
 
 
 def test_modes_can_be_switched_by_an_override(minimal: dict[str, Any], registry: Registry) -> None:

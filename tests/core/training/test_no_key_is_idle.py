@@ -103,6 +103,7 @@ SWITCHES = {
     "fine-tuning": ("training.mode=sft", "dataset.name=talks"),
     "not packed": ("dataset.pack=false",),
     "blocks": ("training.block_attention.enabled=true",),
+    "spans": ("training.noise.mask_contiguous_region_prob=1.0",),
     "causal blocks": ("training.block_attention.enabled=true", "training.block_attention.bias=block_causal"),
     "elbo": ("training.loss_impl=elbo", "training.noise.schedule={name: uniform, eps: 0.0}"),
     "constant": ("optim.lr_scheduler=constant",),
@@ -231,7 +232,10 @@ def runs() -> Iterator[Runs]:
 
 def is_idle(runs: Runs, key: str, others: tuple[str, ...]) -> bool:
     """Whether the key changes nothing beside these overrides, and is accepted in silence."""
-    before, after = runs.outcome(others), runs.outcome((*others, f"{key}={CHANGED[key]}"))
+    change = f"{key}={CHANGED[key]}"
+    if change in others:
+        return False  # as it was
+    before, after = runs.outcome(others), runs.outcome((*others, change))
     if before is None or before != after:
         return False
     (notes, *_), _ = after
