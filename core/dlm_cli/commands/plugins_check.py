@@ -59,6 +59,9 @@ def check(plugin: str | None, as_json: bool, with_traceback: bool) -> None:
       dlm plugins check acme
       dlm plugins check ./dlm-acme --traceback
     """
+    import torch
+
+    torch.set_num_threads(1)  # thousands of tiny tensors: threads would only wait for each other
     checks = [_check_plugin(record) for record in _records(plugin)]
     if as_json:
         document = {"ok": all(each.passed for each in checks), "plugins": [_as_json(each) for each in checks]}
