@@ -12,7 +12,7 @@ from dlm.errors import ModelError
 from dlm.model.checkpoint_sources import one_line, quiet_transformers
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.foreign_config import auto_class_of, blamed_keys, check_decoder, refuse_absurd_numbers, skeleton
-from dlm.model.load_model import check_implementation, finish_loading, make_bidirectional
+from dlm.model.load_model import check_implementation, empty_model, finish_loading, make_bidirectional
 from dlm_plugins.suggestions import did_you_mean
 
 _ROPE_KEYS = ("rope_theta", "rope_scaling")
@@ -39,6 +39,7 @@ def model_from_config(
     seed: int = 0,
     dtype: torch.dtype | str = torch.float32,
     attn_implementation: str = "sdpa",
+    empty: bool = False,
 ) -> PreTrainedModel:
     """Build a decoder with random weights, and prove on a tiny input that it is bidirectional.
 
@@ -51,6 +52,7 @@ def model_from_config(
         seed: Seed of the initialisation. The global generators are left as they were.
         dtype: Dtype of the weights.
         attn_implementation: As in ``load_model``.
+        empty: As in ``load_model``.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -74,6 +76,8 @@ def model_from_config(
             config = config_class(**options)
             check_decoder(config, "model config")
             make_bidirectional(config, mask_token_id=mask_token_id)
+            if empty:
+                return empty_model(config, dtype, attn_implementation)
             model = auto_class_of(config).from_config(config, dtype=dtype, attn_implementation=attn_implementation)
     except ModelError:
         raise

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
-from dlm.model.checkpoint_sources import foreign_code, resolve_source
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.foreign_config import auto_class_of, load_model_config, skeleton
 from dlm.model.load_checks import prove_bidirectional
@@ -26,6 +27,7 @@ def load_model(
     mask_token_id: int | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    empty: bool = False,
 ) -> PreTrainedModel:
     """Load a decoder, make it bidirectional, and prove on a tiny input that it is.
 
@@ -40,6 +42,7 @@ def load_model(
         mask_token_id: Id of the mask token; None: the one in the configuration, if there is one.
         trust_remote_code: Whether code from the checkpoint may run.
         revision: Branch, tag or commit on the hub.
+        empty: Whether the weights are left out: parameters are on the meta device, nothing is read or proved.
 
     Returns:
         The model in evaluation mode, on the CPU.
@@ -56,9 +59,11 @@ def load_model(
     if is_folder:
         refuse_adapters(Path(source))
     config = load_model_config(source, **origin)
-    if is_folder:
+    if is_folder and not empty:
         check_weights(Path(source))
     make_bidirectional(config, mask_token_id=mask_token_id)
+    if empty:
+        return empty_model(config, config.dtype if dtype is None else dtype, attn_implementation, trust_remote_code)
     try:
         with foreign_code(f"{source}: the model cannot be loaded"):
             model, report = auto_class_of(config).from_pretrained(
@@ -76,6 +81,19 @@ def load_model(
         raise
     _check_report(source, report)
     return finish_loading(model, source, mask_token_id)
+
+
+def empty_model(
+    config: PreTrainedConfig, dtype: Any, attn_implementation: str, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model of ``config`` with its parameters on the meta device; its buffers are real."""
+    with quiet_transformers(), init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = auto_class_of(config).from_config(
+            config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
+        )
+    model.tie_weights()  # each place has got a parameter of its own
+    model.eval()
+    return model
 
 
 def finish_loading(model: Any, origin: str, mask_token_id: int | None) -> PreTrainedModel:

@@ -69,7 +69,9 @@ class AdapterWeights:
         return [f"dlm merge {folder} --out {merged}", f'dlm generate --model {merged} --prompt "..."']
 
 
-def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: int) -> AdapterWeights:
+def add_adapters(
+    model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: int, facts: Mapping[str, object] | None = None
+) -> AdapterWeights:
     """Put adapters into ``model``, in place, and freeze everything else.
 
     The adapters start without any effect. Their random half is drawn from ``seed``.
@@ -79,11 +81,12 @@ def add_adapters(model: PreTrainedModel, lora: LoraConfig, *, base: str, seed: i
         lora: rank, scale, dropout and targets.
         base: name or folder of the model, to be written beside the adapters.
         seed: of the run.
+        facts: :meth:`AdapterWeights.facts` of the same adapters, for a model without contents.
 
     Raises:
         UserInputError: peft is not installed, or a target is no linear layer of the body.
     """
-    fingerprint = fingerprint_of(model)
+    fingerprint = fingerprint_of(model) if facts is None else str(facts.get("base_weights"))
     with without_bitsandbytes(), torch.random.fork_rng(devices=[]):
         try:
             peft: Any = importlib.import_module("peft")  # takes half a second, and is not always there

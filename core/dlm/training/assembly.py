@@ -1,6 +1,7 @@
 """What a run consists of, put together: precision (bf16, fp16), model, data, noise, objective, optimizer."""
 
 from datetime import datetime
+from functools import partial
 
 import accelerate
 import torch
@@ -19,17 +20,23 @@ from dlm.training.engine import Engine
 from dlm.training.evaluation import Evaluation, Sampler
 from dlm.training.model_and_noise import (
     build_forward_process,
-    build_model,
+    build_model_and_weights,
     build_objective,
     build_random_length,
     build_tokenizer,
     build_vocabulary,
-    build_weights,
     for_evaluation,
 )
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
 from dlm.training.output_folder import OutputFolder
-from dlm.training.parallel import check_mesh, distribute, make_plan, refuse_foreign_sharding
+from dlm.training.parallel import (
+    build_model_for,
+    bytes_of_whole_copy,
+    check_mesh,
+    distribute,
+    make_plan,
+    refuse_foreign_sharding,
+)
 from dlm.training.processes import check_launch, group_options, is_launched, watch_waits
 from dlm.training.randomness import make_deterministic, seed_everything
 from dlm.training.resuming import ANEW, LATEST
@@ -104,8 +111,9 @@ def assemble(
     seed_everything(training.seed)
     tokenizer = build_tokenizer(config)
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
-    model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code)
-    weights = build_weights(config, model)
+    build = partial(build_model_and_weights, config, tokenizer, registry, trust_remote_code=trust_remote_code)
+    plan = make_plan(training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
+    model, weights, contents = build_model_for(plan, build, accelerator)
     data = prepare_data(config, tokenizer, accelerator, started)
     if config.training.mode == "sft":
         # Whoever samples asks for reasoning where answers were trained with it.
@@ -113,10 +121,8 @@ def assemble(
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
     components = run_components(config, registry)
     process = build_forward_process(config, components, registry, vocabulary)
-    # 8-bit optimizers try themselves out on the device of the parameters.
-    model.to(accelerator.device).train()
-    plan = make_plan(training.parallel, accelerator, model)
-    objective = distribute(build_objective(model, config, components, vocabulary), model, plan, accelerator)
+    objective = build_objective(model.train(), config, components, vocabulary)
+    prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
     num_steps = training.max_steps or (training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
@@ -135,9 +141,9 @@ def assemble(
     return Engine(
         accelerator=accelerator,
         data=data,
-        step=_training_step(config, data, objects, objective, process),
-        evaluation=_evaluation(data, accelerator, objective, process),
-        sampler=_sampler(config, objects, objective),
+        step=_training_step(config, data, objects, prepared, process),
+        evaluation=_evaluation(data, accelerator, prepared, process),
+        sampler=_sampler(config, objects, prepared),
         saver=Saver(objects=objects, folder=OutputFolder(user_path(training.output_dir)), store=build_store(config)),
         console=TrainingConsole(num_steps=num_steps, is_main=accelerator.is_main_process),
         num_steps=num_steps,

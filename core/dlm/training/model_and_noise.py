@@ -1,6 +1,7 @@
 """Build tokenizer, model (LoRA, compile, gradient checkpointing), noise and objective from the configuration."""
 
 import logging
+from collections.abc import Mapping
 
 import attrs
 import torch
@@ -47,8 +48,36 @@ def build_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def build_model_and_weights(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    registry: Registry,
+    *,
+    trust_remote_code: bool = False,
+    empty_with: Mapping[str, object] | None = None,
+) -> tuple[PreTrainedModel, Weights]:
+    """The model of the run, and what of it is trained and saved: all of it, or adapters.
+
+    Args:
+        config: of the run.
+        tokenizer: of :func:`build_tokenizer`.
+        registry: of the run's plugins.
+        trust_remote_code: whether code from the model's folder may run.
+        empty_with: leave the parameters on the meta device, to be filled with contents of which these are the facts
+            (:meth:`dlm.training.weights.Weights.facts`).
+    """
+    is_empty = empty_with is not None
+    model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code, empty=is_empty)
+    return model, build_weights(config, model, empty_with)
+
+
 def build_model(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, registry: Registry, *, trust_remote_code: bool = False
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    registry: Registry,
+    *,
+    trust_remote_code: bool = False,
+    empty: bool = False,
 ) -> PreTrainedModel:
     """The model of the run, loaded or from scratch. Its configuration says how it is trained: sampling follows it."""
     settings = config.model
@@ -61,6 +90,7 @@ def build_model(
             seed=config.training.seed,
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
+            empty=empty,
         )
     else:
         model = load_model(
@@ -68,6 +98,7 @@ def build_model(
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
             trust_remote_code=trust_remote_code,
+            empty=empty,
         )
     fit_vocabulary(model, tokenizer, mask_id)
     make_bidirectional(model.config, mask_token_id=mask_id)
@@ -101,12 +132,12 @@ def _warn_about_shift(model: PreTrainedModel, config: RunConfig) -> None:
         )
 
 
-def build_weights(config: RunConfig, model: PreTrainedModel) -> Weights:
+def build_weights(config: RunConfig, model: PreTrainedModel, facts: Mapping[str, object] | None = None) -> Weights:
     """What of the model is trained and saved: all of it, or adapters, which are put into it here."""
     if config.lora is None:
         return WholeWeights(model)
     base, _ = resolve_source(str(config.model.name_or_path))
-    return add_adapters(model, config.lora, base=base, seed=config.training.seed)
+    return add_adapters(model, config.lora, base=base, seed=config.training.seed, facts=facts)
 
 
 def _check_context(model: PreTrainedModel, config: RunConfig) -> None:

@@ -7,11 +7,13 @@ the loss reads the head's weight outside of the head. Gradients are reduce-scatt
 """
 
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import PreTrainedModel
@@ -20,6 +22,10 @@ from dlm.config.run_config import ParallelConfig
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
 from dlm.training.processes import on_main
+from dlm.training.weights import Weights
+
+if TYPE_CHECKING:
+    from dlm.training.meta_model import Build
 
 _COMPUTE_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GRADIENT_AND_MOMENTS = 12
@@ -73,7 +79,7 @@ def check_mesh(parallel: ParallelConfig, num_processes: int) -> None:
         )
 
 
-def make_plan(parallel: ParallelConfig, accelerator: Accelerator, model: nn.Module) -> Plan:
+def make_plan(parallel: ParallelConfig, accelerator: Accelerator, num_bytes: Callable[[], int]) -> Plan:
     """What ``training.parallel`` comes to. The main process decides for all, which must call.
 
     ``auto`` spreads each of ``replicate`` copies over an equal part of the processes. With one copy, it leaves the
@@ -82,7 +88,7 @@ def make_plan(parallel: ParallelConfig, accelerator: Accelerator, model: nn.Modu
     Args:
         parallel: the setting; :func:`check_mesh` has seen it.
         accelerator: knows the processes.
-        model: its parameters, on whatever device.
+        num_bytes: what a whole copy takes (:func:`bytes_of_whole_copy`), if it has to be known.
     """
     num_processes = int(accelerator.num_processes)
     if parallel.shard != "auto":
@@ -91,9 +97,9 @@ def make_plan(parallel: ParallelConfig, accelerator: Accelerator, model: nn.Modu
         return Plan(shard=num_processes // parallel.replicate, replicate=parallel.replicate)
     if accelerator.device.type == "cpu":
         return Plan(shard=1, replicate=num_processes, reason="training.parallel.shard: auto never shards on a CPU")
-    needed = bytes_of_whole_copy(model)
 
     def decide() -> Plan:
+        needed = num_bytes()
         total = torch.get_device_module(accelerator.device).mem_get_info()[1]
         reason = f"{_gib(needed)} with gradients and optimizer, of {_gib(total)}"
         if needed <= _SHARE_OF_MEMORY * total:
@@ -122,14 +128,47 @@ def device_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, (plan.replicate, plan.shard), mesh_dim_names=("replicate", "shard"))
 
 
-def distribute(
-    objective: DiffusionObjective, model: PreTrainedModel, plan: Plan, accelerator: Accelerator
-) -> nn.Module:
-    """The objective as it is trained: sharded in place, or prepared by accelerate. Optimizers are built afterwards."""
+def build_model_for(
+    plan: Plan, build: "Build", accelerator: Accelerator
+) -> tuple[PreTrainedModel, Weights, dict[str, Tensor]]:
+    """The model of a run, what of it is saved, and its contents where they are still to be sharded.
+
+    Raises:
+        DlmError: The model cannot be built.
+    """
     if not plan.shards:
+        return *build(), {}
+    from dlm.training.meta_model import build_on_meta
+
+    return build_on_meta(build, accelerator)
+
+
+def distribute(
+    objective: DiffusionObjective,
+    model: PreTrainedModel,
+    plan: Plan,
+    accelerator: Accelerator,
+    contents: dict[str, Tensor],
+) -> nn.Module:
+    """The objective as it is trained: sharded in place and filled, or prepared by accelerate.
+
+    Optimizers are built afterwards.
+
+    Args:
+        objective: of ``model``.
+        model: of :func:`build_model_for`.
+        plan: of :func:`make_plan`.
+        accelerator: knows the processes.
+        contents: of the model, where the plan shards; used up.
+    """
+    if not plan.shards:
+        model.to(accelerator.device)  # 8-bit optimizers try themselves out on the device of the parameters
         whole: nn.Module = accelerator.prepare(objective)
         return whole
+    from dlm.training.meta_model import fill
+
     shard(objective, model, device_mesh(plan, accelerator.device), accelerator.mixed_precision)
+    fill(model, contents, accelerator)
     # Autocast alone: in training, accelerate would average gradients as well (DDP).
     sharded: nn.Module = accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
     return sharded
