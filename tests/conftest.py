@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        # The workers, and all commands that tests start, tokenize into it: none into the user's own.
+        cache = tempfile.TemporaryDirectory(prefix="dlm-test-cache-")
+        config.add_cleanup(cache.cleanup)
+        os.environ["DLM_CACHE"] = cache.name
     if config.option.trials is None:
         config.option.trials = QUICK_TRIALS if config.option.markexpr == "quick" else TRIALS
 

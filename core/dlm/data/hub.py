@@ -23,6 +23,7 @@ class DownloadedSource:
     dataset: Any
     identity: str
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def num_records(self) -> int:
@@ -44,6 +45,7 @@ class StreamedSource:
     dataset: Any
     identity: str
     notes: tuple[str, ...] = attrs.field(default=(), init=False)
+    files: tuple[Path, ...] = attrs.field(default=(), init=False)
     num_records: None = attrs.field(default=None, init=False)
 
     def open(self, state: SourceState | None = None) -> RecordReader:
@@ -138,7 +140,7 @@ def load_from_disk(name: str, folder: Path, split: str) -> Source:
     notes = (f"{name}: split {split} read, left out: {', '.join(others)}",) if others else ()
     # The library may lay caches of its own beside the data.
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
-    return DownloadedSource(name, splits[split], identity_of_files(files), notes)
+    return DownloadedSource(name, splits[split], identity_of_files(files), notes, tuple(files))
 
 
 def _reason(error: Exception) -> str:

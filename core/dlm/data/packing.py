@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm.data.rows import Row
-from dlm.data.token_store import TokenStore
+from dlm.data.token_store import TokenStore, offsets_of
 from dlm.errors import DataError
 
 
@@ -36,7 +36,7 @@ class TextRows:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """(D + 1,) where each document starts on the line."""
-        return _offsets_of(self.document_lengths)
+        return offsets_of(self.document_lengths)
 
     @property
     def document_lengths(self) -> NDArray[np.int64]:
@@ -104,7 +104,7 @@ class TextRows:
         """What the stretch from ``start`` to ``end`` holds of a document."""
         begin, stop = int(self.offsets[number]), int(self.offsets[number + 1])
         shift = int(self.store.offsets[self.documents[number]]) - begin
-        return self.store.tokens[shift + max(begin, start) : shift + min(stop, end)]
+        return self.store.span(shift + max(begin, start), shift + min(stop, end))
 
     def select(self, rows: NDArray[np.int64]) -> "TextRows":
         """Only these rows, in this order."""
@@ -135,7 +135,7 @@ def text_rows(store: TokenStore, *, max_length: int, pack: bool = True) -> TextR
         DataError: no documents, or ``max_length`` below 1.
     """
     num_documents = len(store.offsets) - 1
-    if num_documents == 0 or len(store.tokens) == 0:
+    if num_documents == 0 or store.num_tokens == 0:
         raise DataError("the data set has no documents with text, so there is nothing to train on")
     return cut_rows(store, np.arange(num_documents), max_length=max_length, pack=pack)
 
@@ -144,7 +144,7 @@ def cut_rows(store: TokenStore, documents: NDArray[np.int64], *, max_length: int
     """As :func:`text_rows`, for some of the documents."""
     if max_length < 1:
         raise DataError(f"dataset.max_length is {max_length}; it must be at least 1")
-    offsets = _offsets_of(np.diff(store.offsets)[documents])
+    offsets = offsets_of(np.diff(store.offsets)[documents])
     if pack:
         starts = np.arange(0, offsets[-1], max_length)
         ends = np.minimum(starts + max_length, offsets[-1])
@@ -155,7 +155,3 @@ def cut_rows(store: TokenStore, documents: NDArray[np.int64], *, max_length: int
         starts = offsets[owner] + within * max_length
         ends = np.minimum(starts + max_length, offsets[owner + 1])
     return TextRows(store, _whole_numbers(documents), _whole_numbers(starts), _whole_numbers(ends), max_length, pack)
-
-
-def _offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,6 +1,7 @@
 """Raw records of a data set as they were found: values, and the file and line they came from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
@@ -55,6 +56,11 @@ class Source(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What was guessed and left out, a line each; complete when all was read."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The local files it is made of, if it is."""
         ...
 
     @property

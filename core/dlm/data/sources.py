@@ -84,6 +84,7 @@ class MemorySource:
     name: str
     rows: tuple[Mapping[str, object], ...]
     notes: tuple[str, ...] = attrs.field(default=(), init=False)
+    files: tuple[Path, ...] = attrs.field(default=(), init=False)
 
     @property
     def num_records(self) -> int:

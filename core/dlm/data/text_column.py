@@ -94,7 +94,7 @@ class TextCounts:
 
 
 def read_texts(source: Source, column: str, counts: TextCounts | None = None) -> Iterator[str]:
-    """The texts of a column, in order. Rows without text are counted and reported by a log line at the end.
+    """The texts of a column, in order. Rows without text are counted and reported at the end.
 
     Raises:
         DataError: a row that cannot be read, or not a single text.
@@ -104,10 +104,19 @@ def read_texts(source: Source, column: str, counts: TextCounts | None = None) ->
         text = text_in_column(record, column, counts)
         if text is not None:
             yield text
+    report_texts(source.name, column, counts)
+
+
+def report_texts(name: str, column: str, counts: TextCounts) -> None:
+    """Say in a log line how many rows of a source were passed over, if any were.
+
+    Raises:
+        DataError: all of them.
+    """
     if counts.num_texts == 0:
-        raise DataError(f"{source.name}: no text left in column {column!r}: {counts.summary()}")
+        raise DataError(f"{name}: no text left in column {column!r}: {counts.summary()}")
     if counts.num_skipped:
-        logger.warning("%s: %s", source.name, counts.summary())
+        logger.warning("%s: %s", name, counts.summary())
 
 
 def text_in_column(record: Record, column: str, counts: TextCounts) -> str | None:

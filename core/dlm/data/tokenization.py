@@ -2,15 +2,18 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from dlm.data.source_records import Source, SourceState
+from dlm.data.text_column import TextCounts, report_texts, text_in_column
 from dlm.data.text_files import TextError, check_unicode
-from dlm.data.token_store import SPILL_BYTES, TokenStore, TokenWriter
+from dlm.data.token_store import Part
 from dlm.errors import DataError
 
 _BATCH_CHARACTERS = 1 << 20
@@ -32,19 +35,37 @@ def eos_id_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return eos
 
 
-def store_documents(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, *, spill_bytes: int = SPILL_BYTES
-) -> TokenStore:
-    """Tokenize every text and put the end-of-text token behind it.
+@attrs.define
+class Documents:
+    """How the texts of a column become documents, each with the end-of-text token behind it."""
 
-    Raises:
-        DataError: no end-of-text token, or ids that a text must not contain.
-    """
-    eos = np.array([eos_id_of(tokenizer)], np.int32)
-    writer = TokenWriter(spill_bytes=spill_bytes)
-    for ids in with_progress(encode_texts(texts, tokenizer), "Tokenizing documents"):
-        writer.append(np.concatenate([ids, eos]))
-    return writer.finish()
+    source: Source
+    column: str
+    tokenizer: PreTrainedTokenizerBase
+    findings: TextCounts = attrs.field(factory=TextCounts, init=False)
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """As :attr:`dlm.data.token_cache.Recipe.settings`."""
+        return {"documents": "texts", "column": self.column}
+
+    def parts(self, state: SourceState | None = None) -> Iterator[Part]:
+        """As :meth:`dlm.data.token_cache.Recipe.parts`.
+
+        Raises:
+            DataError: no end-of-text token, a row that cannot be read, or ids that a text must not contain.
+        """
+        eos = np.array([eos_id_of(self.tokenizer)], np.int32)
+        reader = self.source.open(state)
+        records = with_progress(reader, "Tokenizing documents", self.source.num_records)
+        texts = (text_in_column(record, self.column, self.findings) for record in records)
+        for batch in _batches(text for text in texts if text is not None):
+            ids = [np.concatenate([each, eos]) for each in encode_texts(batch, self.tokenizer)]
+            yield Part(ids, reader.state())
+
+    def check(self) -> None:
+        """As :meth:`dlm.data.token_cache.Recipe.check`."""
+        report_texts(self.source.name, self.column, self.findings)
 
 
 def encode_texts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[NDArray[np.int32]]:

@@ -30,7 +30,9 @@ def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> st
         "output": f"{engine.saver.folder.path} (nothing was written)",
     }
     width = max(map(len, lines))
-    return "\n".join([*loaded.notes, *data.notes, *(f"{name:<{width}}  {value}" for name, value in lines.items())])
+    return "\n".join(
+        [*loaded.notes, *data.notes, *data.origin, *(f"{name:<{width}}  {value}" for name, value in lines.items())]
+    )
 
 
 def _components(loaded: LoadedConfig, registry: Registry) -> dict[str, str]:

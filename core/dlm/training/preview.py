@@ -69,7 +69,7 @@ class Preview:
 
 
 def preview(loaded: LoadedConfig, accelerator: Accelerator, num_rows: int) -> Preview:
-    """The first ``num_rows`` rows of step 0 with the noise that the run will draw. Nothing is written.
+    """The first ``num_rows`` rows of step 0 with the noise that the run will draw. No output is written.
 
     Raises:
         DlmError: Tokenizer or data cannot be used.

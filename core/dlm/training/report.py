@@ -72,7 +72,7 @@ class Report:
         num_all, num_trained = num_parameters(model)
         trained = "" if num_trained == num_all else f", of which {num_trained:,} are trained"
         say(f"data: {data.summary}")
-        for note in data.notes:
+        for note in (*data.notes, *data.origin):
             say(f"  {note}")
         if engine.evaluation is not None:
             say(f"evaluation: {engine.evaluation.summary}")

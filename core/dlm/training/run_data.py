@@ -23,7 +23,8 @@ from dlm.data.sources import load_source
 from dlm.data.split import sample_rows, split_rows
 from dlm.data.streaming import StreamLoader
 from dlm.data.text_column import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
-from dlm.data.tokenization import eos_id_of, store_documents
+from dlm.data.token_cache import tokenized
+from dlm.data.tokenization import Documents, eos_id_of
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -60,6 +61,8 @@ class PreparedData:
     """Rows of the source that were passed over, with the reasons."""
     notes: Sequence[str] = ()
     """What the user should know of how the data was read: a line each, said before anything is trained."""
+    origin: Sequence[str] = ()
+    """Where the ids came from, tokenized now or found in the cache: a line each."""
     has_reasoning: bool = False
     """Whether answers are trained with reasoning before them."""
     clock: str | None = None
@@ -92,11 +95,14 @@ def prepare_data(
         return _streamed(config, tokenizer, accelerator)
     make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
     source = load_source(dataset.name, split=dataset.split)
-    rows = make_rows(source, dataset, tokenizer, clock)
+    rows, told = make_rows(source, dataset, tokenizer, clock)
     summary = rows.summary()
     held_out: Rows | None = None
     if evaluation.do_eval_loss and evaluation.split is not None:
-        held_out = make_rows(load_source(dataset.name, split=evaluation.split), dataset, tokenizer, clock)
+        source_held_out = load_source(dataset.name, split=evaluation.split)
+        in_split = attrs.evolve(dataset, split=evaluation.split)
+        held_out, told_of_held_out = make_rows(source_held_out, in_split, tokenizer, clock)
+        told["origin"] += told_of_held_out["origin"]
     elif evaluation.do_eval_loss:
         rows, held_out = split_rows(rows, evaluation.fraction, config.training.seed)
     collate, shape = collator(config, tokenizer, rows), step_shape(config, accelerator)
@@ -109,7 +115,7 @@ def prepare_data(
         fingerprint=rows.fingerprint,
         summary=summary,
         clock=clock.now.isoformat() if clock.was_read else None,
-        **_told_of(rows, source, dataset),
+        **told,
     )
 
 
@@ -145,7 +151,6 @@ def _column_notes(source: Source, dataset: DatasetConfig) -> tuple[str, ...]:
     others = other_columns(source, column)
     is_guess = dataset.text_column is None and (others or column != PREFERRED_COLUMNS[0])
     return (
-        *source.notes,
         *((f"{source.name}: the text is in column {column!r}",) if is_guess else ()),
         *((f"{source.name}: columns not used: {', '.join(others)}",) if others else ()),
     )
@@ -157,23 +162,17 @@ def _turn_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
 
 def _text_rows(
     source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock | None = None
-) -> Rows:
-    return text_rows(
-        store_documents(_texts(source, dataset), tokenizer), max_length=dataset.max_length, pack=dataset.pack
-    )
-
-
-def _told_of(rows: Rows, source: Source, dataset: DatasetConfig) -> dict[str, Any]:
-    if not isinstance(rows, ConversationRows):
-        return {"notes": _column_notes(source, dataset)}
-    has_reasoning = rows.counts.num_reasoned_answers > 0
-    return {"unused": rows.unused, "notes": [*source.notes, *rows.unused_keys], "has_reasoning": has_reasoning}
+) -> tuple[Rows, dict[str, Any]]:
+    recipe = Documents(source, find_text_column(source, dataset.text_column), tokenizer)
+    found = tokenized(recipe, dataset.split)
+    rows = text_rows(found.store, max_length=dataset.max_length, pack=dataset.pack)
+    return rows, {"notes": (*found.notes, *_column_notes(source, dataset)), "origin": found.origin}
 
 
 def _conversation_rows(
     source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
-) -> Rows:
-    return conversation_rows(
+) -> tuple[Rows, dict[str, Any]]:
+    rows = conversation_rows(
         source,
         tokenizer,
         max_length=dataset.max_length,
@@ -187,6 +186,12 @@ def _conversation_rows(
         skip_bad_rows=dataset.on_bad_row == "skip",
         pack=dataset.pack,
     )
+    return rows, {
+        "notes": (*source.notes, *rows.unused_keys),
+        "unused": rows.unused,
+        "has_reasoning": rows.counts.num_reasoned_answers > 0,
+        "origin": (),
+    }
 
 
 def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape: StepShape) -> EvaluationBatches:
@@ -210,16 +215,19 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
         pack=dataset.pack,
     )
     held_out: EvaluationBatches | None = None
+    origin: Sequence[str] = ()
     if evaluation.do_eval_loss and evaluation.split is not None:
         source_held_out = load_source(dataset.name, split=evaluation.split, streaming=True)
-        rows = _text_rows(source_held_out, dataset, tokenizer)
+        rows, told = _text_rows(source_held_out, attrs.evolve(dataset, split=evaluation.split), tokenizer)
+        origin = told["origin"]
         held_out = _evaluation_batches(rows, config, collate, shape)
     return PreparedData(
         loader=loader,
         evaluation=held_out,
         fingerprint=f"{source.name}: {source.identity}",
         summary=source.name,
-        notes=_column_notes(source, dataset),
+        notes=(*source.notes, *_column_notes(source, dataset)),
+        origin=origin,
     )
 
 
@@ -227,7 +235,9 @@ _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
     "pretrain": _texts,
     "sft": _turn_texts,
 }
-_ROWS: Mapping[str, Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateClock], Rows]] = {
+_MakeRows = Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateClock], tuple[Rows, dict[str, Any]]]
+"""Rows, and fields of :class:`PreparedData` that tell of them."""
+_ROWS: Mapping[str, _MakeRows] = {
     "pretrain": _text_rows,
     "sft": _conversation_rows,
 }

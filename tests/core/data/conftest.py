@@ -5,9 +5,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from dlm.data.packing import TextRows, text_rows
-from dlm.data.sources import load_source
+from dlm.data.sources import MemorySource, load_source
 from dlm.data.text_column import read_texts
 from dlm.data.token_store import TokenStore, TokenWriter
+from dlm.data.tokenization import Documents
 from dlm.data.tokenizer_training import train_tokenizer
 
 
@@ -18,13 +19,25 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def make_store():
-    def make(*documents: list[int], spill_bytes: int = 1 << 28) -> TokenStore:
-        writer = TokenWriter(spill_bytes=spill_bytes)
+    def make(*documents: list[int], shard_tokens: int = 1 << 26) -> TokenStore:
+        writer = TokenWriter(shard_tokens=shard_tokens)
         for document in documents:
-            writer.append(np.asarray(document, np.int32))
+            writer.append([np.asarray(document, np.int32)])
         return writer.finish()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def store_documents():
+    def store(texts, tokenizer: PreTrainedTokenizerFast) -> TokenStore:
+        source = MemorySource("texts", tuple({"text": text} for text in texts))
+        writer = TokenWriter()
+        for part in Documents(source, "text", tokenizer).parts():
+            writer.append(part.ids)
+        return writer.finish()
+
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from dlm.data.hub import StreamedSource
 from dlm.data.packing import text_rows
 from dlm.data.sources import MemorySource
 from dlm.data.streaming import StreamLoader
-from dlm.data.tokenization import store_documents
 from dlm.errors import DataError
 
 TEXTS = [f"document {number} " * (number % 7 + 1) for number in range(40)]
@@ -54,7 +53,7 @@ def contents(step):
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("max_length", [5, 16, 200])
-def test_stream_gives_the_rows_of_the_whole_set(tokenizer, pack, max_length):
+def test_stream_gives_the_rows_of_the_whole_set(store_documents, tokenizer, pack, max_length):
     rows = text_rows(store_documents(TEXTS, tokenizer), max_length=max_length, pack=pack)
     expected = [
         list(zip(row.input_ids.tolist(), row.document_id.tolist(), row.position.tolist(), strict=True))

@@ -121,7 +121,7 @@ class ConversationRows:
         answer_start = np.repeat(prompts, lengths).astype(np.int32)
         return Row(
             input_ids=np.concatenate(
-                [self.store.tokens.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+                [self.store.tokens.span(start, end) for start, end in zip(starts, ends, strict=True)]
             ),
             document_id=np.repeat(np.arange(len(numbers), dtype=np.int32), lengths),
             position=position,
@@ -237,7 +237,7 @@ def _store_examples(source: Source, maker: ExampleMaker) -> ExampleStore:
     columns: list[Mapping[str, float]] = []
     for number, record in enumerate(with_progress(source.open(), "Reading conversations", source.num_records)):
         for example in maker(record):
-            writer.append(np.asarray(example.ids, np.int32))
+            writer.append([np.asarray(example.ids, np.int32)])
             prompt_lengths.append(example.prompt_length)
             conversations.append(number)
             columns.append(example.columns)
