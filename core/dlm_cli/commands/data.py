@@ -24,8 +24,9 @@ Examples:
 def preview(arguments: tuple[str, ...], rows: int, no_plugin: tuple[str, ...], strict_plugins: bool) -> None:
     """Print the first rows of step 0 as the model will see them.
 
-    Prompt, answer, padding and masked positions in colours (in a pipe: between markers), with the noise that the run
-    will draw; lengths and token counts; what was dropped, and why. No model is loaded, and nothing is written but the cache of token ids.
+    Prompt, answer, padding and masked positions in colours (in a pipe: between markers), with the noise that the
+    run will draw; lengths and token counts; what was dropped, and why. No model is loaded, and nothing is written
+    but the cache of token ids.
     """
     from dlm.config import load_config
     from dlm.training.assembly import build_accelerator
