@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from dlm.config import load_mapping, run_components
 from dlm.data.batch import Batch, StepBatch
 from dlm.diffusion.forward_process import ForwardProcess
+from dlm.diffusion.layout import training_layout, with_clean_copy
 from dlm.diffusion.vocabulary import Vocabulary
+from dlm.model.attention import Visibility
+from dlm.model.body_and_head import split
 from dlm.model.from_scratch import model_from_config
 from dlm.training.assembly import build_accelerator
-from dlm.training.model_and_noise import build_forward_process, build_objective, build_random_length
+from dlm.training.model_and_noise import build_forward_process, build_objective, build_random_length, choose_attention
 from dlm.training.optimisation import build_scheduler, parameter_groups
 from dlm.training.step import TrainingStep
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 
 VOCABULARY_SIZE, MASK_ID = 151_936, 151_669
 BLOCK_LENGTH = 32
@@ -110,15 +114,15 @@ def build(values: RunFile, shape: Shape, *, documents: int = 1, padding: int = 0
             vocab_size=shape.vocabulary_size,
             mask_token_id=shape.mask_id,
             dtype=config.model.dtype,
-            attn_implementation=config.model.attn_implementation,
         )
+    choose_attention(config, model, components, accelerator.device)
     model.to(accelerator.device).train()
     vocabulary = Vocabulary(
         size=shape.mask_id + 1,
         mask_id=shape.mask_id,
         special_ids=torch.tensor([shape.mask_id]),
         starts_word=torch.ones(shape.mask_id + 1, dtype=torch.bool),
-    ).to(accelerator.device)
+    )
     objective: nn.Module = build_objective(model, config, components, vocabulary)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     scheduler = build_scheduler(config.optim, optimizer, 1000)
@@ -167,3 +171,23 @@ def plain_loss(model: Any, noised: Any) -> Tensor:
     losses = nn.functional.cross_entropy(logits[masked], noised.clean.input_ids[masked], reduction="none")
     loss: Tensor = (losses / noised.p_mask[masked]).sum() / masked.numel()
     return loss
+
+
+def work_of(trial: Trial, shape: Shape) -> float:
+    """Floating-point operations that a step needs: what is hidden does not count, nor does what is computed again."""
+    parts, config = split(trial.model), trial.model.config
+    objective = trial.step.accelerator.unwrap_model(trial.step.objective)
+    bias = objective._attention.bias
+    batch = trial.batch.micro_batches[0]
+    layout, copies = training_layout(batch, BLOCK_LENGTH), 1
+    if NEEDS_CLEAN_COPY.of(bias):
+        layout, copies = with_clean_copy(layout), 2
+    visible = Visibility(
+        layout=layout, bias=bias, isolate_documents=batch.isolate_documents, has_padding=batch.has_padding
+    ).dense()
+    positions = copies * shape.length
+    pairs = positions**2 if visible is None else float(visible.sum(dtype=torch.float64)) / shape.num_rows
+    linear = sum(module.weight.numel() for module in parts.body.modules() if isinstance(module, torch.nn.Linear))
+    attention = 2 * config.num_attention_heads * config.head_dim * pairs * config.num_hidden_layers
+    scored = float(trial.process(batch, step=0, num_rows=shape.num_rows).corrupted.sum())
+    return 6 * (shape.num_rows * (positions * linear + attention) + scored * parts.head.weight.numel())

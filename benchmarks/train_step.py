@@ -97,7 +97,7 @@ def vocabulary() -> Any:
 
 
 def make_objective_step(model: Any) -> Step:
-    from dlm.diffusion.objective import DiffusionObjective, Visibility
+    from dlm.diffusion.objective import Attention, DiffusionObjective
     from dlm.model.body_and_head import split
 
     parts = split(model)
@@ -106,12 +106,11 @@ def make_objective_step(model: Any) -> Step:
         parts.head,
         loss=component("loss", "guidelines"),
         vocabulary=vocabulary(),
-        visibility=Visibility(
+        attention=Attention(
             bias=component("attention_bias", "full"),
             block_length=32,
             num_layers=SIZES["num_hidden_layers"],
             implementation="sdpa",
-            dtype=model.dtype,
         ),
         logit_shift=False,
     )

@@ -1,7 +1,8 @@
-"""Blocks and attention mask of a training batch: who sees whom, [noisy | clean] copies, the logit shift's source."""
+"""Where everything stands in a training batch: block, document, [noisy | clean] copies, padding, source of a shift."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dlm.data.batch import Batch
 from dlm_plugins import AttentionBias, SequenceLayout
@@ -49,24 +50,11 @@ def shift_source(batch: Batch, layout: SequenceLayout, bias: AttentionBias) -> T
     return torch.where(layout.position > 0, before, column)
 
 
-def visibility(
-    layout: SequenceLayout, bias: AttentionBias, *, isolate_documents: bool, has_padding: bool
-) -> Tensor | None:
-    """Which keys each query sees: (B, Q, K) bool with Q = K = L; None when everybody sees everybody.
-
-    Padding is hidden from all, documents from each other where they are isolated, and the rest is the bias's.
-    """
-    function = bias.mask_function(layout)
-    if function is None and not isolate_documents and not has_padding:
-        return None
-    num_rows, length = layout.document.shape
-    device = layout.document.device
-    visible = (layout.document >= 0)[:, None, :].expand(num_rows, length, length)
-    if isolate_documents:
-        visible = visible & (layout.document[:, :, None] == layout.document[:, None, :])
-    if function is not None:
-        index = torch.arange(length, device=device)
-        batch_index = torch.arange(num_rows, device=device)[:, None, None]
-        head = torch.zeros((), dtype=torch.long, device=device)
-        visible = visible & function(batch_index, head, index[None, :, None], index[None, None, :])
-    return visible
+def padded(layout: SequenceLayout, amount: int) -> SequenceLayout:
+    """The layout with ``amount`` positions of padding behind each row."""
+    return SequenceLayout(
+        position=pad(layout.position, (0, amount)),
+        block=pad(layout.block, (0, amount)),
+        document=pad(layout.document, (0, amount), value=-1),
+        is_clean=pad(layout.is_clean, (0, amount)),
+    )

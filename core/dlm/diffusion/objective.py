@@ -6,44 +6,85 @@ from typing import TypeVar
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from dlm.data.batch import Batch
+from dlm.data.batch import Batch, LayoutKey
 from dlm.diffusion.forward_process import NoisedBatch
-from dlm.diffusion.layout import shift_source, training_layout, visibility, with_clean_copy
+from dlm.diffusion.layout import padded, shift_source, training_layout, with_clean_copy
 from dlm.diffusion.sums import Sums
 from dlm.diffusion.view import BatchView
 from dlm.diffusion.vocabulary import Vocabulary
-from dlm.model.layer_masks import stack_layer_masks
-from dlm.model.masks import attention_mask_for
-from dlm_plugins import AttentionBias, LayeredAttentionBias, Loss, SequenceLayout
+from dlm.model.attention import Visibility, score_dtype
+from dlm.model.layer_masks import mask_arguments
+from dlm.model.masks import AttentionMask
+from dlm_plugins import AttentionBias, Loss
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 
 T = TypeVar("T")
 
 
+def same_length(length: int) -> int:
+    """No padding."""
+    return length
+
+
 @attrs.frozen(kw_only=True)
-class Visibility:
-    """Who sees whom, and how the model's attention wants to be told."""
+class Attention:
+    """How the body attends: under which bias, with which implementation, over rows of which lengths."""
 
     bias: AttentionBias
     block_length: int
     num_layers: int
     implementation: str
-    dtype: torch.dtype
+    padded_length: Callable[[int], int] = same_length
+    """Length to which rows of a length are padded for the body, where each length would be compiled anew."""
 
-    def mask(self, body: nn.Module, layout: SequenceLayout, batch: Batch) -> Tensor | None:
-        """The attention mask of a forward pass over ``layout``; stacked by layer where layers differ."""
-        isolate, has_padding = batch.isolate_documents, batch.has_padding
+    _last: dict[LayoutKey, list[AttentionMask | None]] = attrs.field(factory=dict, init=False, eq=False)
+    """The masks of the last batch: often the next one has the same layout."""
 
-        def mask_of(bias: AttentionBias) -> Tensor | None:
-            visible = visibility(layout, bias, isolate_documents=isolate, has_padding=has_padding)
-            return attention_mask_for(visible, implementation=self.implementation, dtype=self.dtype)
+    def hidden(
+        self, body: nn.Module, ids: Tensor, batch: Batch, *, logit_shift: bool, layout_key: LayoutKey | None = None
+    ) -> Tensor:
+        """(B, L, H): the hidden states that predict each position.
 
-        if not isinstance(self.bias, LayeredAttentionBias):
-            return mask_of(self.bias)
-        biases = [self.bias.for_layer(index) for index in range(self.num_layers)]
-        masks = {bias: mask_of(bias) for bias in set(biases)}
-        return stack_layer_masks(body, [masks[bias] for bias in biases])
+        Args:
+            body: of the model.
+            ids: (B, L) int64, what stands there now.
+            batch: the clean rows.
+            logit_shift: whether a position is predicted from the one before.
+            layout_key: of ``batch``, where masks of the last batch are to be used again if they fit.
+        """
+        positions, layout = batch.position_ids, training_layout(batch, self.block_length)
+        source = shift_source(batch, layout, self.bias) if logit_shift else None
+        if NEEDS_CLEAN_COPY.of(self.bias):
+            ids, positions = torch.cat((ids, batch.input_ids), dim=1), positions.repeat(1, 2)
+            layout = with_clean_copy(layout)
+        if padding := self.padded_length(ids.shape[1]) - ids.shape[1]:
+            ids, positions, layout = pad(ids, (0, padding)), pad(positions, (0, padding)), padded(layout, padding)
+        visibility = Visibility(
+            layout=layout,
+            bias=self.bias,
+            isolate_documents=batch.isolate_documents,
+            has_padding=batch.has_padding or padding > 0,
+        )
+        masks = mask_arguments(body, self._masks(visibility, score_dtype(body), layout_key))
+        hidden: Tensor = body(input_ids=ids, position_ids=positions, use_cache=False, **masks).last_hidden_state
+        if source is None:
+            return hidden[:, : batch.input_ids.shape[1]]
+        return hidden.gather(1, source[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+    def _masks(
+        self, visibility: Visibility, dtype: torch.dtype, layout_key: LayoutKey | None
+    ) -> list[AttentionMask | None]:
+        document = visibility.layout.document
+        key = None if layout_key is None else (*layout_key, document.shape, document.device, dtype)
+        if key is not None and key in self._last:
+            return self._last[key]
+        self._last.clear()  # before the new ones take memory
+        masks = visibility.of_layers(self.num_layers, self.implementation, dtype)
+        if key is not None:
+            self._last[key] = masks
+        return masks
 
 
 class DiffusionObjective(nn.Module):
@@ -56,7 +97,7 @@ class DiffusionObjective(nn.Module):
         *,
         loss: Loss,
         vocabulary: Vocabulary,
-        visibility: Visibility,
+        attention: Attention,
         logit_shift: bool,
     ) -> None:
         super().__init__()
@@ -64,7 +105,7 @@ class DiffusionObjective(nn.Module):
         self.head = head
         self._loss = loss
         self._vocabulary = vocabulary
-        self._visibility = visibility
+        self._attention = attention
         self._logit_shift = logit_shift
 
     def forward(self, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
@@ -82,15 +123,10 @@ class DiffusionObjective(nn.Module):
         return action()
 
     def _hidden(self, noised: NoisedBatch) -> Tensor:
-        batch, ids, positions = noised.clean, noised.noisy_ids, noised.clean.position_ids
-        layout = training_layout(batch, self._visibility.block_length)
-        source = shift_source(batch, layout, self._visibility.bias) if self._logit_shift else None
-        if NEEDS_CLEAN_COPY.of(self._visibility.bias):
-            ids, positions = torch.cat((ids, batch.input_ids), dim=1), positions.repeat(1, 2)
-            layout = with_clean_copy(layout)
-        mask = self._visibility.mask(self.body, layout, batch)
-        output = self.body(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        if source is None:
-            return hidden[:, : batch.input_ids.shape[1]]
-        return hidden.gather(1, source[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return self._attention.hidden(
+            self.body,
+            noised.noisy_ids,
+            noised.clean,
+            logit_shift=self._logit_shift,
+            layout_key=noised.layout_key,
+        )

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dlm.data.batch import Batch, Collator
 from dlm.data.rows import Row
-from dlm.diffusion.layout import shift_source, training_layout, with_clean_copy
-from dlm.diffusion.objective import Visibility
+from dlm.diffusion.objective import Attention
 from dlm.errors import UserInputError
 from dlm.evaluation.mask_designs import Bools, Floats
+from dlm.model.attention import attending_with, for_inference
 from dlm.model.body_and_head import split
 from dlm.sampling.resolve import bias_of, mask_id_of
 from dlm_plugins import AttentionBias
@@ -60,7 +60,7 @@ class Scorer:
 
     body: nn.Module
     head: nn.Linear
-    visibility: Visibility
+    attention: Attention
     logit_shift: bool
     blocks_from_start: bool
     """Whether blocks count from the start of a text, not from the answer's."""
@@ -88,12 +88,11 @@ class Scorer:
         return cls(
             body=parts.body,
             head=parts.head,
-            visibility=Visibility(
+            attention=Attention(
                 bias=bias_of(config, None),
                 block_length=getattr(config, "block_length", None) or _ONE_BLOCK,
                 num_layers=text_config.num_hidden_layers,
-                implementation=text_config._attn_implementation,
-                dtype=parts.head.weight.dtype,
+                implementation=for_inference(text_config._attn_implementation),
             ),
             logit_shift=bool(getattr(config, "logit_shift", False)),
             blocks_from_start=getattr(config, "block_origin", None) == "document",
@@ -105,7 +104,7 @@ class Scorer:
     @property
     def bias(self) -> AttentionBias:
         """Who sees whom."""
-        return self.visibility.bias
+        return self.attention.bias
 
     def parts_of(self, row: Row) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
         """Positions of a row's eligible tokens, apart where their masks do not matter to each other.
@@ -115,7 +114,7 @@ class Scorer:
         eligible = row.eligible.nonzero()[0]
         if not (NEEDS_CLEAN_COPY.of(self.bias) or BLOCKS_ARE_INDEPENDENT.of(self.bias)):
             return [eligible]
-        block = (row.position - row.answer_start) // self.visibility.block_length
+        block = (row.position - row.answer_start) // self.attention.block_length
         place = np.stack([row.document_id[eligible], block[eligible]])
         starts = (np.diff(place, axis=1) != 0).any(axis=0).nonzero()[0] + 1
         return list(np.split(eligible, starts))
@@ -137,7 +136,7 @@ class Scorer:
             self._check(job.row)
         scores = [Scores.empty(job.masked.shape) for job in jobs]
         collate = Collator(pad_id=0, isolate_documents=isolate_documents)
-        with _evaluating(self.body), torch.no_grad():
+        with _evaluating(self.body), attending_with(self.body, self.attention.implementation), torch.no_grad():
             for members in self._batches(jobs):
                 rows = [jobs[index].row for index, _ in members]
                 batch = collate(rows, range(len(rows)), 0)
@@ -189,18 +188,8 @@ class Scorer:
 
     def _hidden(self, batch: Batch, masked: Tensor) -> Tensor:
         """(B, T, H): the hidden states that predict each position."""
-        ids, positions = torch.where(masked, self.mask_id, batch.input_ids), batch.position_ids
-        layout = training_layout(batch, self.visibility.block_length)
-        source = shift_source(batch, layout, self.bias) if self.logit_shift else None
-        if NEEDS_CLEAN_COPY.of(self.bias):
-            ids, positions = torch.cat((ids, batch.input_ids), dim=1), positions.repeat(1, 2)
-            layout = with_clean_copy(layout)
-        mask = self.visibility.mask(self.body, layout, batch)
-        output = self.body(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        if source is None:
-            return hidden[:, : masked.shape[1]]
-        return hidden.gather(1, source[:, :, None].expand(-1, -1, hidden.shape[2]))
+        ids = torch.where(masked, self.mask_id, batch.input_ids)
+        return self.attention.hidden(self.body, ids, batch, logit_shift=self.logit_shift)
 
     def judge(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy, whether the first choice is right, and its probability, (N,) each, of hidden states (N, H)."""

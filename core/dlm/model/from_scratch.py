@@ -9,10 +9,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from dlm.errors import ModelError
+from dlm.model.attention import SDPA
 from dlm.model.checkpoint_sources import one_line, quiet_transformers
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.foreign_config import auto_class_of, blamed_keys, check_decoder, refuse_absurd_numbers, skeleton
-from dlm.model.load_model import check_implementation, empty_model, finish_loading, make_bidirectional
+from dlm.model.load_model import empty_model, finish_loading, make_bidirectional, proven_with
 from dlm_plugins.suggestions import did_you_mean
 
 _ROPE_KEYS = ("rope_theta", "rope_scaling")
@@ -38,7 +39,7 @@ def model_from_config(
     mask_token_id: int | None,
     seed: int = 0,
     dtype: torch.dtype | str = torch.float32,
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = SDPA,
     empty: bool = False,
 ) -> PreTrainedModel:
     """Build a decoder with random weights, and prove on a tiny input that it is bidirectional.
@@ -61,7 +62,6 @@ def model_from_config(
         ModelError: Unknown keys (with suggestions), values that the configuration or the model refuses, an unknown
             model type, or a model that fails the proof.
     """
-    check_implementation(attn_implementation)
     options = dict(mapping)
     model_type = options.pop("model_type", Qwen3LLadaConfig.model_type)
     config_class = _config_class(model_type)
@@ -78,13 +78,15 @@ def model_from_config(
             make_bidirectional(config, mask_token_id=mask_token_id)
             if empty:
                 return empty_model(config, dtype, attn_implementation)
-            model = auto_class_of(config).from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+            model = auto_class_of(config).from_config(
+                config, dtype=dtype, attn_implementation=proven_with(attn_implementation)
+            )
     except ModelError:
         raise
     except Exception as error:
         keys = blamed_keys(options, lambda settings: skeleton(config_class(**settings)))
         raise ModelError(f"model config: {keys}{model_type} refuses these values: {one_line(error)}") from error
-    return finish_loading(model, "model config", mask_token_id)
+    return finish_loading(model, "model config", mask_token_id, attn_implementation)
 
 
 def _config_class(model_type: Any) -> type[PreTrainedConfig]:

@@ -1,41 +1,31 @@
 """Attention masks that differ from layer to layer, for any decoder.
 
-The decoders of transformers hand one mask to all layers. The masks of the layers therefore travel stacked along the
-head axis, (B, D, Q, K) for D different ones, and each attention module takes its own by ``layer_idx``. The masks belong
-to the call and not to the model, so that a layer that is computed again for gradient checkpointing takes the same one.
+The decoders of transformers hand one mask to all layers, and pass what else they are called with on to the attention
+modules. So the masks of all layers arrive there, and each module takes its own by ``layer_idx``; a layer that hides
+nothing gets none. The masks belong to the call and not to the model, so that a layer that is computed again for
+gradient checkpointing takes the same one.
 """
 
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dlm.errors import ModelError
+from dlm.model.masks import AttentionMask
 
-# B rows, Q queries, K keys, D different masks.
+_ARGUMENT = "dlm_layer_masks"
+_IS_HOOKED = "_dlm_takes_layer_masks"
 
-_SELECTION = "_dlm_layer_mask_selection"
 
-
-class _Selection:
-    """Which of the stacked masks each layer takes, and the hook that takes it."""
-
-    def __init__(self) -> None:
-        self.mask_of_layer: tuple[int, ...] = ()
-        self.num_masks = 1
-
-    def select(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Replace the stacked masks by the one of this layer (a forward pre-hook)."""
-        mask = kwargs.get("attention_mask")
-        # Anything else is the ordinary mask of all layers, which may come from another call on the same model.
-        if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[1] == 1:
-            return None
-        if mask.shape[1] != self.num_masks:
-            raise ModelError(f"attention_mask has {mask.shape[1]} masks in axis 1, but {self.num_masks} were stacked")
-        index = self.mask_of_layer[int(module.layer_idx)]  # type: ignore[arg-type]
-        return args, {**kwargs, "attention_mask": mask[:, index : index + 1]}
+def _take_own(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Replace the masks of all layers by the one of this layer (a forward pre-hook)."""
+    if _ARGUMENT not in kwargs:
+        return None
+    own = {**kwargs}
+    masks = own.pop(_ARGUMENT)
+    return args, {**own, "attention_mask": masks[int(module.layer_idx)]}  # type: ignore[arg-type]
 
 
 def attention_modules(body: nn.Module) -> list[nn.Module]:
@@ -48,47 +38,44 @@ def attention_modules(body: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _selection_of(body: nn.Module) -> _Selection:
-    """The selection of ``body``; hooks its attention modules the first time."""
-    selection = getattr(body, _SELECTION, None)
-    if selection is None:
-        selection = _Selection()
-        for module in attention_modules(body):
-            module.register_forward_pre_hook(selection.select, with_kwargs=True)
-        setattr(body, _SELECTION, selection)
-    return selection
-
-
-def stack_layer_masks(body: nn.Module, masks: Sequence[Tensor | None]) -> Tensor | None:
-    """Make one attention mask of those of all layers, and let the layers of ``body`` take theirs from it.
+def mask_arguments(body: nn.Module, masks: Sequence[AttentionMask | None]) -> dict[str, Any]:
+    """The arguments of a forward pass of ``body`` under one mask for all layers, or under one for each.
 
     Args:
         body: A decoder body (``dlm.model.body_and_head.split``).
-        masks: One mask for each layer, (B, 1, Q, K) from ``attention_mask_for``; None: everybody sees everybody. Layers
-            that share a mask should hold the same object: it is stored once.
-
-    Returns:
-        What to pass as ``attention_mask`` to ``body``: (B, D, Q, K), or None where no layer hides anything. Call this
-        anew for every forward pass.
+        masks: One mask for all layers, or as many as there are layers; None: everybody sees everybody. Layers that
+            share a mask should hold the same object.
 
     Raises:
         ModelError: The number of masks is not that of the layers, or the layers of this model cannot be told apart.
     """
-    layers = {int(module.layer_idx) for module in attention_modules(body)}  # type: ignore[arg-type]
-    if layers != set(range(len(masks))) or not masks:
+    if len(masks) == 1:
+        return {"attention_mask": masks[0]}
+    _prepare(body, len(masks))
+    first = next((mask for mask in masks if mask is not None), None)
+    if all(mask is first for mask in masks):
+        return {"attention_mask": first}
+    # The body sees one of them, so that it makes none of its own.
+    return {"attention_mask": first, _ARGUMENT: tuple(masks)}
+
+
+def _prepare(body: nn.Module, num_masks: int) -> None:
+    """Check that each layer can take a mask of its own, and hook its attention the first time."""
+    modules = attention_modules(body)
+    layers = {int(module.layer_idx) for module in modules}  # type: ignore[arg-type]
+    if layers != set(range(num_masks)):
         raise ModelError(
-            f"{type(body).__name__}: {len(masks)} layer masks for {len(layers)} attention layers that know their number"
+            f"{type(body).__name__}: {num_masks} layer masks for {len(layers)} attention layers that know their number"
         )
-    distinct = {id(mask): mask for mask in masks}
-    given = [mask for mask in distinct.values() if mask is not None]
-    if not given:
-        return None
-    selection = _selection_of(body)
-    order = list(distinct)
-    selection.mask_of_layer = tuple(order.index(id(mask)) for mask in masks)
-    selection.num_masks = len(order)
-    if len(order) == 1:
-        return given[0]
-    example = given[0]
-    everything = torch.ones_like(example) if example.dtype == torch.bool else torch.zeros_like(example)
-    return torch.cat([everything if mask is None else mask for mask in distinct.values()], dim=1)
+    if getattr(body, _IS_HOOKED, False):
+        return
+    if not _passes_on(body):
+        raise ModelError(f"{type(body).__name__} does not pass arguments on to its layers: all have the same attention")
+    for module in modules:
+        module.register_forward_pre_hook(_take_own, with_kwargs=True)
+    setattr(body, _IS_HOOKED, True)
+
+
+def _passes_on(body: nn.Module) -> bool:
+    parameters = inspect.signature(body.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dlm.errors import ModelError
 from dlm.model.adapter_files import refuse_adapters
+from dlm.model.attention import FLEX, SDPA, use_attention
 from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.foreign_config import auto_class_of, load_model_config, skeleton
@@ -23,7 +24,7 @@ def load_model(
     name_or_path: str | Path,
     *,
     dtype: torch.dtype | str | None = None,
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = SDPA,
     mask_token_id: int | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -38,7 +39,8 @@ def load_model(
     Args:
         name_or_path: A folder with ``config.json`` and safetensors, or a name on the Hugging Face hub.
         dtype: Dtype of the weights; None: as they were saved. Training wants float32.
-        attn_implementation: ``sdpa``, ``eager``, or flash attention where nothing but padding is ever hidden.
+        attn_implementation: ``sdpa``, ``eager``, ``flex_attention``, or flash attention where nothing but padding is
+            ever hidden; None: what transformers takes for this family.
         mask_token_id: Id of the mask token; None: the one in the configuration, if there is one.
         trust_remote_code: Whether code from the checkpoint may run.
         revision: Branch, tag or commit on the hub.
@@ -51,7 +53,6 @@ def load_model(
         ModelError: The checkpoint is not there, has no safetensors, does not fit its configuration, or its model fails
             the proof (see ``dlm.model.load_checks``); with the reason.
     """
-    check_implementation(attn_implementation)
     source, is_folder = resolve_source(name_or_path)
     origin: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": is_folder}
     if revision is not None:
@@ -70,7 +71,7 @@ def load_model(
                 source,
                 config=config,
                 dtype="auto" if dtype is None else dtype,
-                attn_implementation=attn_implementation,
+                attn_implementation=proven_with(attn_implementation),
                 use_safetensors=True,
                 output_loading_info=True,
                 **origin,
@@ -80,27 +81,34 @@ def load_model(
             _refuse_other_shapes(Path(source), config)
         raise
     _check_report(source, report)
-    return finish_loading(model, source, mask_token_id)
+    return finish_loading(model, source, mask_token_id, attn_implementation)
 
 
 def empty_model(
-    config: PreTrainedConfig, dtype: Any, attn_implementation: str, trust_remote_code: bool = False
+    config: PreTrainedConfig, dtype: Any, attn_implementation: str | None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """The model of ``config`` with its parameters on the meta device; its buffers are real."""
     with quiet_transformers(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = auto_class_of(config).from_config(
-            config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
+            config, dtype=dtype, attn_implementation=proven_with(attn_implementation), trust_remote_code=trust_remote_code
         )
     model.tie_weights()  # each place has got a parameter of its own
     model.eval()
     return model
 
 
-def finish_loading(model: Any, origin: str, mask_token_id: int | None) -> PreTrainedModel:
-    """Check the mask id and prove the model; ``origin`` says in errors where it came from.
+def proven_with(implementation: str | None) -> str | None:
+    """The attention implementation a model is proven with: flex_attention has no derivative on the CPU."""
+    return SDPA if implementation == FLEX else implementation
+
+
+def finish_loading(
+    model: Any, origin: str, mask_token_id: int | None, attn_implementation: str | None
+) -> PreTrainedModel:
+    """Check the mask id, prove the model, and give it its attention; ``origin`` says in errors where it came from.
 
     Raises:
-        ModelError: The mask id lies outside the embedding, or the proof fails.
+        ModelError: The mask id lies outside the embedding, the proof fails, or the family has no such attention.
     """
     num_rows = model.get_input_embeddings().num_embeddings
     if mask_token_id is not None and not 0 <= mask_token_id < num_rows:
@@ -111,6 +119,8 @@ def finish_loading(model: Any, origin: str, mask_token_id: int | None) -> PreTra
     model.eval()
     try:
         prove_bidirectional(model)
+        if attn_implementation == FLEX:
+            use_attention(model, FLEX)
     except ModelError as error:
         raise ModelError(f"{origin}: {error}") from error
     checked: PreTrainedModel = model
@@ -132,16 +142,6 @@ def say_if_replaced(config: PreTrainedConfig, mask_token_id: int | None) -> None
     before = getattr(config, "mask_token_id", None)
     if before is not None and mask_token_id is not None and before != mask_token_id:
         logger.warning("mask_token_id: %s replaces %s, which the model's config.json declares", mask_token_id, before)
-
-
-def check_implementation(implementation: str) -> None:
-    """Refuse attention implementations that cannot work here.
-
-    Raises:
-        ModelError: flex_attention, which needs masks of its own kind (and whose kernel crashes on the CPU with ours).
-    """
-    if "flex" in implementation:
-        raise ModelError("attn_implementation: flex_attention is not supported; use sdpa or eager")
 
 
 def _refuse_other_shapes(folder: Path, config: PreTrainedConfig) -> None:

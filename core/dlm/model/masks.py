@@ -4,13 +4,21 @@ Inside `dlm` visibility is boolean, (B, Q, K), True where a query sees a key. Th
 mask, eager adds the mask to the scores and would silently treat a boolean one as "everything is visible".
 """
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from dlm.errors import ModelError
 
 # B rows, Q queries, K keys, D masks of different layers.
 
+AttentionMask: TypeAlias = Tensor | BlockMask
+"""(B, 1, Q, K): bool or additive; or, for flex_attention, a BlockMask of that shape."""
+
+_ALIGNMENT = 16
+"""Elements of a row of a mask, of which memory-efficient attention wants a multiple."""
 MASKED_IMPLEMENTATIONS = ("sdpa", "eager")
 """Attention implementations that can follow an arbitrary mask here. Flash attention only runs without one."""
 
@@ -56,6 +64,31 @@ def boolean_mask_for(mask: Tensor, *, implementation: str, dtype: torch.dtype) -
     )
 
 
+def additive_mask_for(visible: Tensor | None, implementation: str, dtype: torch.dtype) -> Tensor | None:
+    """The additive form of :func:`attention_mask_for`, for one mask that all layers share.
+
+    sdpa makes an additive mask of a boolean one in every layer, and each layer keeps its own for the backward pass.
+
+    Args:
+        visible: (B, Q, K) bool; None: everybody sees everybody.
+        implementation: As in ``attention_mask_for``.
+        dtype: Of the attention scores: sdpa would convert another one in every layer.
+
+    Returns:
+        None for None; (B, 1, Q, K) of ``dtype``: 0 where visible, and -inf where not, the smallest finite number for
+        eager.
+    """
+    mask = attention_mask_for(visible, implementation=implementation, dtype=dtype)
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    num_keys = mask.shape[-1]
+    if mask.device.type != "cpu" and num_keys % _ALIGNMENT:
+        # Rows of another stride would be copied by the kernels, once a layer.
+        mask = torch.nn.functional.pad(mask, (0, -num_keys % _ALIGNMENT))
+    zero = torch.zeros((), dtype=dtype, device=mask.device)
+    return torch.where(mask, zero, -torch.inf)[..., :num_keys]
+
+
 def visible_from_additive(bias: Tensor) -> Tensor:
     """Visibility (B, Q, K) of an additive bias.
 
@@ -94,23 +127,28 @@ def visible_with_padding(visible: Tensor | None, padding_mask: Tensor, *, num_qu
 
 
 def model_attention_mask(
-    attention_mask: Tensor | None, attention_bias: Tensor | None, *, implementation: str, dtype: torch.dtype
-) -> Tensor | None:
+    attention_mask: AttentionMask | None, attention_bias: Tensor | None, *, implementation: str, dtype: torch.dtype
+) -> AttentionMask | None:
     """What a Qwen3 body gets for the two arguments of a user.
 
     Args:
-        attention_mask: (B, K) padding mask, or a four-dimensional mask (B, D, Q, K): bool, or additive.
+        attention_mask: (B, K) padding mask, a four-dimensional mask (B, 1, Q, K): bool, or additive; or a
+            BlockMask.
         attention_bias: (B, 1, Q, K) additive, 0 visible and -inf hidden.
         implementation: As in ``attention_mask_for``.
         dtype: As in ``attention_mask_for``.
 
     Returns:
-        A (B, K) padding mask as it came (transformers drops it where nothing is padded), a four-dimensional mask, or
-        None.
+        A (B, K) padding mask as it came (transformers drops it where nothing is padded), a four-dimensional mask, a
+        BlockMask as it came, or None.
 
     Raises:
         ModelError: A mask of another rank, or both arguments four-dimensional.
     """
+    if isinstance(attention_mask, BlockMask):
+        if attention_bias is not None:
+            raise ModelError("attention_bias: a BlockMask says it all; give one of the two")
+        return attention_mask
     if attention_mask is not None and attention_mask.ndim not in (2, 4):
         raise ModelError(
             f"attention_mask must be (B, K) with 1 at real tokens, or (B, 1, Q, K), not {tuple(attention_mask.shape)}"

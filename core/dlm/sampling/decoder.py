@@ -7,8 +7,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from dlm.model.attention import Visibility, attending_with, for_inference
 from dlm.model.body_and_head import split
-from dlm.model.layer_masks import stack_layer_masks
+from dlm.model.layer_masks import mask_arguments
 from dlm.model.masks import attention_mask_for
 from dlm.sampling.kv_store import KeyValueStore
 from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
@@ -41,7 +42,7 @@ class Decoder:
             head=parts.head,
             bias=bias,
             num_layers=config.num_hidden_layers,
-            implementation=config._attn_implementation,
+            implementation=for_inference(config._attn_implementation),
             dtype=parts.head.weight.dtype,
             shift=int(getattr(model.config, "logit_shift", False)),
         )
@@ -56,13 +57,14 @@ class Decoder:
             finally:
                 self.body.train()
         self.num_forwards += 1
-        mask = masks.stacked(self.body)
-        extra: dict[str, Any] = {}
+        arguments = masks.arguments(self.body)
         if store is not None:
-            extra["past_key_values"] = store
+            arguments["past_key_values"] = store
             # Without a mask of four dimensions transformers would make one for a cache of another kind.
-            mask = self._nothing_hidden(ids, store) if mask is None else mask
-        output = self.body(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, **extra)
+            if arguments["attention_mask"] is None:
+                arguments["attention_mask"] = self._nothing_hidden(ids, store)
+        with attending_with(self.body, self.implementation):
+            output = self.body(input_ids=ids, position_ids=position, use_cache=False, **arguments)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -96,9 +98,9 @@ class Masks:
     def __init__(self, *masks: Tensor | None) -> None:
         self._masks = masks
 
-    def stacked(self, body: nn.Module) -> Tensor | None:
+    def arguments(self, body: nn.Module) -> dict[str, Any]:
         """What ``body`` takes for one forward pass."""
-        return self._masks[0] if len(self._masks) == 1 else stack_layer_masks(body, self._masks)
+        return mask_arguments(body, self._masks)
 
     def of_rows(self, rows: Tensor) -> "Masks":
         """The masks of some rows."""
@@ -116,11 +118,7 @@ class Masks:
 
 def visible_keys(bias: AttentionBias, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> Tensor | None:
     """Which keys each query sees, (B, Q, K) bool; None when everybody sees everybody. Padding is hidden from all."""
-    function = bias.mask_function(layout)
-    real = (layout.document >= 0)[:, keys]
-    if function is None:
-        # Asking whether there is padding costs one synchronisation a block, and a mask for nothing would cost more.
-        return None if bool(real.all()) else real[:, None, :].expand(-1, len(queries), -1)
-    batch = torch.arange(len(real), device=real.device)[:, None, None]
-    head = torch.zeros((), dtype=torch.long, device=real.device)
-    return real[:, None, :] & function(batch, head, queries[None, :, None], keys[None, None, :])
+    # Asking whether there is padding costs one synchronisation a block, and a mask for nothing would cost more.
+    has_padding = bool((layout.document[:, keys] < 0).any())
+    visibility = Visibility(layout=layout, bias=bias, isolate_documents=False, has_padding=has_padding)
+    return visibility.dense(queries, keys)

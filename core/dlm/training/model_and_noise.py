@@ -11,19 +11,21 @@ from dlm.config import RunConfig, TokenizerConfig, run_components
 from dlm.data.batch import RandomLength
 from dlm.data.tokenizer_training import train_tokenizer
 from dlm.diffusion.forward_process import ForwardProcess, refuse_broken_schedule
-from dlm.diffusion.objective import DiffusionObjective, Visibility
+from dlm.diffusion.objective import Attention, DiffusionObjective
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
 from dlm.diffusion.vocabulary import Vocabulary, word_start_table
 from dlm.errors import UserInputError
+from dlm.model.attention import AUTO, choose_implementation, padding_of, use_attention
 from dlm.model.body_and_head import split
 from dlm.model.checkpoint_sources import resolve_source
 from dlm.model.from_scratch import model_from_config
 from dlm.model.load_model import load_model, make_bidirectional
 from dlm.model.tokenizer import DEFAULT_MASK_TOKEN, ensure_mask_token, fit_vocabulary, load_tokenizer, special_ids
 from dlm.training.adapters import add_adapters
-from dlm.training.run_data import read_training_texts
+from dlm.training.run_data import isolates_documents, read_training_texts
 from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
@@ -82,6 +84,8 @@ def build_model(
     """The model of the run, loaded or from scratch. Its configuration says how it is trained: sampling follows it."""
     settings = config.model
     mask_id = ensure_mask_token(tokenizer, settings.mask_token)
+    # Which one trains is chosen where the device is known.
+    loaded_with = None if settings.attn_implementation == AUTO else settings.attn_implementation
     if settings.name_or_path is None:
         model = model_from_config(
             settings.config or {},
@@ -89,14 +93,14 @@ def build_model(
             mask_token_id=mask_id,
             seed=config.training.seed,
             dtype=settings.dtype,
-            attn_implementation=settings.attn_implementation,
+            attn_implementation=loaded_with,
             empty=empty,
         )
     else:
         model = load_model(
             settings.name_or_path,
             dtype=settings.dtype,
-            attn_implementation=settings.attn_implementation,
+            attn_implementation=loaded_with,
             trust_remote_code=trust_remote_code,
             empty=empty,
         )
@@ -177,15 +181,38 @@ def build_objective(
         parts.head,
         loss=components.loss,
         vocabulary=vocabulary,
-        visibility=Visibility(
+        attention=Attention(
             bias=components.attention_bias,
             block_length=training.block_attention.block_length,
             num_layers=int(text_config.num_hidden_layers),
-            implementation=config.model.attn_implementation,
-            dtype=model.dtype,
+            implementation=text_config._attn_implementation,
+            padded_length=padding_of(
+                text_config._attn_implementation,
+                compiles=training.compile,
+                max_length=config.dataset.max_length * (2 if NEEDS_CLEAN_COPY.of(components.attention_bias) else 1),
+            ),
         ),
         logit_shift=config.model.logit_shift,
     )
+
+
+def choose_attention(
+    config: RunConfig, model: PreTrainedModel, components: RunComponents, device: torch.device
+) -> None:
+    """Let ``model`` attend as it is best, or told to, on ``device``.
+
+    Raises:
+        UserInputError: flex_attention where it cannot train.
+    """
+    implementation = choose_implementation(
+        config.model.attn_implementation,
+        model,
+        components.attention_bias,
+        isolates=isolates_documents(config),
+        device=device,
+    )
+    if implementation != model.config._attn_implementation:
+        use_attention(model, implementation)
 
 
 def build_forward_process(

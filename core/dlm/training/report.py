@@ -80,6 +80,7 @@ class Report:
             f"model: {type(model).__name__}, {num_all:,} parameters{trained}, on {engine.accelerator.device}; "
             f"{engine.num_steps} steps of {data.loader.shape.rows_per_step} rows; writing to {engine.saver.folder.path}"
         )
+        say(f"attention: {model.config._attn_implementation}")
 
         if engine.accelerator.num_processes > 1:
             say(f"parallel: {engine.parallel}")

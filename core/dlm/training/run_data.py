@@ -129,6 +129,11 @@ def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
     )
 
 
+def isolates_documents(config: RunConfig) -> bool:
+    """Whether documents of one row are hidden from each other."""
+    return config.dataset.pack if config.training.mode == "sft" else config.dataset.isolate_documents
+
+
 def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows | None = None) -> Collator:
     """How rows become batches."""
     dataset, is_sft = config.dataset, config.training.mode == "sft"
@@ -137,7 +142,7 @@ def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows |
         pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
         has_answers=is_sft,
         column_names=rows.column_names if isinstance(rows, ConversationRows) else (),
-        isolate_documents=dataset.pack if is_sft else dataset.isolate_documents,
+        isolate_documents=isolates_documents(config),
         trained_padding_id=eos_id if is_sft and dataset.eos_padding == "all" else None,
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dlm.data.batch import Batch, Collator
 from dlm.data.rows import Row
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
-from dlm.diffusion.objective import DiffusionObjective, Visibility
+from dlm.diffusion.objective import Attention, DiffusionObjective, same_length
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.model.body_and_head import split
@@ -146,6 +146,7 @@ class Lab:
         block_length: int = 4,
         implementation: str = "sdpa",
         logit_shift: bool = False,
+        padded_length: Callable[[int], int] = same_length,
     ) -> DiffusionObjective:
         parts = split(model)
         return DiffusionObjective(
@@ -153,12 +154,12 @@ class Lab:
             parts.head,
             loss=self.component("loss", loss) if isinstance(loss, str) else loss,
             vocabulary=self.vocabulary(),
-            visibility=Visibility(
+            attention=Attention(
                 bias=bias or self.component("attention_bias", "full"),
                 block_length=block_length,
                 num_layers=model.config.num_hidden_layers,
                 implementation=implementation,
-                dtype=model.dtype,
+                padded_length=padded_length,
             ),
             logit_shift=logit_shift,
         )

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
+from dlm.diffusion.layout import training_layout, with_clean_copy
 from dlm.diffusion.view import BatchView
+from dlm.model.attention import Visibility
 from dlm_plugins.testing.reference_view import ReferenceView
 from dlm_plugins.testing.toy_attention import isolated, visible
 
@@ -93,7 +94,7 @@ def test_visibility_is_what_the_kit_tries_claims_on(lab, docs, name: str, double
     layout = with_clean_copy(layout) if doubled else layout
     bias = lab.component("attention_bias", name)
 
-    seen = visibility(layout, bias, isolate_documents=True, has_padding=True)
+    seen = Visibility(layout=layout, bias=bias, isolate_documents=True, has_padding=True).dense()
 
     allowed = visible(bias, layout)
     expected = isolated(layout)[:, 0] if allowed is None else (allowed & isolated(layout))[:, 0]

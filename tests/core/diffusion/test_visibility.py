@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dlm.diffusion.forward_process import NoisedBatch
-from dlm.diffusion.layout import block_of, training_layout, visibility, with_clean_copy
+from dlm.diffusion.layout import block_of, training_layout, with_clean_copy
+from dlm.model.attention import Visibility
 
 # eager takes its softmax in float32, whatever the model's dtype.
 CLOSE = {"sdpa": {"rtol": 1e-10, "atol": 1e-10}, "eager": {"rtol": 1e-4, "atol": 1e-5}}
@@ -97,9 +98,12 @@ def test_blocks_count_from_the_answer_and_in_pretraining_from_the_document(lab, 
 def visible(lab: Any, batch: Any, bias: str, block_length: int) -> Tensor:
     layout = training_layout(batch, block_length)
     component = lab.component("attention_bias", bias)
-    found = visibility(
-        layout, component, isolate_documents=batch.isolate_documents, has_padding=bool((batch.document_id < 0).any())
-    )
+    found = Visibility(
+        layout=layout,
+        bias=component,
+        isolate_documents=batch.isolate_documents,
+        has_padding=bool((batch.document_id < 0).any()),
+    ).dense()
     assert found is not None
     return found[0]
 
@@ -155,9 +159,9 @@ def test_nothing_hidden_needs_no_mask(lab, docs) -> None:
     batch = lab.batch(docs(5, 3))
     full = lab.component("attention_bias", "full")
     layout = training_layout(batch, 4)
-    assert visibility(layout, full, isolate_documents=False, has_padding=False) is None
-    assert visibility(layout, full, isolate_documents=True, has_padding=False) is not None
-    assert visibility(layout, full, isolate_documents=False, has_padding=True) is not None
+    assert Visibility(layout=layout, bias=full, isolate_documents=False, has_padding=False).dense() is None
+    assert Visibility(layout=layout, bias=full, isolate_documents=True, has_padding=False).dense() is not None
+    assert Visibility(layout=layout, bias=full, isolate_documents=False, has_padding=True).dense() is not None
 
 
 BLOCK_DIFFUSION = """
@@ -190,7 +194,7 @@ def test_the_clean_copy_equals_tables_written_by_hand(lab, docs) -> None:
         (lab.batch(docs((3, 2))), 1, BLOCK_DIFFUSION_SFT),
     ):
         layout = with_clean_copy(training_layout(batch, block_length))
-        found = visibility(layout, bias, isolate_documents=False, has_padding=False)
+        found = Visibility(layout=layout, bias=bias, isolate_documents=False, has_padding=False).dense()
         assert found is not None
         assert torch.equal(found[0], table(expected))
     assert layout.position.tolist() == [[0, 1, 2, 0, 1, 2]]

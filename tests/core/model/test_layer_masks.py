@@ -5,7 +5,7 @@ import torch
 
 from dlm.errors import ModelError
 from dlm.model.body_and_head import split
-from dlm.model.layer_masks import stack_layer_masks
+from dlm.model.layer_masks import mask_arguments
 from dlm.model.masks import attention_mask_for
 
 both_backends = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -39,8 +39,7 @@ def test_each_layer_gets_its_own_mask(tiny: Any, implementation: str) -> None:
     causal, own = causal_mask(implementation), own_position_mask(implementation)
     results = []
     for masks in ([causal, own], [own, causal], [None, causal], [causal, None], [own, own]):
-        stacked = stack_layer_masks(body, masks)
-        results.append(body(input_ids=IDS, attention_mask=stacked).last_hidden_state)
+        results.append(body(input_ids=IDS, **mask_arguments(body, masks)).last_hidden_state)
         torch.testing.assert_close(results[-1], layer_by_layer(body, masks), atol=1e-5, rtol=1e-5)
     assert (results[0] - results[1]).abs().max() > 1e-2
 
@@ -50,7 +49,7 @@ def test_ordinary_masks_still_work_after_layer_masks(tiny: Any, implementation: 
     body = split(tiny.llada(implementation)).body
     causal = causal_mask(implementation)
     before = body(input_ids=IDS).last_hidden_state, body(input_ids=IDS, attention_mask=causal).last_hidden_state
-    body(input_ids=IDS, attention_mask=stack_layer_masks(body, [causal, None]))
+    body(input_ids=IDS, **mask_arguments(body, [causal, None]))
     after = body(input_ids=IDS).last_hidden_state, body(input_ids=IDS, attention_mask=causal).last_hidden_state
     torch.testing.assert_close(after, before, atol=0, rtol=0)
 
@@ -67,11 +66,11 @@ def test_a_layer_that_is_computed_again_in_backward_sees_the_same_mask(
             model.activation_checkpointing_enable({"use_reentrant": reentrant})
         body = split(model).body
         masks = [causal_mask(implementation), own_position_mask(implementation)]
-        hidden = body(input_ids=IDS, attention_mask=stack_layer_masks(body, masks)).last_hidden_state
+        hidden = body(input_ids=IDS, **mask_arguments(body, masks)).last_hidden_state
         # Another call with other masks of the same number, between forward and backward.
         body.eval()
         with torch.no_grad():
-            body(input_ids=IDS, attention_mask=stack_layer_masks(body, [masks[1], None]))
+            body(input_ids=IDS, **mask_arguments(body, [masks[1], None]))
         body.train()
         hidden.square().sum().mul(hidden.sum()).backward()
         gradients.append([parameter.grad for parameter in body.parameters()])
@@ -85,7 +84,7 @@ def test_gpt2_layers_can_be_masked_one_by_one(tiny: Any) -> None:
     own = own_position_mask("sdpa")
 
     def first_position(ids: torch.Tensor, masks: list[torch.Tensor | None]) -> torch.Tensor:
-        result: torch.Tensor = body(input_ids=ids, attention_mask=stack_layer_masks(body, masks)).last_hidden_state
+        result: torch.Tensor = body(input_ids=ids, **mask_arguments(body, masks)).last_hidden_state
         return result[:, 0]
 
     changed = torch.tensor([[3, 14, 15, 92, 66]])
@@ -94,14 +93,13 @@ def test_gpt2_layers_can_be_masked_one_by_one(tiny: Any) -> None:
         assert (first_position(IDS, masks) - first_position(changed, masks)).abs().max() > 0
 
 
-def test_layers_that_share_a_mask_store_it_once(tiny: Any) -> None:
+def test_layers_that_all_share_a_mask_get_the_ordinary_argument(tiny: Any) -> None:
     body = split(tiny.llada(num_hidden_layers=4)).body
-    causal, own = causal_mask("sdpa"), own_position_mask("sdpa")
-    assert stack_layer_masks(body, [causal, own, causal, own]).shape == (1, 2, 5, 5)
-    assert stack_layer_masks(body, [causal] * 4) is causal
-    assert stack_layer_masks(body, [None] * 4) is None
+    causal = causal_mask("sdpa")
+    assert mask_arguments(body, [causal] * 4) == {"attention_mask": causal}
+    assert mask_arguments(body, [None] * 4) == {"attention_mask": None}
 
 
 def test_a_wrong_number_of_masks_is_refused(tiny: Any) -> None:
     with pytest.raises(ModelError, match="3 layer masks for 2"):
-        stack_layer_masks(split(tiny.llada()).body, [None] * 3)
+        mask_arguments(split(tiny.llada()).body, [None] * 3)

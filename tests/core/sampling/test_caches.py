@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from dlm.config.components_in_effect import reason_against_shift
 from dlm.config.sampling_settings import APPROXIMATE_CACHES
 from dlm.data.batch import Batch
-from dlm.diffusion.layout import training_layout, visibility, with_clean_copy
+from dlm.diffusion.layout import training_layout, with_clean_copy
 from dlm.errors import UserInputError
+from dlm.model.attention import Visibility
 from dlm.sampling import generate
 from dlm.sampling.cache_choice import CACHES
 from dlm.sampling.canvas import Canvas
@@ -210,7 +211,7 @@ def test_a_model_pretrained_by_blocks_sees_in_sampling_what_it_saw_in_training(p
         isolate_documents=False,
     )
     layout = with_clean_copy(training_layout(batch, block_length))
-    trained = visibility(layout, BlockCausalAttention(), isolate_documents=False, has_padding=False)
+    trained = Visibility(layout=layout, bias=BlockCausalAttention(), isolate_documents=False, has_padding=False).dense()
     assert trained is not None
     canvas = Canvas.build(
         ids[:, :prompt_length],

@@ -9,24 +9,47 @@ from torch import Tensor
 
 import dlm
 from dlm.model.body_and_head import split
+from dlm.model.layer_masks import attention_modules
 from dlm.training.engine import Engine
 
 BLOCK_LENGTH = 4
 
 
-def recorded_masks(body: Any, call: Any) -> list[tuple[Tensor, Tensor]]:
-    """(ids, attention mask) of every forward of ``body`` in ``call()``."""
-    seen = []
+def recorded_masks(body: Any, call: Any) -> list[tuple[Tensor, Any]]:
+    """(ids, who sees whom) of every forward of ``body`` in ``call()``: (B, D, Q, K) bool for each of D attention
+    modules, whatever form their masks have; None where they all got none.
+    """
+    ids: list[Tensor] = []
+    seen: list[list[Tensor | None]] = []
+
+    def start(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        ids.append(kwargs["input_ids"].clone())
+        seen.append([])
 
     def record(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append((kwargs["input_ids"].clone(), kwargs["attention_mask"]))
+        mask = kwargs["attention_mask"]
+        seen[-1].append(mask if mask is None or mask.dtype == torch.bool else mask == 0)
 
-    handle = body.register_forward_pre_hook(record, with_kwargs=True)
+    handles = [body.register_forward_pre_hook(start, with_kwargs=True)]
+    call_order = attention_modules(body)
     try:
+        # The hooks that give each layer its own mask are there after the first call only.
+        call()
+        ids.clear()
+        seen.clear()
+        handles += [module.register_forward_pre_hook(record, with_kwargs=True) for module in call_order]
         call()
     finally:
-        handle.remove()
-    return seen
+        for handle in handles:
+            handle.remove()
+    return [(each, stacked(masks)) for each, masks in zip(ids, seen, strict=True)]
+
+
+def stacked(masks: list[Tensor | None]) -> Tensor | None:
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    return torch.cat([torch.ones_like(given[0]) if mask is None else mask for mask in masks], dim=1)
 
 
 def sampled_masks(model: Any, ids: Tensor, num_prompt: int, **settings: Any) -> list[Tensor]:
@@ -74,15 +97,14 @@ def test_sampling_uses_the_masks_of_training(bench, bias: str, implementation: s
     model = dlm.load(engine.saver.folder.final, attn_implementation=implementation)
     rows = training_rows(engine)
     assert len({len(ids) for ids, _, _ in rows}) > 1
-    hidden = False if implementation == "sdpa" else torch.finfo(torch.float64).min
     num_with_blocks = 0
     for ids, mask, num_prompt in rows:
         seen = sampled_masks(model, ids, num_prompt)
         assert len(seen) == len(ids) - num_prompt
         assert all(torch.equal(sampled[0], mask) for sampled in seen)
-        assert mask[0, 0, num_prompt] == hidden  # the answer from the prompt
+        assert not mask[0, 0, num_prompt]  # the answer from the prompt
         if len(ids) - num_prompt > BLOCK_LENGTH:
-            assert mask[0, num_prompt, -1] == hidden  # the last block from the first
+            assert not mask[0, num_prompt, -1]  # the last block from the first
             num_with_blocks += 1
     assert num_with_blocks > 0
 
