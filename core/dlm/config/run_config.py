@@ -73,7 +73,10 @@ class ModelConfig:
         "Predict position i from hidden state i-1, as the autoregressive parent did.", default=False
     )
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = setting("Data type of the weights.", "float32")
-    attn_implementation: Literal["sdpa", "eager"] = setting("Attention implementation of transformers.", "sdpa")
+    attn_implementation: Literal["auto", "sdpa", "flex_attention", "eager"] = setting(
+        "Attention implementation of transformers; auto: flex_attention on a GPU where anything is hidden, else sdpa.",
+        "auto",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -175,7 +178,10 @@ class TrainingConfig:
     sft_noise: NoiseConfig = section("Noise of fine-tuning; left out, it is LLaDA's: uniform, mask, bernoulli.")
     block_attention: BlockAttentionConfig = section("Attention by blocks.")
     mixed_precision: Literal["no", "fp16", "bf16"] = setting("Automatic mixed precision.", "no")
-    deterministic: bool = setting("Deterministic algorithms: the same run twice gives the same weights.", default=True)
+    deterministic: Literal["auto", True, False] = setting(
+        "Deterministic algorithms: the same run twice gives the same weights; auto: on the CPU, where they are cheap.",
+        "auto",
+    )
     parallel: ParallelConfig = section("Several processes: what they share; needs a launcher (torchrun, accelerate).")
     gradient_checkpointing: bool = setting(
         "Compute activations again in the backward pass: less memory.", default=False

@@ -90,7 +90,10 @@ def empty_model(
     """The model of ``config`` with its parameters on the meta device; its buffers are real."""
     with quiet_transformers(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = auto_class_of(config).from_config(
-            config, dtype=dtype, attn_implementation=proven_with(attn_implementation), trust_remote_code=trust_remote_code
+            config,
+            dtype=dtype,
+            attn_implementation=proven_with(attn_implementation),
+            trust_remote_code=trust_remote_code,
         )
     model.tie_weights()  # each place has got a parameter of its own
     model.eval()

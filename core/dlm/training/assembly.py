@@ -25,9 +25,10 @@ from dlm.training.model_and_noise import (
     build_random_length,
     build_tokenizer,
     build_vocabulary,
+    choose_attention,
     for_evaluation,
 )
-from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
+from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups, warn_of_lost_updates
 from dlm.training.output_folder import OutputFolder
 from dlm.training.parallel import (
     build_model_for,
@@ -106,7 +107,7 @@ def assemble(
     """
     config, registry = loaded.config, loaded.registry
     training = config.training
-    if training.deterministic:
+    if training.deterministic is True or (training.deterministic == "auto" and accelerator.device.type == "cpu"):
         make_deterministic()
     seed_everything(training.seed)
     tokenizer = build_tokenizer(config)
@@ -114,17 +115,19 @@ def assemble(
     build = partial(build_model_and_weights, config, tokenizer, registry, trust_remote_code=trust_remote_code)
     plan = make_plan(training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
     model, weights, contents = build_model_for(plan, build, accelerator)
+    components = run_components(config, registry)
+    choose_attention(config, model, components, accelerator.device)
     data = prepare_data(config, tokenizer, accelerator, started)
     if config.training.mode == "sft":
         # Whoever samples asks for reasoning where answers were trained with it.
         model.config.prompt_thinking = data.has_reasoning
-    vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id).to(accelerator.device)
-    components = run_components(config, registry)
+    vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     process = build_forward_process(config, components, registry, vocabulary)
     objective = build_objective(model.train(), config, components, vocabulary)
     prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
+    warn_of_lost_updates(optimizer)
     num_steps = training.max_steps or (training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     scheduler = build_scheduler(config.optim, optimizer, num_steps)
     optimizer = accelerator.prepare(optimizer)

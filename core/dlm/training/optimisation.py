@@ -1,9 +1,11 @@
-"""Which parameters get weight decay, and the learning rate schedule with its warm-up."""
+"""Which parameters get weight decay, the learning rate schedule with its warm-up, a warning for bf16 weights."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -11,6 +13,8 @@ from transformers import PreTrainedModel
 
 from dlm.config import OptimConfig
 from dlm_plugins import ParameterGroup
+
+logger = logging.getLogger(__name__)
 
 
 def parameter_groups(model: PreTrainedModel) -> list[ParameterGroup]:
@@ -30,6 +34,17 @@ def parameter_groups(model: PreTrainedModel) -> list[ParameterGroup]:
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def warn_of_lost_updates(optimizer: Optimizer) -> None:
+    """Say where plain AdamW updates weights of 16 bits: an update below 1/512 of a bf16 weight changes nothing."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    dtype = next((each.dtype for each in parameters if each.dtype.itemsize < torch.float32.itemsize), None)
+    if dtype is not None and isinstance(optimizer, torch.optim.AdamW):
+        logger.warning(
+            "model.dtype: %s weights lose the small updates of AdamW; better float32, with training.mixed_precision",
+            str(dtype).removeprefix("torch."),
+        )
 
 
 _WITH_WARMUP = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

@@ -56,7 +56,12 @@ def choices(field: "attrs.Attribute[Any]", registry: Registry) -> list[str]:
     kinds += ["optimizer"] * (field.type is OptimConfig)
     literals = [t for t in (field.type, *get_args(field.type)) if get_origin(t) is Literal]
     named = [entry.name for kind in kinds for entry in registry.entries(kind) if entry.plugin == "builtin"]
-    return named + [str(value) for literal in literals for value in get_args(literal)]
+    # YAML writes true and false.
+    return named + [
+        str(value) if isinstance(value, str) else str(value).lower()
+        for literal in literals
+        for value in get_args(literal)
+    ]
 
 
 def test_it_is_a_valid_run_file_without_remarks(registry: Registry) -> None:

@@ -1,5 +1,6 @@
 """Parameter groups, and the course of the learning rate."""
 
+import logging
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from dlm.config import OptimConfig
 from dlm.model.from_scratch import model_from_config
-from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups
+from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups, warn_of_lost_updates
 from dlm_plugins.registry import Registry
 
 SIZES = {
@@ -105,3 +106,35 @@ def test_a_longer_run_has_the_same_beginning_exactly_where_it_is_said_to(name: s
     options = {"lr_scheduler": name, **warmup}
     is_same = rates(20, **options) == rates(40, **options)[:20]
     assert is_same != depends_on_num_steps(config_of(**options))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "optimizer", "is_warned"),
+    [
+        (torch.bfloat16, torch.optim.AdamW, True),
+        (torch.float16, torch.optim.AdamW, True),
+        (torch.float32, torch.optim.AdamW, False),
+        (torch.float64, torch.optim.AdamW, False),
+        (torch.bfloat16, torch.optim.SGD, False),
+    ],
+)
+def test_weights_of_16_bits_are_warned_of(
+    caplog: pytest.LogCaptureFixture, dtype: torch.dtype, optimizer: type[torch.optim.Optimizer], is_warned: bool
+) -> None:
+    weights = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=dtype))]
+    with caplog.at_level(logging.WARNING):
+        warn_of_lost_updates(optimizer(weights, lr=1e-3))
+    assert bool(caplog.records) == is_warned
+
+
+def test_what_is_warned_of_happens() -> None:
+    """The same small steps: float32 weights move, bf16 weights stay where they are."""
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(torch.ones(3, dtype=dtype))
+        optimizer = torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.0)
+        for _ in range(50):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        moved.append(bool((weight != 1).all()))
+    assert moved == [True, False]
