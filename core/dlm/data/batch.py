@@ -1,7 +1,8 @@
 """Collate rows to a padded micro-batch; the step batch (gradient accumulation, ranks); random length."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from hashlib import blake2b
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -11,6 +12,16 @@ from torch import Tensor
 
 from dlm.data.rows import Row
 from dlm_plugins import KeyedDraws
+
+LayoutKey: TypeAlias = tuple[object, ...]
+"""Equal where the rows of two batches hold documents and answers at the same places."""
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``. Nobody waits for it: from other memory than pinned the host would."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -59,10 +70,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
-        moved: dict[str, Any] = {
-            name: tensor.to(device, non_blocking=True) for name, tensor in self._tensor_fields().items()
-        }
-        columns = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        moved: dict[str, Any] = {name: sent(tensor, device) for name, tensor in self._tensor_fields().items()}
+        columns = {name: sent(column, device) for name, column in self.columns.items()}
         return attrs.evolve(self, columns=columns, **moved)
 
     def truncated(self, length: int) -> "Batch":
@@ -71,6 +80,11 @@ class Batch:
             name: tensor[:, :length] for name, tensor in self._tensor_fields().items() if tensor.ndim == 2
         }
         return attrs.evolve(self, **cut)
+
+    def layout_key(self) -> LayoutKey:
+        """The key of this batch. It takes reading the numbers."""
+        placed = torch.stack((self.document_id, self.position, self.answer_start)).cpu().numpy()
+        return placed.shape, blake2b(placed.tobytes(), digest_size=16).digest(), self.isolate_documents
 
     def _tensor_fields(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in attrs.fields(Batch)}

@@ -148,6 +148,29 @@ class StepLoader:
         return _read_ahead(reader, micro_plans, self.num_workers)
 
 
+class ReadAhead(Iterator[StepBatch]):
+    """Steps that can be looked at before they are taken."""
+
+    def __init__(self, steps: Iterator[StepBatch]) -> None:
+        self._steps = steps
+        self._ahead: StepBatch | Exception | None = None
+
+    def peek(self) -> StepBatch | None:
+        """The next step; None where reading it failed, which is raised when it is taken."""
+        if self._ahead is None:
+            try:
+                self._ahead = next(self._steps)
+            except Exception as error:
+                self._ahead = error
+        return self._ahead if isinstance(self._ahead, StepBatch) else None
+
+    def __next__(self) -> StepBatch:
+        ahead, self._ahead = self._ahead, None
+        if isinstance(ahead, Exception):
+            raise ahead
+        return next(self._steps) if ahead is None else ahead
+
+
 class MicroBatchReader(Dataset[Batch]):
     """A map from plans to batches, as worker processes need it."""
 

@@ -1,10 +1,12 @@
 """Forward process: mask rate of a sound schedule, corrupted positions, noisy ids, weight 1/p up to the reweight cap."""
 
+from typing import Any
+
 import attrs
 import torch
 from torch import Tensor
 
-from dlm.data.batch import Batch
+from dlm.data.batch import Batch, LayoutKey, sent
 from dlm.diffusion.layout import block_of
 from dlm.diffusion.times import TimeSampler, TimeUnit, times_of
 from dlm.diffusion.vocabulary import Vocabulary
@@ -23,7 +25,7 @@ from dlm_plugins.masking import NUM_VIEWS
 
 @attrs.frozen(kw_only=True, eq=False)
 class NoisedBatch:
-    """A batch after the forward process. All tensors are (B, L), with B the rows times the views of each."""
+    """A batch after the forward process. Tensors are (B, L), with B the rows times the views of each."""
 
     clean: Batch
     noisy_ids: Tensor
@@ -40,6 +42,23 @@ class NoisedBatch:
     """float32: the mask rate after the lower clip."""
     rate_derivative: Tensor
     """float32: dp/dt, not clipped."""
+    corrupted_index: Tensor = attrs.field(
+        default=attrs.Factory(lambda noised: noised.corrupted.flatten().nonzero()[:, 0], takes_self=True)
+    )
+    """(N,) int64: the N corrupted positions of B x L. Looked up where the noise is drawn, on the host: elsewhere it
+    would cost a wait."""
+    layout_key: LayoutKey = attrs.field(
+        default=attrs.Factory(lambda noised: noised.clean.layout_key(), takes_self=True)
+    )
+    """Of the clean batch, looked up there too: batches with the same key can share one attention mask."""
+
+    def to(self, device: torch.device) -> "NoisedBatch":
+        """The same batch on ``device``."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(NoisedBatch)}
+        moved: dict[str, Any] = {
+            name: sent(value, device) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return attrs.evolve(self, clean=self.clean.to(device), **moved)
 
 
 @attrs.frozen(kw_only=True)
@@ -68,7 +87,8 @@ class ForwardProcess:
         """Noise a micro-batch.
 
         Args:
-            batch: clean rows, on the device where the noise is wanted.
+            batch: clean rows, on the host: the numbers are the same on every device, but a device cannot tell how many
+                positions are corrupted without being waited for.
             step: the global step.
             num_rows: rows of the global step batch, over which times are stratified.
         """

@@ -35,10 +35,12 @@ class BatchView:
         self.correct = torch.zeros_like(self.corrupted)
         """(B, L) bool: whether the clean id is the one a greedy sampler takes: of equally likely ids the first."""
         self._known = torch.zeros_like(self.corrupted)
+        self._corrupted_index = noised.corrupted_index
+        self._corrupted_are_known = False
 
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over ``where`` of weight x cross-entropy, see the contract. A connected zero where nothing is scored."""
-        scored_N = where.flatten().nonzero()[:, 0]
+        scored_N = self._index(where)
         total, cross_entropy_N, correct_N = WeightedCrossEntropy.apply(  # type: ignore[no-untyped-call]
             self._hidden[scored_N],
             self._head.weight,
@@ -47,36 +49,43 @@ class BatchView:
             weight.detach().flatten()[scored_N],
             self._smoothing(label_smoothing) if label_smoothing else None,
         )
-        self._record(scored_N, cross_entropy_N, correct_N)
+        self._record(where, scored_N, cross_entropy_N, correct_N)
         scalar: Tensor = total
         return scalar
 
     def log_probabilities(self, where: Tensor) -> Tensor:
         """(N,) float32, differentiable, see the contract."""
-        scored_N = where.flatten().nonzero()[:, 0]
+        scored_N = self._index(where)
         log_probability_N, correct_N = LogProbabilities.apply(  # type: ignore[no-untyped-call]
             self._hidden[scored_N], self._head.weight, self._head.bias, self.clean_ids.flatten()[scored_N]
         )
-        self._record(scored_N, -log_probability_N.detach(), correct_N)
+        self._record(where, scored_N, -log_probability_N.detach(), correct_N)
         result: Tensor = log_probability_N
         return result
 
     def logits(self, where: Tensor) -> Tensor:
         """(N, V) logits, see the contract."""
-        logits: Tensor = self._head(self._hidden[where.flatten().nonzero()[:, 0]])
+        logits: Tensor = self._head(self._hidden[self._index(where)])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def score_corrupted(self) -> None:
         """Make ``cross_entropy`` and ``correct`` known at every corrupted position, if the loss did not."""
+        if self._corrupted_are_known:
+            return
         missing = self.corrupted & ~self._known
         if missing.any():
             with torch.no_grad():
                 self.weighted_cross_entropy(missing, torch.zeros_like(self.p_mask))
 
-    def _record(self, scored_N: Tensor, cross_entropy_N: Tensor, correct_N: Tensor) -> None:
+    def _index(self, where: Tensor) -> Tensor:
+        """(N,) int64: the positions ``where`` (B, L) is true; the host waits unless they are the corrupted ones."""
+        return self._corrupted_index if where is self.corrupted else where.flatten().nonzero()[:, 0]
+
+    def _record(self, where: Tensor, scored_N: Tensor, cross_entropy_N: Tensor, correct_N: Tensor) -> None:
         self.cross_entropy.view(-1)[scored_N] = cross_entropy_N.to(self.cross_entropy.dtype)
         self.correct.view(-1)[scored_N] = correct_N
-        self._known.view(-1)[scored_N] = True
+        self._known.view(-1).index_fill_(0, scored_N, True)
+        self._corrupted_are_known = self._corrupted_are_known or where is self.corrupted
 
     def _smoothing(self, amount: float) -> Smoothing:
         ids = torch.arange(self._head.weight.shape[0], device=self._hidden.device)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 @attrs.frozen(kw_only=True, eq=False)
 class Vocabulary:
-    """Ids of a tokenizer, on the device where noise is drawn."""
+    """Ids of a tokenizer, on the host, where noise is drawn."""
 
     size: int
     """Number of ids the tokenizer knows; the embedding may have more rows."""
@@ -17,10 +17,6 @@ class Vocabulary:
     """(S,) int64: special tokens, the mask among them."""
     starts_word: Tensor
     """(V,) bool: whether a token begins a new word."""
-
-    def to(self, device: torch.device) -> "Vocabulary":
-        """The same on ``device``."""
-        return attrs.evolve(self, special_ids=self.special_ids.to(device), starts_word=self.starts_word.to(device))
 
     def words_of(self, input_ids: Tensor, document_id: Tensor) -> Tensor:
         """Number of the word each position belongs to: (B, L) int64 from 0 in each row; -1 on padding."""

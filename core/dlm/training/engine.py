@@ -9,6 +9,7 @@ import attrs
 from accelerate import Accelerator
 
 from dlm.data.batch import StepBatch
+from dlm.data.loader import ReadAhead
 from dlm.diffusion.sums import Sums
 from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
 from dlm.training.console import TrainingConsole
@@ -69,7 +70,7 @@ class Engine:
         """
         state, loader = self.state, self.data.loader
         with Signals(speaks=self.is_main) as signals, self.console.progress_from(state.global_step):
-            batches = loader.steps(state.epoch, state.epoch_batch, state.stream)
+            batches = ReadAhead(loader.steps(state.epoch, state.epoch_batch, state.stream))
             while True:
                 self.evaluate_and_save()
                 if self.is_done:
@@ -81,7 +82,7 @@ class Engine:
                     if signals.ending is None:
                         raise
                     self.stop(signals.ending)
-                result = self.step(step_batch, state.global_step)
+                result = self.step(step_batch, state.global_step, lambda: self.prepare_next(batches))
                 self.take_in(step_batch, result)
                 if state.global_step % self.logging_every == 0 or self.is_done:
                     self.log(result.learning_rate)
@@ -91,6 +92,14 @@ class Engine:
                 if save_is_wanted:
                     self.save()
             self.saver.save_final()
+
+    def prepare_next(self, batches: ReadAhead) -> None:
+        """Read and noise the batch of the next step, while the device works on this one."""
+        following = self.state.global_step + 1
+        if self.accelerator.device.type != "cpu" and following < self.num_steps:
+            step_batch = batches.peek()
+            if step_batch is not None:
+                self.step.prepare(step_batch, following)
 
     @property
     def is_done(self) -> bool:

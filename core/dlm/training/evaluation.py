@@ -37,7 +37,7 @@ class Evaluation:
         sums = []
         with torch.no_grad():
             for batch in self.batches:
-                noised = self.forward_process(batch.to(self.accelerator.device), step=0, num_rows=self.num_rows)
+                noised = self.forward_process(batch, step=0, num_rows=self.num_rows).to(self.accelerator.device)
                 with waiting_for(self.accelerator, "the others to evaluate"):
                     sums.append(self.objective(noised)[1])
         let_go(self.objective)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import attrs
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from dlm.data.batch import RandomLength, StepBatch
-from dlm.diffusion.forward_process import ForwardProcess
+from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
 from dlm.diffusion.sums import Sums
 from dlm.training.processes import waiting_for
 from dlm.training.sharding import whole
@@ -30,7 +31,11 @@ class StepResult:
     """Loss or gradient was not finite, and no loss scaler was at work: the step was not taken."""
 
 
-@attrs.frozen(kw_only=True)
+def nothing() -> None:
+    """Nothing is done meanwhile."""
+
+
+@attrs.define(kw_only=True)
 class TrainingStep:
     """Takes one optimizer step on a global step batch."""
 
@@ -45,30 +50,54 @@ class TrainingStep:
     seed: int
     typical_normaliser: float
     """About what the normalisers of a step add up to: it keeps the scale of what is back-propagated near 1."""
+    _prepared: tuple[StepBatch, int, list[NoisedBatch]] | None = attrs.field(default=None, init=False)
 
-    def __call__(self, step_batch: StepBatch, step: int) -> StepResult:
-        """Accumulate the gradient of the micro-batches, then update."""
-        accelerator, device = self.accelerator, self.accelerator.device
+    def prepare(self, step_batch: StepBatch, step: int) -> None:
+        """Noise the micro-batches of a coming step and send them to the device."""
+        self._prepared = step_batch, step, list(self._noised(step_batch, step))
+
+    def __call__(self, step_batch: StepBatch, step: int, meanwhile: Callable[[], None] = nothing) -> StepResult:
+        """Accumulate the gradient of the micro-batches, then update.
+
+        Args:
+            step_batch: this rank's part of the global step batch.
+            step: number of the step.
+            meanwhile: is called when all of the gradient's work is waiting for the device.
+        """
+        accelerator = self.accelerator
         # Dropout is the one user of the global generator.
         torch.manual_seed(self.seed + step * accelerator.num_processes + accelerator.process_index)
         self.optimizer.zero_grad()
         sums = []
         last = len(step_batch.micro_batches) - 1
-        for index, clean in enumerate(step_batch.micro_batches):
-            with nullcontext() if index == last else accelerator.no_sync(self.objective):
-                batch = self.random_length(clean, step).to(device)
-                noised = self.forward_process(batch, step=step, num_rows=step_batch.num_rows)
-                with waiting_for(accelerator, f"the gradients of step {step + 1}"):
-                    total, sums_of_batch = self.objective(noised)
-                    accelerator.backward(total / self.typical_normaliser)
+        for index, noised in enumerate(self._micro_batches(step_batch, step)):
+            sync = nullcontext() if index == last else accelerator.no_sync(self.objective)
+            with sync, waiting_for(accelerator, f"the gradients of step {step + 1}"):
+                total, sums_of_batch = self.objective(noised)
+                accelerator.backward(total / self.typical_normaliser)
             sums.append(sums_of_batch)
         with waiting_for(accelerator, f"the loss of step {step + 1}"):
             summed: Tensor = accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum")
             # Processes average their gradients; wanted is their sum, over the sum of the normalisers.
             scale = self.typical_normaliser * accelerator.num_processes / Sums.normaliser_in(summed).clamp(min=1e-30)
             norm = self._scale_and_clip(scale)
+        meanwhile()
+        with waiting_for(accelerator, f"the loss of step {step + 1}"):
             *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
         return self._update(Sums.unpack(values), grad_norm)
+
+    def _micro_batches(self, step_batch: StepBatch, step: int) -> Iterator[NoisedBatch]:
+        """The prepared micro-batches, if it was this step that was prepared."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] is step_batch and prepared[1] == step:
+            return iter(prepared[2])
+        return self._noised(step_batch, step)
+
+    def _noised(self, step_batch: StepBatch, step: int) -> Iterator[NoisedBatch]:
+        for clean in step_batch.micro_batches:
+            batch = self.random_length(clean, step)
+            noised = self.forward_process(batch, step=step, num_rows=step_batch.num_rows)
+            yield noised.to(self.accelerator.device)
 
     @property
     def learning_rate(self) -> float:

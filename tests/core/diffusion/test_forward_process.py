@@ -16,7 +16,7 @@ from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS
 from dlm_plugins import MaskingRequest, Selection
 from dlm_plugins.testing.z_test import threshold, z_of_frequency, z_of_mean
 
-NOISED = [field.name for field in attrs.fields(NoisedBatch) if field.name != "clean"]
+NOISED = [name for name in attrs.fields_dict(NoisedBatch) if name not in ("clean", "corrupted_index", "layout_key")]
 NUM_STEPS = 400
 
 
