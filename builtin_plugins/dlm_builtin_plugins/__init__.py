@@ -2,8 +2,27 @@
 
 from collections.abc import Mapping
 
-from dlm_builtin_plugins import attention_biases, losses, maskings, noise_types, optimizers, remasking, schedules
-from dlm_plugins import AttentionBias, Loss, Masking, NoiseSchedule, NoiseType, OptimizerFactory, Remasker, hookimpl
+from dlm_builtin_plugins import (
+    attention_biases,
+    losses,
+    maskings,
+    metrics,
+    noise_types,
+    optimizers,
+    remasking,
+    schedules,
+)
+from dlm_plugins import (
+    AttentionBias,
+    Loss,
+    Masking,
+    Metric,
+    NoiseSchedule,
+    NoiseType,
+    OptimizerFactory,
+    Remasker,
+    hookimpl,
+)
 
 
 @hookimpl
@@ -40,6 +59,12 @@ def dlm_attention_biases() -> Mapping[str, type[AttentionBias]]:
 def dlm_remaskers() -> Mapping[str, type[Remasker]]:
     """Remasking rules by name."""
     return remasking.COMPONENTS
+
+
+@hookimpl
+def dlm_metrics() -> Mapping[str, type[Metric]]:
+    """Metrics by name."""
+    return metrics.COMPONENTS
 
 
 @hookimpl

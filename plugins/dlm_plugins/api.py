@@ -7,6 +7,7 @@ from dlm_plugins.hookspecs import (
     ProvidesAttentionBiases,
     ProvidesLosses,
     ProvidesMaskings,
+    ProvidesMetrics,
     ProvidesNoiseSchedules,
     ProvidesNoiseTypes,
     ProvidesOptimizers,
@@ -16,6 +17,7 @@ from dlm_plugins.hookspecs import (
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.loss import Loss, LossOutput, LossView
 from dlm_plugins.masking import Masking, MaskingRequest, Selection
+from dlm_plugins.metric import Choice, Metric, MetricItem, MetricRequest
 from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import CorruptionRequest, NoiseType
 from dlm_plugins.optimizer import OptimizerFactory, ParameterGroup
@@ -26,6 +28,7 @@ __all__ = [
     "KINDS",
     "AttentionBias",
     "ChecksRun",
+    "Choice",
     "Claim",
     "CorruptionRequest",
     "Decision",
@@ -40,6 +43,9 @@ __all__ = [
     "MaskFunction",
     "Masking",
     "MaskingRequest",
+    "Metric",
+    "MetricItem",
+    "MetricRequest",
     "NoiseSchedule",
     "NoiseType",
     "OptimizerFactory",
@@ -47,6 +53,7 @@ __all__ = [
     "ProvidesAttentionBiases",
     "ProvidesLosses",
     "ProvidesMaskings",
+    "ProvidesMetrics",
     "ProvidesNoiseSchedules",
     "ProvidesNoiseTypes",
     "ProvidesOptimizers",

@@ -10,6 +10,7 @@ from dlm_plugins.attention_bias import AttentionBias
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.loss import Loss
 from dlm_plugins.masking import Masking
+from dlm_plugins.metric import Metric
 from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import NoiseType
 from dlm_plugins.optimizer import OptimizerFactory
@@ -92,6 +93,14 @@ class ProvidesRemaskers(Protocol):
 
     def dlm_remaskers(self) -> Mapping[str, type[Remasker]]:
         """Remasking rules by name."""
+        ...
+
+
+class ProvidesMetrics(Protocol):
+    """A module or object with the metrics' hook."""
+
+    def dlm_metrics(self) -> Mapping[str, type[Metric]]:
+        """Metrics by name."""
         ...
 
 

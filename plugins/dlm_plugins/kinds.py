@@ -10,6 +10,7 @@ from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY,
 from dlm_plugins.claims import Claim
 from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, Loss
 from dlm_plugins.masking import IS_INDEPENDENT, NUM_VIEWS, Masking
+from dlm_plugins.metric import HIGHER_IS_BETTER, NEEDS, Metric
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
 from dlm_plugins.optimizer import OptimizerFactory
@@ -80,6 +81,14 @@ _ROWS = (
         key="sampling.remasking",
         decides="which predictions are kept at a step, which go back to mask",
         claims=(RESPECTS_QUOTA, NEEDS_COMMITTED_PREDICTIONS),
+    ),
+    Kind(
+        name="metric",
+        hook="dlm_metrics",
+        protocol=Metric,
+        key="evaluation.metrics",
+        decides="what an item of an evaluation is worth",
+        claims=(HIGHER_IS_BETTER, NEEDS),
     ),
     Kind(
         name="optimizer",

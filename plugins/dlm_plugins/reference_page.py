@@ -1,7 +1,8 @@
 """Write ``docs/reference.md``, contracts and components in Markdown: ``python -m dlm_plugins.reference_page``."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from dlm_plugins.contract_texts import Described, common_contract, contract_of
 from dlm_plugins.discovery import Entry
@@ -40,7 +41,8 @@ Whatever is random comes from `Draws`. A component may refuse to work with other
 
 def reference(registry: Registry) -> str:
     """A page with every component of ``registry`` and its options."""
-    sections = [_section(kind, registry.entries(kind.name)) for kind in KINDS.values()]
+    times = Counter(entry.name for entry in registry.entries())
+    sections = [_section(kind, registry.entries(kind.name), times) for kind in KINDS.values()]
     common = map(_property, component_properties.PROPERTIES)
     shared = [line for each in common_contract() for line in _described(each)]
     return "\n".join([_HEAD, *_overview(registry), "", _COMMON, *common, "", _SHARED, *shared, *sections])
@@ -58,7 +60,7 @@ def _overview(registry: Registry) -> Iterator[str]:
     return _table(("Kind", "Key in the run file", "Components"), rows)
 
 
-def _section(kind: Kind, entries: Sequence[Entry]) -> str:
+def _section(kind: Kind, entries: Sequence[Entry], times: Mapping[str, int]) -> str:
     lines = [f"## {kind.name}", "", f"Decides {kind.decides}. Key `{kind.key}`, hook `{kind.hook}`.", ""]
     lines += [f"### Contract of {kind.name}", "", f"A component keeps the protocol `{kind.protocol.__name__}`.", ""]
     for described in contract_of(kind):
@@ -70,7 +72,8 @@ def _section(kind: Kind, entries: Sequence[Entry]) -> str:
     own = [check for check in PROPERTIES[kind.name] if check not in component_properties.PROPERTIES]
     lines += ["Properties that the contract kit tries:", "", *map(_property, own), ""]
     for entry in entries:
-        lines += _component(kind, entry)
+        # A link finds one heading of a name.
+        lines += _component(kind, entry, entry.name if times[entry.name] == 1 else f"{entry.name} ({kind.name})")
     return "\n".join(lines)
 
 
@@ -91,8 +94,8 @@ def _property(check: Callable[..., None]) -> str:
     return f"- `{property_name(check)}`: {_paragraph(statement)}"
 
 
-def _component(kind: Kind, entry: Entry) -> Iterator[str]:
-    yield from (f"### {entry.name}", "", _markdown(inspect.cleandoc(entry.cls.__doc__ or "")), "")
+def _component(kind: Kind, entry: Entry, heading: str) -> Iterator[str]:
+    yield from (f"### {heading}", "", _markdown(inspect.cleandoc(entry.cls.__doc__ or "")), "")
     built = entry.cls()
     claims = [
         f"`{claim.name}: {as_yaml(claim.of(built))}`" for claim in kind.claims if claim.of(built) != claim.default

@@ -12,6 +12,9 @@ from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
 from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
 from dlm_builtin_plugins.maskings.bernoulli import BernoulliMasking
 from dlm_builtin_plugins.maskings.contiguous import ContiguousMasking
+from dlm_builtin_plugins.metrics.answers import Contains, ExactMatch, Number, Pattern
+from dlm_builtin_plugins.metrics.diversity import DistinctN, Entropy
+from dlm_builtin_plugins.metrics.likelihoods import Accuracy, Elbo
 from dlm_builtin_plugins.noise_types.mask import MaskNoise
 from dlm_builtin_plugins.noise_types.random_replace import RandomReplaceNoise
 from dlm_builtin_plugins.optimizers.adamw import AdamW
@@ -37,6 +40,7 @@ from dlm_plugins.testing import (
     AttentionBiasContract,
     LossContract,
     MaskingContract,
+    MetricContract,
     NoiseScheduleContract,
     NoiseTypeContract,
     OptimizerContract,
@@ -154,6 +158,38 @@ class TestLargeMargin(RemaskerContract):
 
 class TestReMDM(RemaskerContract):
     component = ReMDM
+
+
+class TestElbo(MetricContract):
+    component = Elbo
+
+
+class TestAccuracy(MetricContract):
+    component = Accuracy
+
+
+class TestExactMatch(MetricContract):
+    component = ExactMatch
+
+
+class TestContains(MetricContract):
+    component = Contains
+
+
+class TestNumber(MetricContract):
+    component = Number
+
+
+class TestPattern(MetricContract):
+    component = Pattern
+
+
+class TestDistinctN(MetricContract):
+    component = DistinctN
+
+
+class TestEntropy(MetricContract):
+    component = Entropy
 
 
 class TestAdamW(OptimizerContract):

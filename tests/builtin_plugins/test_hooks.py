@@ -29,6 +29,7 @@ NAMES = {
         "margin",
         "remdm",
     },
+    "metric": {"elbo", "accuracy", "exact_match", "contains", "number", "pattern", "distinct_n", "entropy"},
     "optimizer": {"adamw", "adamw8bit", "lion8bit"},
 }
 

@@ -23,7 +23,7 @@ from dlm.config.fields import (
 )
 from dlm.config.optim_section import DEFAULT_OPTIMIZER, OptimConfig
 from dlm.config.sampling_settings import SamplingSettings
-from dlm_plugins import KINDS
+from dlm_plugins import KINDS, Metric
 from dlm_plugins.attention_bias import AttentionBias
 from dlm_plugins.loss import Loss
 from dlm_plugins.masking import Masking
@@ -255,6 +255,7 @@ class EvaluationConfig:
         "Most held-out rows that are evaluated: where there are more, a fixed sample.", 2000, POSITIVE
     )
     sample_prompts: Sequence[str] = setting("Prompts that are continued at each evaluation.", ())
+    metrics: Sequence[Metric] = setting("Metrics of `dlm eval`; empty: those that fit what is evaluated.", ())
 
 
 @attrs.frozen(kw_only=True)

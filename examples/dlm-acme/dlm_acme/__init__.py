@@ -7,12 +7,14 @@ from dlm_acme.clipped import ClippedSchedule
 from dlm_acme.focal import FocalLoss
 from dlm_acme.lion import LionFactory
 from dlm_acme.mixed import MixedNoise
+from dlm_acme.rouge_l import RougeL
 from dlm_acme.sliding_window import SlidingWindow
 from dlm_acme.whole_word import WholeWordMasking
 from dlm_plugins import (
     AttentionBias,
     Loss,
     Masking,
+    Metric,
     NoiseSchedule,
     NoiseType,
     OptimizerFactory,
@@ -55,6 +57,12 @@ def dlm_attention_biases() -> Mapping[str, type[AttentionBias]]:
 def dlm_remaskers() -> Mapping[str, type[Remasker]]:
     """Remasking rules by name."""
     return {"annealed_confidence": AnnealedConfidence}
+
+
+@hookimpl
+def dlm_metrics() -> Mapping[str, type[Metric]]:
+    """Metrics by name."""
+    return {"rouge_l": RougeL}
 
 
 @hookimpl

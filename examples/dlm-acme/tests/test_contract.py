@@ -6,6 +6,7 @@ from dlm_acme.clipped import ClippedSchedule
 from dlm_acme.focal import FocalLoss
 from dlm_acme.lion import LionFactory
 from dlm_acme.mixed import MixedNoise
+from dlm_acme.rouge_l import RougeL
 from dlm_acme.sliding_window import SlidingWindow
 from dlm_acme.whole_word import WholeWordMasking
 
@@ -13,6 +14,7 @@ from dlm_plugins import (
     ProvidesAttentionBiases,
     ProvidesLosses,
     ProvidesMaskings,
+    ProvidesMetrics,
     ProvidesNoiseSchedules,
     ProvidesNoiseTypes,
     ProvidesOptimizers,
@@ -22,6 +24,7 @@ from dlm_plugins.testing import (
     AttentionBiasContract,
     LossContract,
     MaskingContract,
+    MetricContract,
     NoiseScheduleContract,
     NoiseTypeContract,
     OptimizerContract,
@@ -36,6 +39,7 @@ maskings: ProvidesMaskings = dlm_acme
 noise_types: ProvidesNoiseTypes = dlm_acme
 attention_biases: ProvidesAttentionBiases = dlm_acme
 remaskers: ProvidesRemaskers = dlm_acme
+metrics: ProvidesMetrics = dlm_acme
 optimizers: ProvidesOptimizers = dlm_acme
 
 
@@ -78,6 +82,12 @@ class TestAnnealedConfidence(RemaskerContract):
     """AnnealedConfidence with its defaults and with other options."""
 
     component = AnnealedConfidence
+
+
+class TestRougeL(MetricContract):
+    """RougeL with its defaults and with other options."""
+
+    component = RougeL
 
 
 class TestLion(OptimizerContract):

@@ -78,6 +78,12 @@ class RemaskerContract(Contract):
     kind = "remasking"
 
 
+class MetricContract(Contract):
+    """Tests of a metric."""
+
+    kind = "metric"
+
+
 class OptimizerContract(Contract):
     """Tests of an optimizer factory."""
 

@@ -120,6 +120,7 @@ ELSEWHERE = {
     "dataset.streaming": "among the switches",
     "dataset.pack": "among the switches",
     "training.parallel.timeout_seconds": "needs a process that waits for another",
+    "evaluation.metrics": "read by dlm eval",
     "optim.name": "needs bitsandbytes",
     "optim.warmup_steps": "another way to say warmup_ratio",
     "lora": "needs a pretrained model",
