@@ -117,7 +117,9 @@ def cache_folder() -> Path | None:
         raise UserInputError(f"{VARIABLE}: {error}") from None
 
 
-def tokenized(recipe: Recipe, split: str, *, folder: Path | None = None, shard_tokens: int = SHARD_TOKENS) -> Tokenized:
+def tokenized(
+    recipe: Recipe, split: str | None, *, folder: Path | None = None, shard_tokens: int = SHARD_TOKENS
+) -> Tokenized:
     """The documents of a source, from the cache if they are there, else made and kept there.
 
     Each process of a run calls this for itself. One of them makes what is missing, while the others wait for it, those
@@ -125,7 +127,7 @@ def tokenized(recipe: Recipe, split: str, *, folder: Path | None = None, shard_t
 
     Args:
         recipe: how they are made; its findings are complete afterwards.
-        split: of the source.
+        split: of the source; None: nothing is kept.
         folder: of the caches; None: what :func:`cache_folder` says.
         shard_tokens: ids in a file.
 
@@ -133,6 +135,8 @@ def tokenized(recipe: Recipe, split: str, *, folder: Path | None = None, shard_t
         DataError: the data set cannot be used.
         UserInputError: ``DLM_CACHE`` is no path.
     """
+    if split is None:
+        return _uncached(recipe, "tokens: not kept", shard_tokens)
     root = folder or cache_folder()
     if root is None:
         return _uncached(recipe, f"tokens: not kept ({VARIABLE}=off)", shard_tokens)

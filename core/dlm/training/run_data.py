@@ -190,12 +190,13 @@ def _conversation_rows(
         clock=clock,
         skip_bad_rows=dataset.on_bad_row == "skip",
         pack=dataset.pack,
+        split=dataset.split,
     )
     return rows, {
-        "notes": (*source.notes, *rows.unused_keys),
+        "notes": rows.notes,
+        "origin": rows.origin,
         "unused": rows.unused,
         "has_reasoning": rows.counts.num_reasoned_answers > 0,
-        "origin": (),
     }
 
 

@@ -1,9 +1,11 @@
 """Fine-tuning (SFT) rows: one example each, or several packed ones that cannot see each other."""
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,16 +16,29 @@ from dlm.data.conversations.bad_rows import BadRow, refuse
 from dlm.data.conversations.best_fit import best_fit
 from dlm.data.conversations.chat_template import ChatTemplateRendering
 from dlm.data.conversations.clock import TemplateClock
-from dlm.data.conversations.examples import EosPadding, ExampleCounts, ExampleMaker, LongRows, Reasoning, TrainOn
+from dlm.data.conversations.examples import (
+    EosPadding,
+    Example,
+    ExampleCounts,
+    ExampleMaker,
+    Findings,
+    LongRows,
+    Reasoning,
+    TrainOn,
+)
 from dlm.data.conversations.formats import find_format
 from dlm.data.conversations.rendering import PlainRendering, Rendering
 from dlm.data.rows import Row
-from dlm.data.source_records import Source
-from dlm.data.token_store import TokenStore, TokenWriter
+from dlm.data.source_records import Source, SourceState
+from dlm.data.token_cache import tokenized
+from dlm.data.token_store import Part, TokenStore, offsets_of
 from dlm.data.tokenization import with_progress
 from dlm.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_RECORDS_PER_PART = 256
+_COLUMN = "of the data set: "
 
 
 @attrs.frozen(eq=False)
@@ -59,8 +74,10 @@ class ConversationRows:
     counts: ExampleCounts
     unused: tuple[BadRow, ...]
     """Rows of the source, or answers of them, that were not used, in their order."""
-    unused_keys: tuple[str, ...] = ()
-    """A line on columns and keys that nobody read, if there are any."""
+    notes: tuple[str, ...] = ()
+    """Those of the source, and a line on columns and keys that nobody read, if there are any."""
+    origin: tuple[str, ...] = ()
+    """Where the ids came from: a line each."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -134,7 +151,7 @@ class ConversationRows:
     def select(self, rows: NDArray[np.int64]) -> "ConversationRows":
         """Only these rows, in this order."""
         chosen = [self.examples[self.offsets[row] : self.offsets[row + 1]] for row in rows]
-        return attrs.evolve(self, examples=np.concatenate(chosen), offsets=_offsets_of([len(row) for row in chosen]))
+        return attrs.evolve(self, examples=np.concatenate(chosen), offsets=offsets_of([len(row) for row in chosen]))
 
     def select_documents(self, documents: NDArray[np.int64]) -> "ConversationRows":
         """New rows, made of these conversations alone."""
@@ -174,6 +191,7 @@ def conversation_rows(
     clock: TemplateClock | None = None,
     skip_bad_rows: bool = False,
     pack: bool = False,
+    split: str | None = None,
 ) -> ConversationRows:
     """Read conversations and make rows of them.
 
@@ -192,12 +210,14 @@ def conversation_rows(
         clock: the time for chat templates that print it; None: now.
         skip_bad_rows: go on without rows that are no conversation, instead of refusing the data set.
         pack: put several examples into a row (best fit); they must then be isolated from each other.
+        split: of the source, for the cache of token ids; None: they are not kept.
 
     Raises:
         DataError: no format, bad or long rows that are not to be passed over, or nothing to train on.
     """
     if pack and eos_padding == "all":
         raise DataError("dataset.eos_padding: all trains the padding behind each answer, and packed rows have none")
+    clock = TemplateClock() if clock is None else clock
     maker = ExampleMaker(
         format=find_format(source, format_name),
         rendering=configured_rendering(tokenizer, chat_template=chat_template, clock=clock),
@@ -207,46 +227,105 @@ def conversation_rows(
         long_rows=long_rows,
         reasoning=reasoning,
     )
-    store = _store_examples(source, maker)
-    unused = _checked_unused(source.name, maker, skip_bad_rows=skip_bad_rows)
+    settings = {"format": format_name, "template": _templates(tokenizer, clock) if chat_template else None}
+    recipe = Examples(source, tokenizer, maker, settings, clock, skip_bad_rows)
+    found = tokenized(recipe, split)
+    findings = recipe.findings
+    clock.was_read |= findings.clock_was_read
+    store = _example_store(found.store)
     nothing = np.zeros(0, np.int64)
-    keys = maker.unused.lines(source.name, used=() if pack else store.columns)
-    empty = ConversationRows(store, nothing, nothing, max_length, pack, maker.counts, unused, keys)
+    notes = (*found.notes, *findings.unused.lines(source.name, used=() if pack else store.columns))
+    empty = ConversationRows(
+        store, nothing, nothing, max_length, pack, findings.counts, findings.unused_rows, notes, found.origin
+    )
     return _rows_of(empty, np.arange(len(store.prompt_lengths)))
 
 
-def _checked_unused(name: str, maker: ExampleMaker, *, skip_bad_rows: bool) -> tuple[BadRow, ...]:
-    """What was not used, reported by a log line; an error where it is too much."""
-    if not skip_bad_rows:
-        refuse(maker.bad_rows, "Correct them, or pass them over with dataset.on_bad_row: skip.")
-    if maker.long_rows == "error":
-        refuse(maker.too_long, "Raise dataset.max_length, or set dataset.long_rows to truncate_answer or drop.")
-    unused = tuple(sorted([*maker.bad_rows, *maker.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
-    if maker.counts.num_used_answers == 0:
-        first = f" (first: {unused[0]})" if unused else ""
-        raise DataError(f"{name}: no trainable token in the whole data set: {maker.counts.summary()}{first}")
-    if unused:
-        logger.warning("%s: %s (first: %s)", name, maker.counts.summary(), unused[0])
-    return unused
+def _templates(tokenizer: PreTrainedTokenizerBase, clock: TemplateClock) -> list[str]:
+    """The chat templates of a tokenizer, with what they would print of the time."""
+    templates = tokenizer.chat_template
+    moment = clock.now.isoformat()
+    written = []
+    for name, template in sorted(templates.items()) if isinstance(templates, dict) else [("", templates)]:
+        try:
+            written.append(f"{name}: {TemplateClock(clock.now).written_into(template)}")
+        except DataError:  # said where it is rendered
+            written.append(f"{name}: {template} {moment}")
+    return written
 
 
-def _store_examples(source: Source, maker: ExampleMaker) -> ExampleStore:
-    writer = TokenWriter()
-    prompt_lengths: list[int] = []
-    conversations: list[int] = []
-    columns: list[Mapping[str, float]] = []
-    for number, record in enumerate(with_progress(source.open(), "Reading conversations", source.num_records)):
-        for example in maker(record):
-            writer.append([np.asarray(example.ids, np.int32)])
-            prompt_lengths.append(example.prompt_length)
-            conversations.append(number)
-            columns.append(example.columns)
-    in_all = sorted(set.intersection(*map(set, columns))) if columns else []
+@attrs.define
+class Examples:
+    """How conversations become documents: one example each, prompt and answer."""
+
+    source: Source
+    tokenizer: PreTrainedTokenizerBase
+    _maker: ExampleMaker
+    _own_settings: Mapping[str, object]
+    _clock: TemplateClock
+    _skip_bad_rows: bool
+    findings: Findings = attrs.field(factory=Findings, init=False)
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """As :attr:`dlm.data.token_cache.Recipe.settings`."""
+        names = ("max_length", "train_on", "eos_padding", "long_rows", "reasoning")
+        options = {name: getattr(self._maker, name) for name in names}
+        return {"documents": "conversations", **self._own_settings, **options}
+
+    def parts(self, state: SourceState | None = None) -> Iterator[Part]:
+        """As :meth:`dlm.data.token_cache.Recipe.parts`.
+
+        Raises:
+            DataError: the chat template cannot be used.
+        """
+        maker = attrs.evolve(self._maker, findings=self.findings)
+        reader = self.source.open(state)
+        records = with_progress(reader, "Reading conversations", self.source.num_records)
+        while group := list(itertools.islice(records, _RECORDS_PER_PART)):
+            first = self.findings.counts.num_rows
+            made = [(number, example) for number, record in enumerate(group, first) for example in maker(record)]
+            self.findings.clock_was_read |= self._clock.was_read
+            ids = [np.asarray(example.ids, np.int32) for _, example in made]
+            yield Part(ids, reader.state(), _columns_of(made) if made else {})
+
+    def check(self) -> None:
+        """As :meth:`dlm.data.token_cache.Recipe.check`."""
+        name, findings = self.source.name, self.findings
+        if not self._skip_bad_rows:
+            refuse(findings.bad_rows, "Correct them, or pass them over with dataset.on_bad_row: skip.")
+        if self._maker.long_rows == "error":
+            way_out = "Raise dataset.max_length, or set dataset.long_rows to truncate_answer or drop."
+            refuse(findings.too_long, way_out)
+        unused = findings.unused_rows
+        if findings.counts.num_used_answers == 0:
+            first = f" (first: {unused[0]})" if unused else ""
+            raise DataError(f"{name}: no trainable token in the whole data set: {findings.counts.summary()}{first}")
+        if unused:
+            logger.warning("%s: %s (first: %s)", name, findings.counts.summary(), unused[0])
+
+
+def _columns_of(made: Sequence[tuple[int, Example]]) -> dict[str, NDArray[Any]]:
+    """What is kept of examples beside their ids, each with the number of its conversation."""
+    names = sorted({name for _, example in made for name in example.columns})
+    return {
+        "prompt_lengths": np.asarray([example.prompt_length for _, example in made], np.int64),
+        "conversations": np.asarray([number for number, _ in made], np.int64),
+        **{
+            f"{_COLUMN}{name}": np.asarray([example.columns.get(name, np.nan) for _, example in made], np.float32)
+            for name in names
+        },
+    }
+
+
+def _example_store(tokens: TokenStore) -> ExampleStore:
+    kept = {name.removeprefix(_COLUMN): values for name, values in tokens.columns.items() if name.startswith(_COLUMN)}
+    in_all = sorted(name for name, values in kept.items() if not np.isnan(values).any())
     return ExampleStore(
-        writer.finish(),
-        np.asarray(prompt_lengths, np.int64),
-        np.asarray(conversations, np.int64),
-        {name: np.asarray([values[name] for values in columns], np.float32) for name in in_all},
+        tokens,
+        tokens.columns["prompt_lengths"],
+        tokens.columns["conversations"],
+        {name: kept[name] for name in in_all},
     )
 
 
@@ -256,8 +335,4 @@ def _rows_of(rows: ConversationRows, examples: NDArray[np.int64]) -> Conversatio
         return attrs.evolve(rows, examples=examples, offsets=np.arange(len(examples) + 1))
     packed = best_fit(rows.store.lengths[examples].tolist(), rows.max_length)
     order = np.concatenate([np.asarray(row, np.int64) for row in packed])
-    return attrs.evolve(rows, examples=examples[order], offsets=_offsets_of([len(row) for row in packed]))
-
-
-def _offsets_of(lengths: list[int]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    return attrs.evolve(rows, examples=examples[order], offsets=offsets_of([len(row) for row in packed]))

@@ -79,6 +79,26 @@ class ExampleCounts:
         return line
 
 
+@attrs.define
+class Findings:
+    """What was noticed while examples were made."""
+
+    counts: ExampleCounts = attrs.field(factory=ExampleCounts)
+    bad_rows: list[BadRow] = attrs.field(factory=list)
+    """Rows that are no conversation."""
+    too_long: list[BadRow] = attrs.field(factory=list)
+    """Rows, or answers of rows, that are too long to be used."""
+    unused: UnusedKeys = attrs.field(factory=UnusedKeys)
+    """Columns, and keys of turns, that nobody reads."""
+    clock_was_read: bool = False
+    """Whether the chat template printed the time."""
+
+    @property
+    def unused_rows(self) -> tuple[BadRow, ...]:
+        """Rows, or answers of them, that were not used, in the order of the source."""
+        return tuple(sorted([*self.bad_rows, *self.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
+
+
 def numeric_columns(record: Record) -> dict[str, float]:
     """The columns of a row that hold one finite number each."""
     found = {}
@@ -100,26 +120,20 @@ class ExampleMaker:
     eos_padding: EosPadding = "first"
     long_rows: LongRows = "truncate_answer"
     reasoning: Reasoning = "train"
-    counts: ExampleCounts = attrs.field(factory=ExampleCounts)
-    bad_rows: list[BadRow] = attrs.field(factory=list)
-    """Rows that are no conversation."""
-    too_long: list[BadRow] = attrs.field(factory=list)
-    """Rows, or answers of rows, that are too long to be used."""
-    unused: UnusedKeys = attrs.field(factory=UnusedKeys)
-    """Columns, and keys of turns, that nobody reads."""
+    findings: Findings = attrs.field(factory=Findings)
 
     def __call__(self, record: Record) -> list[Example]:
         """The examples of one record; none if it is bad or too long."""
-        self.counts.num_rows += 1
+        self.findings.counts.num_rows += 1
         try:
             conversation, rendered = self._rendered(record)
         except BadRowError as error:
-            self.counts.num_bad_rows += 1
-            self.bad_rows.append(BadRow(record.origin, str(error)))
+            self.findings.counts.num_bad_rows += 1
+            self.findings.bad_rows.append(BadRow(record.origin, str(error)))
             return []
         columns = numeric_columns(record)
         examples = [attrs.evolve(example, columns=columns) for example in self._fitting(rendered, record)]
-        counts = self.counts
+        counts = self.findings.counts
         counts.num_answers += len(rendered)
         counts.num_used_answers += len(examples)
         counts.num_dropped_answers += len(rendered) - len(examples)
@@ -134,13 +148,13 @@ class ExampleMaker:
     def _rendered(self, record: Record) -> tuple[Conversation, list[Rendered]]:
         if record.problem is not None:
             raise BadRowError(record.problem)
-        conversation = self.format.parse(record.values, self.unused)
+        conversation = self.format.parse(record.values, self.findings.unused)
         if self.reasoning == "drop":
             conversation = conversation.without_reasoning()
         answers = [index for index in _ANSWERS[self.train_on](conversation) if conversation.turns[index].is_trained]
         if not answers:
             raise BadRowError("no answer to train: each of them is context (weight 0, train false)")
-        self.unused.columns.update(dict.fromkeys(self.rendering.ignored(conversation)))
+        self.findings.unused.columns.update(dict.fromkeys(self.rendering.ignored(conversation)))
         return conversation, [self.rendering.answer(conversation, index) for index in answers]
 
     def _fitting(self, rendered: list[Rendered], record: Record) -> Iterator[Example]:
@@ -157,4 +171,4 @@ class ExampleMaker:
             elif self.long_rows == "truncate_answer":
                 yield Example(ids[: self.max_length], len(parts.prompt), True, parts.has_reasoning)
                 continue
-            self.too_long.append(BadRow(record.origin, reason))
+            self.findings.too_long.append(BadRow(record.origin, reason))

@@ -95,15 +95,15 @@ def test_each_row_is_used_or_listed(shared_chat_tokenizer, tools_tokenizer, word
             is_object = isinstance(row, dict)
             record = Record(Origin("fuzz", number), row if is_object else {}, None if is_object else "no object")
             check(maker, record, shared_chat_tokenizer.mask_token_id)
-        counts = maker.counts
+        counts = maker.findings.counts
         assert counts.num_rows == counts.num_used_rows + counts.num_bad_rows + counts.num_dropped_rows == 100
         assert counts.num_answers == counts.num_used_answers + counts.num_dropped_answers
-        assert counts.num_bad_rows == len(maker.bad_rows)
+        assert counts.num_bad_rows == len(maker.findings.bad_rows)
 
 
 def check(maker, record, mask_id):
     examples = maker(record)
-    listed = [bad for bad in (*maker.bad_rows, *maker.too_long) if bad.origin == record.origin]
+    listed = [bad for bad in (*maker.findings.bad_rows, *maker.findings.too_long) if bad.origin == record.origin]
     assert examples or listed
     assert all(bad.reason for bad in listed)
     for example in examples:
@@ -124,11 +124,18 @@ def test_fuzzed_rows_are_of_every_kind(shared_chat_tokenizer):
         row = row_from(generator, ["a", "b c", "d", "<think>e</think>f", "\ud800", "long " * 20], values)
         if isinstance(row, dict):
             maker(Record(Origin("fuzz", number), row))
-    assert min(maker.counts.num_used_rows, maker.counts.num_bad_rows, maker.counts.num_dropped_rows) > 20
-    assert len({bad.reason for bad in maker.bad_rows}) > 30
-    assert maker.counts.num_reasoned_answers > 20
-    assert maker.counts.num_context_answers > 5
-    assert {"x", "tools"} & {*maker.unused.columns, *maker.unused.of_turns}
+    assert (
+        min(
+            maker.findings.counts.num_used_rows,
+            maker.findings.counts.num_bad_rows,
+            maker.findings.counts.num_dropped_rows,
+        )
+        > 20
+    )
+    assert len({bad.reason for bad in maker.findings.bad_rows}) > 30
+    assert maker.findings.counts.num_reasoned_answers > 20
+    assert maker.findings.counts.num_context_answers > 5
+    assert {"x", "tools"} & {*maker.findings.unused.columns, *maker.findings.unused.of_turns}
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
