@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -16,6 +17,7 @@ from dlm.errors import ModelError
 from dlm.model.checkpoint_sources import foreign_code, one_line, quiet_transformers
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.quantisation import refuse_quantised_config
+from dlm_plugins.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ def load_model_config(source: str, **origin: Any) -> PreTrainedConfig:
             "and remove the key"
         )
     trust = bool(origin.get("trust_remote_code"))
+    refuse_unknown_type(raw, where, trust_remote_code=trust)
     try:
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(source, **origin)
@@ -88,6 +91,26 @@ def refuse_absurd_numbers(settings: Mapping[str, Any], where: str) -> None:
             raise ModelError(f"{where}: {key}: {value} is not a finite number")
         if isinstance(value, int) and _COUNTED.search(str(key)) and value > _MOST_MODULES:
             raise ModelError(f"{where}: {key}: {value} is more than any model has (at most {_MOST_MODULES:,})")
+
+
+def refuse_unknown_type(settings: Mapping[str, Any], where: str, *, trust_remote_code: bool) -> None:
+    """Refuse a type of model that transformers has no code for.
+
+    Raises:
+        ModelError: It is unknown, or comes with code of its own that was not asked for.
+    """
+    name = settings.get("model_type")
+    if not isinstance(name, str) or name in CONFIG_MAPPING or (trust_remote_code and "auto_map" in settings):
+        return
+    if "auto_map" in settings:
+        raise ModelError(
+            f"{where}: model_type {name!r} comes with code of its own (auto_map), which runs only where you allow it; "
+            "read it, then give --trust-remote-code"
+        )
+    raise ModelError(
+        f"{where}: model_type {name!r} is unknown to transformers {transformers.__version__}"
+        f"{did_you_mean(name, CONFIG_MAPPING) or '; a newer one may know it'}"
+    )
 
 
 def drop_padding_outside(config: PreTrainedConfig, where: str) -> None:

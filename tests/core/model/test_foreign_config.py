@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from dlm.errors import ModelError
@@ -88,6 +89,27 @@ def test_what_is_no_configuration_at_all_is_refused(
         message = refusal(call)
         assert message is not None
         assert "config.json" in message
+
+
+UNKNOWN_TYPES: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "quen3"}, "model_type 'quen3' is unknown to transformers {version}; did you mean 'qwen3'?"),
+    ({"model_type": "of-tomorrow"}, "is unknown to transformers {version}; a newer one may know it"),
+    (
+        {"model_type": "of-tomorrow", "auto_map": {"AutoConfig": "configuration_x.Config"}},
+        "code of its own (auto_map), which runs only where you allow it; read it, then give --trust-remote-code",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), UNKNOWN_TYPES)
+def test_a_type_of_model_without_code_is_refused_in_our_words(
+    tiny: Any, write_checkpoint: Write, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    source = change_config(write_checkpoint(tiny.qwen3()), **changes)
+    for call in (lambda: load_model(source), lambda: convert(source, tmp_path / "converted")):
+        message = refusal(call)
+        assert message is not None
+        assert message.endswith(expected.format(version=transformers.__version__)), message
 
 
 def test_a_padding_id_outside_the_vocabulary_is_not_used_and_said(
