@@ -2,10 +2,14 @@
 
 Otherwise the order of summation would decide between them, which differs from cache to cache and from batch to batch.
 With equal predictions the earlier position comes first.
+
+What sees nothing but masks takes averages of one and the same value in every layer, whatever their weights: with rotary
+positions, which enter into the weights only, all such positions are equal. Where a model adds positions to its inputs
+they are not.
 """
 
 import logging
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import attrs
 import torch
@@ -31,10 +35,13 @@ class Ties:
     _decoder: Decoder
     _canvas: Canvas
     _visible: list[Tensor | None] | None = attrs.field(init=False, default=None)
-    """(B, T, T) bool of each layer, None where everybody sees everybody; None: no active position is blind."""
+    """(B, T, T) bool of each layer, None where everybody sees everybody; None: no blind positions are alike."""
+    _sources_are_shared: bool = attrs.field(init=False, default=False)
 
     def begin(self, wave: list[Stage]) -> None:
-        """Look whether some active position sees nothing but masks: most waves have none, and cost no more."""
+        """Look whether active positions can be predicted from the same: in most waves none can, and the steps cost no
+        more. Whether they are is decided in each step, without a wait for the device.
+        """
         canvas, layout = self._canvas, layout_of(self._canvas, wave)
         start, stop = columns_of(wave)
         columns = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
@@ -42,28 +49,39 @@ class Ties:
         sees = self._known[:, active]
         for visible in self._by_layer(layout, active, columns):
             sees = sees | _reached(visible, self._known)
-        some_are_blind = bool((canvas.real[:, active] & ~sees).any())
-        self._visible = self._by_layer(layout, columns, columns) if some_are_blind else None
+        blind = canvas.real[:, active] & ~sees
+        # Under a shift, the first two positions of a text that was not given any.
+        first = canvas.writable[:, active] & (canvas.position[:, active] == 0)
+        some_are_blind, some_are_first = torch.stack((blind.any(), first.any())).tolist()
+        self._sources_are_shared = bool(self._decoder.shift) and some_are_first
+        are_alike = some_are_blind and self._places_are_alike
+        self._visible = self._by_layer(layout, columns, columns) if are_alike else None
 
-    def leaders(self, at_row: Tensor, at_source: Tensor, ordinal: Tensor, hidden: Tensor) -> Tensor | None:
-        """(N,) int64: the first of the positions that share a prediction, itself where none; None: nobody shares.
+    def leaders(self, at_row: Tensor, at_source: Tensor, ordinal: Tensor) -> Tensor | None:
+        """(N,) int64: the first of the positions that share a prediction, itself where none; None: nobody can.
 
         Args:
             at_row: (N,) int64, and the others likewise, block by block in the order of the positions.
             at_source: column whose hidden state predicts the position.
             ordinal: of the position's block among those of its row.
-            hidden: (N, H).
         """
+        if self._visible is None and not self._sources_are_shared:
+            return None
         same = at_source[1:] == at_source[:-1]
         if self._visible is not None:
             blind = self._blind(self._visible)[at_row, at_source]
-            same = same | (blind[1:] & blind[:-1] & _are_close(hidden[1:], hidden[:-1]))
+            same = same | (blind[1:] & blind[:-1])
         same = same & (at_row[1:] == at_row[:-1]) & (ordinal[1:] == ordinal[:-1])
-        if not bool(same.any()):
-            return None
         index = torch.arange(len(at_row), device=at_row.device)
         index[1:].masked_fill_(same, 0)
         return index.cummax(dim=0).values
+
+    @cached_property
+    def _places_are_alike(self) -> bool:
+        """Whether two masks that see each other and nothing else are the same to the model, wherever they stand."""
+        ids = torch.full((1, 2), self._canvas.mask_id, device=self._canvas.ids.device)
+        hidden = self._decoder.trial(ids, torch.arange(2, device=ids.device)[None])
+        return _are_close(hidden[0, 0], hidden[0, 1])
 
     @property
     def _known(self) -> Tensor:
@@ -88,16 +106,15 @@ def _reached(visible: Tensor | None, sees: Tensor) -> Tensor:
     return sees.any(dim=1, keepdim=True) if visible is None else (visible & sees[:, None, :]).any(dim=2)
 
 
-def _are_close(one: Tensor, other: Tensor) -> Tensor:
-    """(N,) bool. What is blind differs by rounding only, or by much, where a model adds positions to its inputs."""
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    """Whether hidden states (H,) differ by rounding only. Added positions make them differ by much."""
     exact = torch.promote_types(one.dtype, torch.float32)
     # No less than float32: the softmax of eager attention is taken in it.
     tolerance = max(torch.finfo(one.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     one, other = one.to(exact), other.to(exact)
     # Most entries, not all: one that is nearly zero has a large relative error.
     agree = (one - other).abs() <= tolerance * other.abs()
-    close: Tensor = agree.sum(dim=1) * 2 > agree.shape[1]
-    return close
+    return bool(agree.sum() * 2 > len(agree))
 
 
 def warn_of_blind_blocks(canvas: Canvas, settings: ResolvedSettings) -> None:

@@ -68,6 +68,12 @@ class Decoder:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
+    def trial(self, ids: Tensor, position: Tensor) -> Tensor:
+        """Hidden states (B, Q, H) of ids (B, Q) that see each other, in a forward that is not counted."""
+        hidden = self.forward(ids, position, Masks(None))
+        self.num_forwards -= 1
+        return hidden
+
     def _nothing_hidden(self, ids: Tensor, store: KeyValueStore) -> Tensor | None:
         visible = torch.ones(1, ids.shape[1], store.read_to, dtype=torch.bool, device=ids.device)
         return attention_mask_for(visible, implementation=self.implementation, dtype=self.dtype)

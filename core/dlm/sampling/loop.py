@@ -135,7 +135,7 @@ class Loop:
                 block=ordinal,
                 position=self.canvas.position[at_row, at_column],
             ),
-            leader=self._ties.leaders(at_row, at_source, ordinal, hidden),
+            leader=self._ties.leaders(at_row, at_source, ordinal),
         )
         start = 0
         for stage, where, own_columns in zip(active, predicted, columns, strict=True):

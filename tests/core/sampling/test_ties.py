@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlm.sampling import blind_positions, candidates, generate, iter_generate
 
@@ -83,3 +84,56 @@ def test_blocks_that_will_not_follow_the_prompt_are_told_once(
             generate(model, torch.ones(1, prompt_length, dtype=torch.long), gen_length=3, steps=4)
     told = "this model's blocks see themselves only (BlockAttention, counted from the start of the text): "
     assert caplog.messages == [f"{told}blocks that hold no given token do not follow the prompt"] * num_lines
+
+
+class AddsPositions(torch.nn.Module):
+    """Token embeddings to which learned positions are added."""
+
+    def __init__(self, tokens: torch.nn.Embedding) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.positions = torch.randn(64, tokens.embedding_dim, generator=torch.Generator().manual_seed(0)).double()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.tokens(ids) + self.positions[: ids.shape[1]]
+
+
+@pytest.mark.parametrize("adds_positions", [False, True])
+def test_blind_positions_are_alike_where_no_positions_are_added(make_model: Any, adds_positions: bool) -> None:
+    model = make_model(seed=1, block_length=10, **BLIND)
+    if adds_positions:
+        model.model.embed_tokens = AddsPositions(model.model.embed_tokens)
+    prompt = torch.randint(0, MASK, (1, 10), generator=torch.Generator().manual_seed(0))
+    result = generate(model, prompt, gen_length=10, steps=1, cache="off")
+    assert result.num_forwards == 1, "a trial is not counted"
+    assert (len(set(result.sequences[0, 10:].tolist())) == 1) != adds_positions
+
+
+class Operators(TorchDispatchMode):
+    """Notes what is asked of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device_to_find_what_is_alike(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaders, operators, found = blind_positions.Ties.leaders, Operators(), []
+
+    def noted(self: blind_positions.Ties, *arguments: torch.Tensor) -> torch.Tensor | None:
+        with operators:
+            found.append(leaders(self, *arguments))
+        return found[-1]
+
+    monkeypatch.setattr(blind_positions.Ties, "leaders", noted)
+    prompt = torch.randint(0, MASK, (1, 10), generator=torch.Generator().manual_seed(0))
+    generate(make_model(block_length=10, **BLIND), prompt, gen_length=10, steps=4)
+    assert len(found) == 4
+    assert "cummax" in operators.names
+    assert not operators.names & {"_local_scalar_dense", "nonzero", "is_nonzero"}
+    generate(make_model(), prompt, gen_length=10, steps=4)
+    assert found[4:] == [None] * 4
