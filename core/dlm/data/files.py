@@ -62,8 +62,8 @@ def find_files(name: str, split: str) -> FoundFiles:
     """The files of a path, folder, glob or ``pkg://package/path``, in a fixed order.
 
     A folder is searched with its subfolders. A folder or file in it whose whole name is that of a split
-    (``test/a.txt``, ``test.jsonl``, ``test-00000-of-00002.jsonl``) belongs to it; without one called ``train``, all
-    that belong to none are the split ``train``.
+    (``test/a.txt``, ``test.jsonl``, ``test-00000-of-00002.jsonl``, ``test.en.txt``) belongs to it; without one called
+    ``train``, all that belong to none are the split ``train``.
 
     Raises:
         DataError: nothing there (with the nearest names), an unknown format, several formats, or no such split.
@@ -156,9 +156,12 @@ def _of_split(split_of: dict[Path, str | None], name: str, split: str) -> list[P
 
 
 def _split_of(inside: Path, wanted: str) -> str | None:
-    """The split that a path inside a folder names: a whole part of it, but for the number of a shard."""
+    """The split that a path inside a folder names: a whole part of it, but for the number of a shard.
+
+    Dots divide the name of the file into such parts too: ``train.en.txt``, ``ptb.test.txt``.
+    """
     file = uncompressed_name(inside).with_suffix("")
-    for part in file.parts:
+    for part in (*file.parts, *file.name.split(".")):
         whole = re.sub(r"[-_.]\d+([-_.]of[-_.]\d+)?$", "", part.lower())
         if whole in (wanted.lower(), *_SPLITS):
             return whole

@@ -144,6 +144,17 @@ def test_split_is_read_off_the_file_names(tmp_path):
         load_source(str(tmp_path), split="validation")
 
 
+def test_dots_part_the_name_of_a_file_and_nothing_else_does(tmp_path):
+    for name in ("train.en.txt", "ptb.train.txt", "test.en.txt", "train-station.txt", "a.trainer.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "v1.test").mkdir()
+    (tmp_path / "v1.test" / "train.txt").write_text("in a folder")
+    source = load_source(str(tmp_path))
+    assert [record.values["text"] for record in source.open()] == ["ptb.train.txt", "train.en.txt", "in a folder"]
+    left_out = "3 left out: a.trainer.txt, train-station.txt (in no split), test.en.txt (split test)"
+    assert source.notes == (f"{tmp_path}: 3 files read, {left_out}",)
+
+
 def test_origin_of_a_row_is_its_file_and_line(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "a"}\n\n\n{"text": "b"}\n')
