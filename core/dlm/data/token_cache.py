@@ -25,6 +25,8 @@ from dlm.user_paths import user_path
 
 VARIABLE = "DLM_CACHE"
 """The environment variable that names the folder of all caches; ``off`` keeps nothing."""
+NOT_KEPT = "tokens: not kept"
+"""How a line begins that says that there is no cache."""
 _FORMAT = 1
 _MANIFEST, _PROGRESS, _SEEN = "manifest.json", "progress.json", "seen.json"
 _WAIT = 1.0
@@ -136,15 +138,15 @@ def tokenized(
         UserInputError: ``DLM_CACHE`` is no path.
     """
     if split is None:
-        return _uncached(recipe, "tokens: not kept", shard_tokens)
+        return _uncached(recipe, NOT_KEPT, shard_tokens)
     root = folder or cache_folder()
     if root is None:
-        return _uncached(recipe, f"tokens: not kept ({VARIABLE}=off)", shard_tokens)
+        return _uncached(recipe, f"{NOT_KEPT} ({VARIABLE}=off)", shard_tokens)
     try:
         found = _Entry.of(recipe, split, root / "tokens").get(recipe, shard_tokens)
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         reason = getattr(error, "strerror", None) or str(error)
-        return _uncached(recipe, f"tokens: not kept ({root}: {reason}); {VARIABLE} names another folder", shard_tokens)
+        return _uncached(recipe, f"{NOT_KEPT} ({root}: {reason}); {VARIABLE} names another folder", shard_tokens)
     recipe.check()
     return found
 

@@ -95,6 +95,17 @@ class CountedRows:
         return self._rows[number]
 
 
+def test_four_ranks_read_each_row_once(make_rows):
+    shapes = [StepShape(batch_size=2, accumulation=2, rank=rank, world_size=4) for rank in range(4)]
+    read = []
+    for shape in shapes:
+        rows = CountedRows(make_rows(67))
+        list(StepLoader(rows=rows, collate=COLLATE, shape=shape).one_epoch(epoch=2))
+        read.append(rows.read)
+    assert sorted(itertools.chain(*read)) == list(range(67))
+    assert min(map(len, read)) >= 67 // 4 - 2
+
+
 @settings(deadline=None, max_examples=40)
 @given(num_rows=st.integers(1, 40), position=st.integers(0, 30), batch_size=st.integers(1, 5))
 def test_resumed_steps_equal_uninterrupted_ones_and_read_nothing_else(make_rows, num_rows, position, batch_size):
