@@ -78,10 +78,10 @@ class Ties:
 
     @cached_property
     def _places_are_alike(self) -> bool:
-        """Whether two masks that see each other and nothing else are the same to the model, wherever they stand."""
-        ids = torch.full((1, 2), self._canvas.mask_id, device=self._canvas.ids.device)
-        hidden = self._decoder.trial(ids, torch.arange(2, device=ids.device)[None])
-        return _are_close(hidden[0, 0], hidden[0, 1])
+        """Whether masks that see nothing else are the same to the model, wherever they stand."""
+        ids = torch.full_like(self._canvas.ids[:1], self._canvas.mask_id)
+        hidden = self._decoder.trial(ids, torch.arange(ids.shape[1], device=ids.device)[None])
+        return _are_close(hidden[0, 0], hidden[0, -1])
 
     @property
     def _known(self) -> Tensor:

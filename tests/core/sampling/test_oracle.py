@@ -49,7 +49,7 @@ class Oracle(nn.Module):
             num_hidden_layers=1, vocab_size=NUM_WORDS + 1, mask_token_id=MASK, _attn_implementation="sdpa"
         )
         config.get_text_config = lambda: config
-        self.config = config
+        self.config = self.base_model.config = config
 
     def get_output_embeddings(self) -> nn.Module:
         return self.head
