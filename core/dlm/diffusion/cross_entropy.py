@@ -12,7 +12,30 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 25
-"""Most logits that exist at once: 128 MiB in float32."""
+"""Most logits that exist at once: 128 MiB in float32. On CUDA there may be more, as memory is free."""
+_LARGEST_CHUNK = 1 << 29
+_BYTES_OF_A_LOGIT = 12
+"""The product in 16 bits, the logit in 32, its gradient in 16, and some more for what the allocator wastes."""
+_SHARE_OF_FREE_MEMORY = 4
+
+
+def most_logits(free_bytes: int | None) -> int:
+    """How many logits may exist at once; None: it is not to depend on what is free.
+
+    Each chunk adds to the gradient of the whole (V, H) weight, so that few large ones are faster.
+    """
+    if free_bytes is None:
+        return CHUNK_ELEMENTS
+    affordable = free_bytes // (_SHARE_OF_FREE_MEMORY * _BYTES_OF_A_LOGIT)
+    return max(CHUNK_ELEMENTS, min(affordable, _LARGEST_CHUNK))
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """What can be allocated on CUDA. None elsewhere, and where sums must not depend on it (``deterministic``)."""
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 class ChunkedHead:
@@ -32,8 +55,9 @@ class ChunkedHead:
         self.wants_gradient = any(wanted[:3])
 
     def chunks(self) -> Iterator[slice]:
-        """Slices of the N positions, each with at most ``CHUNK_ELEMENTS`` logits."""
-        num_positions, size = len(self._hidden_NH), max(1, CHUNK_ELEMENTS // len(self._weight_VH))
+        """Slices of the N positions, each with at most as many logits as :func:`most_logits` says."""
+        num_positions = len(self._hidden_NH)
+        size = max(1, most_logits(_free_bytes(self._hidden_NH.device)) // len(self._weight_VH))
         return (slice(start, min(start + size, num_positions)) for start in range(0, num_positions, size))
 
     def logits(self, chunk: slice) -> Tensor:

@@ -9,7 +9,13 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlm.diffusion import cross_entropy
-from dlm.diffusion.cross_entropy import LogProbabilities, Smoothing, WeightedCrossEntropy
+from dlm.diffusion.cross_entropy import (
+    CHUNK_ELEMENTS,
+    LogProbabilities,
+    Smoothing,
+    WeightedCrossEntropy,
+    most_logits,
+)
 
 N, H, V = 13, 6, 29
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -214,3 +220,11 @@ def test_logits_of_all_positions_never_exist(monkeypatch: pytest.MonkeyPatch) ->
         log_probability, _ = LogProbabilities.apply(hidden, weight, None, targets)
         (total + log_probability.sum()).backward()
     assert largest.elements == num * H  # the hidden states; logits of all positions are 8 times as many
+
+
+def test_a_chunk_takes_a_quarter_of_what_is_free() -> None:
+    """12 bytes a logit; never less than what always fits, nor more than serves."""
+    gigabyte = 1 << 30
+    assert most_logits(None) == most_logits(0) == most_logits(gigabyte) == CHUNK_ELEMENTS
+    assert most_logits(12 * gigabyte) == gigabyte // 4
+    assert most_logits(70 * gigabyte) == 1 << 29
