@@ -1,12 +1,15 @@
 """The denoising loop: predict, commit, remask, stop at EOS; what remasking rules see (confidence, entropy, margin)."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from time import perf_counter
+from typing import NoReturn
 
 import attrs
 import torch
 from torch import Tensor
 
+from dlm.data.batch import sent
 from dlm.errors import UserInputError
 from dlm.sampling.blind_positions import Ties
 from dlm.sampling.candidates import Keys, Predictions, Tokens, predict
@@ -80,11 +83,17 @@ class Loop:
     """(B,) int64: denoising steps each row has taken part in."""
     _ended: Tensor = attrs.field(init=False)
     """(B,) bool: rows whose text has come to its end."""
+    _wrong: Tensor = attrs.field(init=False)
+    """() bool: whether the rule has wanted what it may not."""
+    _every_row: Tensor = attrs.field(init=False)
+    """(B,) int64: 0 to B - 1."""
 
     def __attrs_post_init__(self) -> None:
         self._ties = Ties(self.decoder, self.canvas)
         self._row_steps = torch.zeros_like(self.settings.row_keys)
         self._ended = torch.zeros_like(self.settings.row_keys, dtype=torch.bool)
+        self._wrong = torch.zeros((), dtype=torch.bool, device=self._ended.device)
+        self._every_row = torch.arange(len(self._ended), device=self._ended.device)
 
     def run(self, waves: list[list[Stage]]) -> Iterator[float]:
         """Decode wave after wave; yields the seconds of each forward with what it led to, visible on the canvas."""
@@ -101,6 +110,8 @@ class Loop:
                     if may_end:
                         self._ended |= self.canvas.fill_after_end(self.settings.eos_ids)
                     yield perf_counter() - started
+            if bool(self._wrong):
+                self._refuse()
             if wave is not waves[-1]:
                 with torch.no_grad():
                     self.forward.end(wave)
@@ -108,20 +119,12 @@ class Loop:
     @torch.no_grad()
     def _step(self, wave: list[Stage], step: int) -> bool:
         """One step of a wave; False when no position could have changed, and the model was not asked."""
-        active = [
-            blocks for stage in wave if step < stage.num_steps and (blocks := self._active(stage, step)) is not None
-        ]
+        active = self._active([stage for stage in wave if step < stage.num_steps], step)
         if not active:
             return False
-        predicted = [self._predicted(stage) for stage in active]
-        rows = [stage.row[:, None].expand_as(where)[where] for stage, where in zip(active, predicted, strict=True)]
-        columns = [stage.columns[where] for stage, where in zip(active, predicted, strict=True)]
-        ordinals = [
-            stage.ordinal[:, None].expand_as(where)[where] for stage, where in zip(active, predicted, strict=True)
-        ]
-        at_row, at_column, ordinal = torch.cat(rows), torch.cat(columns), torch.cat(ordinals)
+        at_row, at_column, ordinal = (torch.cat(each) for each in zip(*(each.keys for each in active), strict=True))
         at_source = self.canvas.source_of(at_row, at_column, self.decoder.shift)
-        members = torch.unique(torch.cat([stage.row for stage in active]))
+        members = self._members(active)
         hidden = self.forward.hidden(members, at_row, at_source)
         predictions = predict(
             hidden,
@@ -138,41 +141,60 @@ class Loop:
             leader=self._ties.leaders(at_row, at_source, ordinal),
         )
         start = 0
-        for stage, where, own_columns in zip(active, predicted, columns, strict=True):
-            part = slice(start, start + len(own_columns))
-            state = self._state(stage, where, predictions, part, step)
-            self._apply(stage, state, self._decide(state), predictions.log_probability[part])
-            start += len(own_columns)
+        for each in active:
+            part = slice(start, start + len(each.block))
+            state = self._state(each, predictions, part, step)
+            self._apply(each, state, self._decide(state), predictions.log_probability[part])
+            start = part.stop
         self._row_steps[members] += 1
         return True
 
-    def _active(self, stage: Stage, step: int) -> Stage | None:
-        """The blocks of a stage that this step can change; None when there are none."""
-        wanted = ~self._ended[stage.row]
+    def _active(self, stages: list[Stage], step: int) -> list["_Active"]:
+        """The blocks that this step can change, stage by stage. Here the host waits for the device, once a step."""
+        rule, masked = self.settings.remasker, self.canvas.masked
+        asked = self.canvas.writable if NEEDS_COMMITTED_PREDICTIONS.of(rule) else masked
+        asked_of = [asked[stage.row[:, None], stage.columns] & stage.valid for stage in stages]
+        masked_of = [masked[stage.row[:, None], stage.columns] & stage.valid for stage in stages]
+        counts = [each.sum(dim=1) for each in (*asked_of, *masked_of)]
+        numbers = iter(torch.cat((self._ended.long(), self._wrong[None].long(), *counts)).tolist())
+        ended = list(islice(numbers, len(self._ended)))
+        if next(numbers):
+            self._refuse()
+        num_asked, num_masked = ([list(islice(numbers, len(each.rows_on_host))) for each in stages] for _ in range(2))
+        active = []
+        for stage, where, num_wanted, num_left in zip(stages, asked_of, num_asked, num_masked, strict=True):
+            blocks = [
+                block
+                for block, row in enumerate(stage.rows_on_host)
+                if not ended[row] and self._can_change(stage.quotas_on_host[block][step], num_left[block])
+            ]
+            if blocks:
+                kept = stage.of_blocks(blocks)
+                where = where if kept is stage else where[sent(torch.tensor(blocks), where.device)]
+                active.append(_Active.of(kept, where, sum(num_wanted[block] for block in blocks)))
+        return active
+
+    def _can_change(self, quota: int, num_masked: int) -> bool:
+        """Whether a step of a block that has not ended can change it."""
         if NEEDS_COMMITTED_PREDICTIONS.of(self.settings.remasker):
-            pass  # there may always be something to take back
-        elif RESPECTS_QUOTA.of(self.settings.remasker):
-            if not stage.is_planned[step]:
-                return None
-            wanted = wanted & (stage.quota[:, step] > 0)
-        else:
-            wanted = wanted & (self.canvas.masked[stage.row[:, None], stage.columns] & stage.valid).any(dim=1)
-        keep: Tensor = wanted.nonzero()[:, 0]
-        if not keep.numel():
-            return None
-        return stage if len(keep) == len(wanted) else stage.of_blocks(keep)
+            return True  # there may always be something to take back
+        return (quota if RESPECTS_QUOTA.of(self.settings.remasker) else num_masked) > 0
 
-    def _predicted(self, stage: Stage) -> Tensor:
-        where = self.canvas.writable if NEEDS_COMMITTED_PREDICTIONS.of(self.settings.remasker) else self.canvas.masked
-        return where[stage.row[:, None], stage.columns] & stage.valid
+    def _members(self, active: list["_Active"]) -> Tensor:
+        """The rows that take part, ascending."""
+        rows = sorted({row for each in active for row in each.stage.rows_on_host})
+        if len(rows) == len(self._every_row):
+            return self._every_row
+        return sent(torch.tensor(rows), self._every_row.device)
 
-    def _state(self, stage: Stage, predicted: Tensor, predictions: Predictions, part: slice, step: int) -> BlockState:
-        canvas, at = self.canvas, (stage.row[:, None], stage.columns)
+    def _state(self, active: "_Active", predictions: Predictions, part: slice, step: int) -> BlockState:
+        canvas, stage, where = self.canvas, active.stage, active.where
+        at = (stage.row[:, None], stage.columns)
         ids = canvas.ids[at]
         masked = canvas.masked[at] & stage.valid
-        candidates = ids.masked_scatter(predicted, predictions.candidates[part])
+        candidates = ids.masked_scatter(where, predictions.candidates[part])
         log_probability = torch.full_like(canvas.log_probability[at], -torch.inf)
-        log_probability.masked_scatter_(predicted, predictions.log_probability[part])
+        log_probability.masked_scatter_(where, predictions.log_probability[part])
         if self.settings.commits_eos_last:
             log_probability.masked_fill_(torch.isin(candidates, self.settings.eos_ids), -torch.inf)
         return BlockState(
@@ -193,7 +215,7 @@ class Loop:
                 blocks=stage.ordinal,
                 length=stage.columns.shape[1],
             ),
-            predicted=predicted,
+            predicted=where,
             predictions=predictions,
             part=part,
         )
@@ -206,24 +228,57 @@ class Loop:
         wrong = commit & ~state.masked
         if remask is not None:
             wrong = wrong | (remask & (state.masked | (state.committed_step < 0)))
-        if bool(wrong.any()):
-            raise UserInputError(
-                f"remasking rule {type(self.settings.remasker).__name__} wants to write where no mask is, or to take "
-                "back what was not generated; `dlm plugins check` shows what its contract asks"
-            )
+        self._wrong = self._wrong | wrong.any()  # looked at with the next step's numbers
         return decision
 
-    def _apply(self, stage: Stage, state: BlockState, decision: Decision, log_probability: Tensor) -> None:
-        canvas = self.canvas
-        rows = stage.row[:, None].expand_as(stage.columns)
+    def _refuse(self) -> NoReturn:
+        raise UserInputError(
+            f"remasking rule {type(self.settings.remasker).__name__} wants to write where no mask is, or to take "
+            "back what was not generated; `dlm plugins check` shows what its contract asks"
+        )
+
+    def _apply(self, active: "_Active", state: BlockState, decision: Decision, log_probability: Tensor) -> None:
+        canvas, stage = self.canvas, active.stage
         if decision.remask is not None:
-            back = rows[decision.remask], stage.columns[decision.remask]
-            canvas.ids[back] = canvas.mask_id
-            canvas.committed_step[back] = canvas.block_step[back] = -1
-            canvas.log_probability[back] = 0.0
-        at = rows[decision.commit], stage.columns[decision.commit]
-        canvas.ids[at] = state.candidates[decision.commit]
-        canvas.block_step[at] = state.step
-        canvas.committed_step[at] = self._row_steps[at[0]]
-        # Of the N predictions of this stage, in the order of the positions.
-        canvas.log_probability[at] = log_probability[decision.commit[state.predicted]]
+            # Columns beyond the end of a row stand for another position, so that nothing but a sum is safe.
+            votes = torch.zeros_like(canvas.ids)
+            votes.index_put_((stage.row[:, None], stage.columns), decision.remask.long(), accumulate=True)
+            back = votes > 0
+            canvas.ids.masked_fill_(back, canvas.mask_id)
+            canvas.committed_step.masked_fill_(back, -1)
+            canvas.block_step.masked_fill_(back, -1)
+            canvas.log_probability.masked_fill_(back, 0.0)
+        row, column, _ = active.keys
+        at, is_written = (row, column), decision.commit[active.block, active.place]
+        for target, value in (
+            (canvas.ids, state.candidates[active.block, active.place]),
+            (canvas.block_step, torch.full_like(row, state.step)),
+            (canvas.committed_step, self._row_steps[row]),
+            (canvas.log_probability, log_probability),
+        ):
+            target[at] = torch.where(is_written, value, target[at])
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Active:
+    """Blocks that take part in a step, and the N positions of them that are predicted."""
+
+    stage: Stage
+    where: Tensor
+    """(R, K) bool: the positions."""
+    block: Tensor
+    """(N,) int64: which of the R blocks, and"""
+    place: Tensor
+    """(N,) int64: which of its K positions, in order."""
+
+    @classmethod
+    def of(cls, stage: Stage, where: Tensor, num_positions: int) -> "_Active":
+        """Find the positions, whose number the host knows: so it need not wait."""
+        order = (~where).flatten().byte().argsort(stable=True)[:num_positions]
+        return cls(stage=stage, where=where, block=order // where.shape[1], place=order % where.shape[1])
+
+    @property
+    def keys(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Row and column on the canvas and the block's ordinal of each position, (N,) each."""
+        stage = self.stage
+        return stage.row[self.block], stage.columns[self.block, self.place], stage.ordinal[self.block]

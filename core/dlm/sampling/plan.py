@@ -7,6 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from dlm.data.batch import sent
 from dlm.errors import UserInputError
 from dlm.sampling.canvas import Canvas
 
@@ -56,11 +57,16 @@ class Stage:
     quota: Tensor
     """(R, S) int64: tokens to commit at each step."""
     num_steps: int
-    is_planned: tuple[bool, ...]
-    """Whether any block has a quota at each step."""
+    rows_on_host: tuple[int, ...]
+    """``row``, for which the host need not wait."""
+    quotas_on_host: tuple[tuple[int, ...], ...]
+    """``quota``, likewise."""
 
-    def of_blocks(self, index: Tensor) -> "Stage":
+    def of_blocks(self, blocks: Sequence[int]) -> "Stage":
         """Some of the blocks."""
+        if len(blocks) == len(self.rows_on_host):
+            return self
+        index = sent(torch.tensor(blocks), self.row.device)
         return attrs.evolve(
             self,
             row=self.row[index],
@@ -68,6 +74,8 @@ class Stage:
             columns=self.columns[index],
             valid=self.valid[index],
             quota=self.quota[index],
+            rows_on_host=tuple(self.rows_on_host[block] for block in blocks),
+            quotas_on_host=tuple(self.quotas_on_host[block] for block in blocks),
         )
 
 
@@ -135,15 +143,16 @@ def _stage(canvas: Canvas, num_steps: int, tasks: Sequence[_Task]) -> Stage:
     first = torch.tensor([task.first_column for task in tasks])
     end = torch.tensor([task.end_column for task in tasks])
     columns = first[:, None] + torch.arange(length)
-    quota = torch.tensor([quotas(task.num_masks, num_steps) for task in tasks])
+    quotas_on_host = tuple(tuple(quotas(task.num_masks, num_steps)) for task in tasks)
     return Stage(
         row=torch.tensor([task.row for task in tasks], device=device),
         ordinal=torch.tensor([task.ordinal for task in tasks], device=device),
         columns=columns.clamp(max=canvas.ids.shape[1] - 1).to(device),
         valid=(columns < end[:, None]).to(device),
-        quota=quota.to(device),
+        quota=torch.tensor(quotas_on_host, device=device),
         num_steps=num_steps,
-        is_planned=tuple((quota > 0).any(dim=0).tolist()),
+        rows_on_host=tuple(task.row for task in tasks),
+        quotas_on_host=quotas_on_host,
     )
 
 
