@@ -11,7 +11,7 @@ from dlm.model import Qwen3LLadaConfig, Qwen3LLadaForMaskedLM, Qwen3LLadaModel
 
 if TYPE_CHECKING:
     from dlm.evaluation.likelihood import LogLikelihood, Perplexity, log_likelihood, perplexity
-    from dlm.model.convert import ConversionReport, convert
+    from dlm.interop.convert import ConversionReport, convert
     from dlm.model.load_model import load_model as load
     from dlm.sampling import GenerateOutput, generate, iter_generate
     from dlm.training.run import RunResult, run
@@ -38,8 +38,8 @@ __all__ = [
 
 # Imported when they are first asked for: the training engine alone takes seconds, and `dlm validate` needs none of it.
 _LATER = {
-    "ConversionReport": ("dlm.model.convert", "ConversionReport"),
-    "convert": ("dlm.model.convert", "convert"),
+    "ConversionReport": ("dlm.interop.convert", "ConversionReport"),
+    "convert": ("dlm.interop.convert", "convert"),
     "load": ("dlm.model.load_model", "load_model"),
     "GenerateOutput": ("dlm.sampling", "GenerateOutput"),
     "generate": ("dlm.sampling", "generate"),

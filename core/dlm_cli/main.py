@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("dlm_cli.commands.data:data", "Look at rows as the model will see them."),
     "generate": ("dlm_cli.commands.generate:generate", "Generate text from a trained folder."),
     "chat": ("dlm_cli.commands.chat:chat", "Talk with a trained model in the terminal."),
-    "convert": ("dlm_cli.commands.convert:convert", "Turn an autoregressive checkpoint into a diffusion one."),
+    "convert": ("dlm_cli.commands.convert:convert", "Make a diffusion model of a checkpoint, or read a published one."),
     "export": ("dlm_cli.commands.export:export", "Write a trained model in an engine's layout."),
     "merge": ("dlm_cli.commands.merge:merge", "Merge the adapters of a run into their base."),
     "analyze": ("dlm_cli.commands.analyze:analyze", "Compare two checkpoints tensor by tensor."),

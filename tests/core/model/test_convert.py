@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from dlm.errors import ModelError
-from dlm.model.convert import convert
+from dlm.interop.convert import convert
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM
 
 Write = Callable[..., Path]

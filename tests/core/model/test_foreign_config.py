@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from dlm.errors import ModelError
-from dlm.model.convert import convert
+from dlm.interop.convert import convert
 from dlm.model.from_scratch import model_from_config
 from dlm.model.load_model import load_model
 

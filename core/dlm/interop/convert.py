@@ -1,4 +1,4 @@
-"""Convert an autoregressive checkpoint (local, hub, GGUF) to a diffusion one (``dlm convert``), weights unchanged."""
+"""Convert a checkpoint (autoregressive, published diffusion, GGUF; local, hub) to one of ``dlm``, weights unchanged."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dlm.errors import ModelError
+from dlm.interop.published import Published, recognise, unpack_published
 from dlm.model.adapter_files import refuse_adapters
 from dlm.model.analyze import Comparison, Status, analyze
 from dlm.model.body_and_head import num_parameters
@@ -48,10 +49,18 @@ class ConversionReport:
     num_parameters: int
     dtypes: tuple[str, ...]
     """Dtypes of the tensors, as safetensors names them."""
+    published: Published | None = None
+    """What was recognised where the source is a diffusion model already."""
 
 
 def convert(
-    src: str | Path, dst: str | Path, *, mask_token: str | None = None, trust_remote_code: bool = False
+    src: str | Path,
+    dst: str | Path,
+    *,
+    mask_token: str | None = None,
+    layout: str | None = None,
+    block_length: int | None = None,
+    trust_remote_code: bool = False,
 ) -> ConversionReport:
     """Convert a checkpoint.
 
@@ -60,12 +69,17 @@ def convert(
     inside the embedding where there is a free row (Qwen3: 151669); otherwise the embedding grows by as little as it
     can, with the mean of the old rows.
 
+    A published diffusion model (SDAR, Dream, LLaDA, ...; see ``dlm.interop.layouts``) is recognised, and its own names
+    become those of Qwen3, Qwen2 or Llama; its mask token, attention, blocks and logit shift are recorded.
+
     Args:
         src: Folder with ``config.json``, safetensors and a tokenizer, a name on the Hugging Face hub, or a GGUF file:
             its path, or ``pkg://package/file.gguf`` inside an installed package.
         dst: Folder to write; absent or empty. It appears whole or not at all.
         mask_token: Text of the mask token, reused where the tokenizer has it; None: the one that the tokenizer
             declares, else ``<|mask|>``.
+        layout: Name of the published layout, where its files do not tell (``open-dllm``, ``a2d-bd3lm``, ...).
+        block_length: Tokens in a block of a published model whose files do not say it.
         trust_remote_code: Whether code from the checkpoint may run; it is copied along.
 
     Raises:
@@ -75,7 +89,22 @@ def convert(
     check_destination(destination)
     with _local_source(src, destination) as source:
         refuse_adapters(source)
-        return _convert_folder(src, source, destination, mask_token, trust_remote_code=trust_remote_code)
+        found = recognise(source, layout)
+        if found is None:
+            _refuse_published_options(layout, block_length)
+            return _convert_folder(src, source, destination, mask_token, trust_remote_code=trust_remote_code)
+        with scratch_beside(destination) as plain:
+            published_model = unpack_published(source, plain, *found, mask_token=mask_token, block_length=block_length)
+            report = _convert_folder(src, plain, destination, None, trust_remote_code=False)
+        return attrs.evolve(report, published=published_model)
+
+
+def _refuse_published_options(layout: str | None, block_length: int | None) -> None:
+    for option, value in (("--as", layout), ("--block-length", block_length)):
+        if value is not None:
+            raise ModelError(
+                f"{option} {value} is for published diffusion models; the source is an ordinary checkpoint"
+            )
 
 
 def _convert_folder(
