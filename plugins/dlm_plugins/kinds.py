@@ -9,7 +9,7 @@ import attrs
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
 from dlm_plugins.claims import Claim
 from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, Loss
-from dlm_plugins.masking import IS_INDEPENDENT, NUM_VIEWS, Masking
+from dlm_plugins.masking import FOLLOWS_RATE, IS_INDEPENDENT, NEEDS_TRACE, NUM_VIEWS, Masking
 from dlm_plugins.metric import HIGHER_IS_BETTER, NEEDS, Metric
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
@@ -56,7 +56,7 @@ _ROWS = (
         protocol=Masking,
         key="training.noise.masking",
         decides="which positions are corrupted, given p",
-        claims=(NUM_VIEWS, IS_INDEPENDENT),
+        claims=(NUM_VIEWS, IS_INDEPENDENT, FOLLOWS_RATE, NEEDS_TRACE),
     ),
     Kind(
         name="noise_type",

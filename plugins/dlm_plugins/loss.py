@@ -44,13 +44,24 @@ class LossView(Protocol):
         ...
 
     @property
+    def scored(self) -> Tensor:
+        """(B, L) bool: positions that count: all corrupted ones, unless the masking hides some only as context."""
+        ...
+
+    @property
+    def num_views(self) -> Tensor:
+        """(B, L) float32, at least 1: views of this row in the step. This one has a share of 1 / num_views, so that a
+        row weighs the same however many views it has."""
+        ...
+
+    @property
     def eligible(self) -> Tensor:
         """(B, L) bool: positions the noise could have fallen on (real tokens; in fine-tuning, of the answers only)."""
         ...
 
     @property
     def p_mask(self) -> Tensor:
-        """(B, L) float32 in [0, 1]: probability with which each position was corrupted; 0 where it is not eligible."""
+        """(B, L) float32 in [0, 1]: probability with which each position is scored; 0 where it is not eligible."""
         ...
 
     @property

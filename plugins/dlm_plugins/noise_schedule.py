@@ -22,7 +22,7 @@ class NoiseSchedule(Protocol):
     """
 
     def mask_rate(self, t: Tensor) -> Tensor:
-        """Mask rate p(t) in [0, 1], non-decreasing in t, with p(0) <= 0.01."""
+        """Mask rate p(t) in [0, 1], non-decreasing in t; from 0 to 1 where ``covers_unit_interval`` is claimed."""
         ...
 
     def mask_rate_derivative(self, t: Tensor) -> Tensor:

@@ -10,8 +10,12 @@ from dlm_builtin_plugins.losses.dllm import DllmLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
 from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
+from dlm_builtin_plugins.maskings.all import FullMasking
 from dlm_builtin_plugins.maskings.bernoulli import BernoulliMasking
+from dlm_builtin_plugins.maskings.complementary import ComplementaryMasking
 from dlm_builtin_plugins.maskings.contiguous import ContiguousMasking
+from dlm_builtin_plugins.maskings.semi_ar import SemiAutoregressiveMasking, TwoStageMasking
+from dlm_builtin_plugins.maskings.trace import TraceMasking
 from dlm_builtin_plugins.metrics.answers import Contains, ExactMatch, Number, Pattern
 from dlm_builtin_plugins.metrics.diversity import DistinctN, Entropy
 from dlm_builtin_plugins.metrics.likelihoods import Accuracy, Elbo
@@ -90,6 +94,26 @@ class TestBernoulliMasking(MaskingContract):
 
 class TestContiguousMasking(MaskingContract):
     component = ContiguousMasking
+
+
+class TestComplementaryMasking(MaskingContract):
+    component = ComplementaryMasking
+
+
+class TestSemiAutoregressiveMasking(MaskingContract):
+    component = SemiAutoregressiveMasking
+
+
+class TestTwoStageMasking(MaskingContract):
+    component = TwoStageMasking
+
+
+class TestTraceMasking(MaskingContract):
+    component: ClassVar = [TraceMasking(), TraceMasking(shrink=2), TraceMasking(views=2)]
+
+
+class TestFullMasking(MaskingContract):
+    component: ClassVar = [FullMasking(), FullMasking(prompt_rate=0.15)]
 
 
 class TestMaskNoise(NoiseTypeContract):

@@ -50,6 +50,14 @@ class View:
     mask_id: int = MASK
     columns: Mapping[str, Tensor] = attrs.field(factory=dict)
 
+    @property
+    def scored(self) -> Tensor:
+        return self.corrupted
+
+    @property
+    def num_views(self) -> Tensor:
+        return torch.ones_like(self.p_mask)
+
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
         assert weight.isfinite().all()  # a fast view may multiply before it selects
         log_probabilities = self.scores.log_softmax(dim=-1)

@@ -20,7 +20,9 @@ class DllmLoss:
     def __call__(self, view: LossView) -> LossOutput:
         """Score the eligible positions that hold the mask token with weight min(1/p, cap)."""
         weight, normaliser = average(view, view.weight)
-        where = (view.noisy_ids == view.mask_id) & view.eligible
+        found = (view.noisy_ids == view.mask_id) & view.eligible
+        # Where the masking hides more than is scored, what it hides as context stays context.
+        where = found & (view.scored | ~view.corrupted)
         return LossOutput(view.weighted_cross_entropy(where, weight), normaliser)
 
     def incompatibilities(self, run: RunComponents) -> Iterable[str]:

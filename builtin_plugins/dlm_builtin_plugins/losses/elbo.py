@@ -24,11 +24,11 @@ class ElboLoss:
 
     def __call__(self, view: LossView) -> LossOutput:
         """Score the corrupted positions with weight p'(t) / max(p(t), min_masking_rate)."""
-        weight = torch.where(view.corrupted, view.rate_derivative / view.rate, 0.0)
+        weight = torch.where(view.scored, view.rate_derivative / view.rate, 0.0)
         # A derivative may diverge at an end of the interval: a point that the integral over t does not see.
         weight = weight.masked_fill(weight.isinf(), 0.0)
         weight, normaliser = average(view, weight)
-        return LossOutput(view.weighted_cross_entropy(view.corrupted, weight), normaliser)
+        return LossOutput(view.weighted_cross_entropy(view.scored, weight), normaliser)
 
     def incompatibilities(self, run: RunComponents) -> Iterable[str]:
         """Whatever would make the result no bound."""

@@ -15,9 +15,9 @@ class GuidelinesLoss:
     """
 
     def __call__(self, view: LossView) -> LossOutput:
-        """Score the corrupted positions with weight min(1/p, cap)."""
+        """Score what counts, usually the corrupted positions, with weight min(1/p, cap)."""
         weight, normaliser = average(view, view.weight)
-        return LossOutput(view.weighted_cross_entropy(view.corrupted, weight), normaliser)
+        return LossOutput(view.weighted_cross_entropy(view.scored, weight), normaliser)
 
 
 def average(view: LossView, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,9 +25,10 @@ def average(view: LossView, weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Pre-training: the weight as it is, and the number of eligible tokens. Fine-tuning: the weight over the length of the
     answer, and the number of answers, so that a long answer counts no more than a short one (the guidelines of LLaDA,
-    Nie et al. 2025, arXiv:2502.09992).
+    Nie et al. 2025, arXiv:2502.09992). The views of a row share what one of them would count.
     """
+    share = view.eligible / view.num_views  # (B, L)
     if view.answer_length is None:
-        return weight, view.eligible.sum()
-    share = view.eligible / view.answer_length.clamp(min=1)  # (B, L); the shares of one answer add up to 1
+        return weight / view.num_views, share.sum()
+    share = share / view.answer_length.clamp(min=1)  # the shares of one answer add up to 1
     return weight * share, share.sum()

@@ -28,5 +28,5 @@ class SoftCrossEntropyLoss:
     def __call__(self, view: LossView) -> LossOutput:
         """Score the corrupted positions with weight min(1/p, cap) on the smoothed cross-entropy."""
         weight, normaliser = average(view, view.weight)
-        total = view.weighted_cross_entropy(view.corrupted, weight, label_smoothing=self.label_smoothing)
+        total = view.weighted_cross_entropy(view.scored, weight, label_smoothing=self.label_smoothing)
         return LossOutput(total, normaliser)

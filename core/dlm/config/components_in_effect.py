@@ -8,6 +8,7 @@ from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT
 from dlm_plugins.errors import Problem
+from dlm_plugins.masking import NEEDS_TRACE
 from dlm_plugins.problems import reason_of
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import structure_component
@@ -61,9 +62,19 @@ def _against_shift(trained: AttentionBias, sampled: AttentionBias) -> Iterator[P
         yield Problem("sampling.attention_bias", f"model.logit_shift {reason}; leave it null")
 
 
+def _without_trace(run: RunComponents) -> Iterator[Problem]:
+    if NEEDS_TRACE.of(run.masking):
+        section = "sft_noise" if run.mode == "sft" else "noise"
+        message = (
+            f"{run.names['masking']} needs the step at which each token was written, which this data does not have"
+        )
+        yield Problem(f"training.{section}.masking", f"{message}; choose another masking")
+
+
 def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem]:
     """What the components refuse, each at its own key."""
     run = run_components(config, registry)
+    yield from _without_trace(run)
     if config.model.logit_shift:
         yield from _against_shift(run.attention_bias, config.sampling.attention_bias or run.attention_bias)
     in_effect = {kind: getattr(run, kind) for kind in run.names}

@@ -46,6 +46,8 @@ class Batch:
     """Whether documents of one row are hidden from each other (and positions restart with each)."""
     columns: Mapping[str, Tensor] = attrs.field(factory=dict)
     """(B,) further numeric columns of the data set, by name."""
+    committed_step: Tensor | None = None
+    """int64: denoising step at which each position was written; -1 where it was given. None where nobody knows."""
     has_padding: bool = attrs.field(
         default=attrs.Factory(lambda batch: bool((batch.document_id < 0).any()), takes_self=True)
     )
@@ -58,14 +60,10 @@ class Batch:
             return self.position
         return torch.arange(self.position.shape[1], device=self.position.device).expand_as(self.position)
 
-    def repeated(self, times: int) -> "Batch":
-        """All rows, ``times`` times over."""
-        if times == 1:
-            return self
-        copies: dict[str, Any] = {
-            name: tensor.repeat(times, *[1] * (tensor.ndim - 1)) for name, tensor in self._tensor_fields().items()
-        }
-        columns = {name: column.repeat(times) for name, column in self.columns.items()}
+    def rows_at(self, index: Tensor) -> "Batch":
+        """The rows at ``index`` (R,) int64, in this order; a row may come several times."""
+        copies: dict[str, Any] = {name: tensor[index] for name, tensor in self._tensor_fields().items()}
+        columns = {name: column[index] for name, column in self.columns.items()}
         return attrs.evolve(self, columns=columns, **copies)
 
     def to(self, device: torch.device) -> "Batch":

@@ -20,12 +20,12 @@ from dlm_plugins import (
     NoiseType,
     Selection,
 )
-from dlm_plugins.masking import NUM_VIEWS
+from dlm_plugins.masking import has_many_views, views_of
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class NoisedBatch:
-    """A batch after the forward process. Tensors are (B, L), with B the rows times the views of each."""
+    """A batch after the forward process. Tensors are (B, L), with B the views of all rows."""
 
     clean: Batch
     noisy_ids: Tensor
@@ -33,7 +33,7 @@ class NoisedBatch:
     corrupted: Tensor
     """bool"""
     p_mask: Tensor
-    """float32: probability with which each position was corrupted."""
+    """float32: probability with which each position is scored."""
     weight: Tensor
     """float32: min(1 / p_mask, reweight_cap), 0 where p_mask is 0."""
     t: Tensor
@@ -42,10 +42,14 @@ class NoisedBatch:
     """float32: the mask rate after the lower clip."""
     rate_derivative: Tensor
     """float32: dp/dt, not clipped."""
-    corrupted_index: Tensor = attrs.field(
-        default=attrs.Factory(lambda noised: noised.corrupted.flatten().nonzero()[:, 0], takes_self=True)
+    scored: Tensor = attrs.field(default=attrs.Factory(lambda self: self.corrupted, takes_self=True))
+    """bool: the corrupted positions that a loss may score."""
+    num_views: Tensor = attrs.field(default=attrs.Factory(lambda self: torch.ones_like(self.p_mask), takes_self=True))
+    """float32: views that each view's row has."""
+    scored_index: Tensor = attrs.field(
+        default=attrs.Factory(lambda noised: noised.scored.flatten().nonzero()[:, 0], takes_self=True)
     )
-    """(N,) int64: the N corrupted positions of B x L. Looked up where the noise is drawn, on the host: elsewhere it
+    """(N,) int64: the N scored positions of B x L. Looked up where the noise is drawn, on the host: elsewhere it
     would cost a wait."""
     layout_key: LayoutKey = attrs.field(
         default=attrs.Factory(lambda noised: noised.clean.layout_key(), takes_self=True)
@@ -58,6 +62,8 @@ class NoisedBatch:
         moved: dict[str, Any] = {
             name: sent(value, device) for name, value in values.items() if isinstance(value, Tensor)
         }
+        if self.scored is self.corrupted:  # losses may ask for either
+            moved["scored"] = moved["corrupted"]
         return attrs.evolve(self, clean=self.clean.to(device), **moved)
 
 
@@ -82,6 +88,8 @@ class ForwardProcess:
     block_length: int
     vocabulary: Vocabulary
     seed: int
+    blocks_are_separate: bool = False
+    """Whether attention hides noisy blocks from each other."""
 
     def __call__(self, batch: Batch, *, step: int, num_rows: int) -> NoisedBatch:
         """Noise a micro-batch.
@@ -92,12 +100,8 @@ class ForwardProcess:
             step: the global step.
             num_rows: rows of the global step batch, over which times are stratified.
         """
-        num_views = NUM_VIEWS.of(self.masking)
-        view_index = torch.arange(num_views, device=batch.row_index.device).repeat_interleave(len(batch.row_index))
-        batch = batch.repeated(num_views)
         # A filler row has index -1 and nothing eligible: whichever numbers it gets do not matter.
         rows, length = batch.row_index.clamp(min=0), batch.input_ids.shape[1]
-
         block = block_of(batch, self.block_length)
         t = times_of(
             self.sample_times,
@@ -109,16 +113,28 @@ class ForwardProcess:
             step=step,
             num_rows=num_rows,
         )
-        rate = self.schedule.mask_rate(t).clamp(min=self.min_masking_rate)
         request = MaskingRequest(
             eligible=batch.eligible,
-            p=rate,
+            p=self.schedule.mask_rate(t).clamp(min=self.min_masking_rate),
             spans=self.vocabulary.words_of(batch.input_ids, batch.document_id),
             document_id=batch.document_id,
             block_length=self.block_length,
-            view_index=view_index,
+            view_index=torch.zeros_like(rows),
             draws=self._draws("masking", step, rows, length),
+            block=block,
+            committed_step=batch.committed_step,
+            context=(batch.document_id >= 0) & ~batch.eligible,
+            blocks_are_separate=self.blocks_are_separate,
         )
+        num_views = views_of(self.masking, request)
+        if has_many_views(self.masking):
+            view_of = torch.arange(len(rows), device=rows.device).repeat_interleave(num_views)
+            batch, rows, t, num_views = batch.rows_at(view_of), rows[view_of], t[view_of], num_views[view_of]
+            request = _views(request, view_of, self._draws("masking", step, rows, length))
+        return self._noised(batch, request, t, num_views, step)
+
+    def _noised(self, batch: Batch, request: MaskingRequest, t: Tensor, num_views: Tensor, step: int) -> NoisedBatch:
+        rows, length = batch.row_index.clamp(min=0), batch.input_ids.shape[1]
         selection = self._select(request, self._draws("region", step, rows, length))
         noisy_ids = self.noise_type.corrupt(
             CorruptionRequest(
@@ -137,8 +153,10 @@ class ForwardProcess:
             p_mask=selection.p_mask,
             weight=inverse_probability(selection.p_mask, self.reweight_cap),
             t=t,
-            rate=rate,
+            rate=request.p,
             rate_derivative=self.schedule.mask_rate_derivative(t),
+            scored=_scored(selection),
+            num_views=num_views[:, None].float().expand_as(request.p),
         )
 
     def _select(self, request: MaskingRequest, draws: KeyedDraws) -> Selection:
@@ -150,10 +168,25 @@ class ForwardProcess:
         return Selection(
             corrupted=torch.where(coin, region.corrupted, usual.corrupted),
             p_mask=torch.where(coin, region.p_mask, usual.p_mask),
+            scored=torch.where(coin, _scored(region), _scored(usual)),
         )
 
     def _draws(self, scope: str, step: int, rows: Tensor, length: int) -> KeyedDraws:
         return KeyedDraws(seed=self.seed, step=step, rows=rows, length=length, scope=scope)
+
+
+def _scored(selection: Selection) -> Tensor:
+    return selection.corrupted if selection.scored is None else selection.scored
+
+
+def _views(request: MaskingRequest, view_of: Tensor, draws: KeyedDraws) -> MaskingRequest:
+    """The request with its rows at ``view_of`` (R,), which does not fall: the views of a row are neighbours."""
+    values = {field.name: getattr(request, field.name) for field in attrs.fields(MaskingRequest)}
+    tensors: dict[str, Any] = {name: value[view_of] for name, value in values.items() if isinstance(value, Tensor)}
+    first = torch.searchsorted(view_of, view_of)
+    index = torch.arange(len(view_of), device=view_of.device) - first
+    tensors |= {"view_index": index, "draws": draws}
+    return attrs.evolve(request, **tensors)
 
 
 def inverse_probability(p_mask: Tensor, cap: float | None) -> Tensor:

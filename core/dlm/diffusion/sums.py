@@ -29,7 +29,7 @@ class Sums:
     eligible_tokens: float = 0.0
     rows: float = 0.0
     corrupted: list[float] = attrs.field(factory=_bins)
-    """By bin of the mask rate: positions that were corrupted."""
+    """By bin of the mask rate: corrupted positions that count."""
     correct: list[float] = attrs.field(factory=_bins)
     """Those of them that were guessed right."""
     cross_entropy: list[float] = attrs.field(factory=_bins)
@@ -38,12 +38,12 @@ class Sums:
     @staticmethod
     def pack(view: BatchView, total: Tensor, normaliser: Tensor) -> Tensor:
         """The sums of one micro-batch as a float32 vector on its device, to be added up and given to :meth:`unpack`."""
-        view.score_corrupted()
+        view.score_all()
         with torch.no_grad():
             real = view.document_id >= 0
             bins = (view.rate * NUM_RATE_BINS).long().clamp(max=NUM_RATE_BINS - 1).flatten()
-            corrupted = view.corrupted.flatten().float()
-            counted = (corrupted, corrupted * view.correct.flatten(), corrupted * view.cross_entropy.flatten())
+            scored = view.scored.flatten().float()
+            counted = (scored, scored * view.correct.flatten(), scored * view.cross_entropy.flatten())
             by_bin = torch.zeros(3, NUM_RATE_BINS, device=real.device).index_add_(1, bins, torch.stack(counted))
             scalars = (total.detach(), normaliser.detach(), real.sum(), view.eligible.sum(), real.any(dim=1).sum())
             return torch.cat((torch.stack([scalar.float() for scalar in scalars]), by_bin.flatten()))  # as the fields

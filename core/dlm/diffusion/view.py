@@ -21,6 +21,8 @@ class BatchView:
         self.clean_ids = noised.clean.input_ids
         self.mask_id = vocabulary.mask_id
         self.corrupted = noised.corrupted
+        self.scored = noised.scored
+        self.num_views = noised.num_views
         self.eligible = noised.clean.eligible
         self.p_mask = noised.p_mask
         self.weight = noised.weight
@@ -35,8 +37,8 @@ class BatchView:
         self.correct = torch.zeros_like(self.corrupted)
         """(B, L) bool: whether the clean id is the one a greedy sampler takes: of equally likely ids the first."""
         self._known = torch.zeros_like(self.corrupted)
-        self._corrupted_index = noised.corrupted_index
-        self._corrupted_are_known = False
+        self._scored_index = noised.scored_index
+        self._scored_are_known = False
 
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over ``where`` of weight x cross-entropy, see the contract. A connected zero where nothing is scored."""
@@ -68,24 +70,24 @@ class BatchView:
         logits: Tensor = self._head(self._hidden[self._index(where)])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def score_corrupted(self) -> None:
-        """Make ``cross_entropy`` and ``correct`` known at every corrupted position, if the loss did not."""
-        if self._corrupted_are_known:
+    def score_all(self) -> None:
+        """Make ``cross_entropy`` and ``correct`` known at every position that counts, if the loss did not."""
+        if self._scored_are_known:
             return
-        missing = self.corrupted & ~self._known
+        missing = self.scored & ~self._known
         if missing.any():
             with torch.no_grad():
                 self.weighted_cross_entropy(missing, torch.zeros_like(self.p_mask))
 
     def _index(self, where: Tensor) -> Tensor:
-        """(N,) int64: the positions ``where`` (B, L) is true; the host waits unless they are the corrupted ones."""
-        return self._corrupted_index if where is self.corrupted else where.flatten().nonzero()[:, 0]
+        """(N,) int64: the positions ``where`` (B, L) is true; the host waits unless they are the scored ones."""
+        return self._scored_index if where is self.scored else where.flatten().nonzero()[:, 0]
 
     def _record(self, where: Tensor, scored_N: Tensor, cross_entropy_N: Tensor, correct_N: Tensor) -> None:
         self.cross_entropy.view(-1)[scored_N] = cross_entropy_N.to(self.cross_entropy.dtype)
         self.correct.view(-1)[scored_N] = correct_N
         self._known.view(-1).index_fill_(0, scored_N, True)
-        self._corrupted_are_known = self._corrupted_are_known or where is self.corrupted
+        self._scored_are_known = self._scored_are_known or where is self.scored
 
     def _smoothing(self, amount: float) -> Smoothing:
         ids = torch.arange(self._head.weight.shape[0], device=self._hidden.device)

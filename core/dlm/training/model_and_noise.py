@@ -25,7 +25,7 @@ from dlm.training.adapters import add_adapters
 from dlm.training.run_data import isolates_documents, read_training_texts
 from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
-from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
@@ -239,6 +239,8 @@ def build_forward_process(
         block_length=config.training.block_attention.block_length,
         vocabulary=vocabulary,
         seed=config.training.seed,
+        blocks_are_separate=NEEDS_CLEAN_COPY.of(components.attention_bias)
+        or BLOCKS_ARE_INDEPENDENT.of(components.attention_bias),
     )
 
 

@@ -25,13 +25,13 @@ class FocalLoss:
         return self.gamma == 0
 
     def __call__(self, view: LossView) -> LossOutput:
-        """Not linear in the cross-entropy, so it asks for log-probabilities: (N,) at the corrupted positions."""
-        share = view.eligible.float()
+        """Not linear in the cross-entropy, so it asks for log-probabilities: (N,) at the positions that count."""
+        share = view.eligible / view.num_views
         if view.answer_length is not None:
             share = share / view.answer_length.clamp(min=1)
-        log_probability = view.log_probabilities(view.corrupted)
+        log_probability = view.log_probabilities(view.scored)
         missing = -torch.expm1(log_probability)  # 1 - probability, exact where the probability rounds to 1
         # Below 1, the power has an infinite slope at 0: a token that is certain gets no gradient instead.
         focus = missing.clamp(min=1e-6) ** self.gamma
-        weight = (view.weight * share)[view.corrupted]
+        weight = (view.weight * share)[view.scored]
         return LossOutput(-(weight * focus * log_probability).sum(), share.sum())

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlm_plugins.draws import KeyedDraws
-from dlm_plugins.masking import Masking, MaskingRequest, Selection
+from dlm_plugins.masking import Masking, MaskingRequest, Selection, views_of
 from dlm_plugins.testing.choices import Choices, sized_cases
 from dlm_plugins.testing.property_tools import returned
 
 _RATES = (0.5, 0.0, 0.001, 0.1, 0.9, 1.0)
-_PADDING = {"eligible": False, "p": 0.0, "spans": -1, "document_id": -1}
+_PADDING = {"eligible": False, "p": 0.0, "spans": -1, "document_id": -1, "committed_step": -1}
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -29,12 +29,15 @@ class MaskingRows:
     """(B, L) int64."""
     document_id: Tensor
     """(B, L) int64."""
+    committed_step: Tensor
+    """(B, L) int64."""
     row_index: Tensor
     """(B,) int64: rows are told apart by it; the views of one row share it."""
     view_index: Tensor
     """(B,) int64."""
     block_length: int
     seed: int = 0
+    blocks_are_separate: bool = False
 
     def request(self) -> MaskingRequest:
         """These rows as a request, with their own draws."""
@@ -47,6 +50,9 @@ class MaskingRows:
             block_length=self.block_length,
             view_index=self.view_index,
             draws=draws,
+            committed_step=self.committed_step,
+            context=(self.document_id >= 0) & ~self.eligible,
+            blocks_are_separate=self.blocks_are_separate,
         )
 
     def take(self, rows: list[int]) -> "MaskingRows":
@@ -74,39 +80,51 @@ def select(masking: Masking, rows: MaskingRows) -> Selection:
     selection = returned(masking.select(rows.request()), Selection, "select")
     returned(selection.corrupted, Tensor, "select, as corrupted,")
     returned(selection.p_mask, Tensor, "select, as p_mask,")
+    if selection.scored is not None:
+        returned(selection.scored, Tensor, "select, as scored,")
     return selection
 
 
-def _repeat_views(rows: MaskingRows, num_views: int) -> MaskingRows:
-    """Every row once for each view, the views of a row next to each other."""
-    num_rows = rows.eligible.shape[0]
-    repeated = rows.take([row for row in range(num_rows) for _ in range(num_views)])
-    return attrs.evolve(repeated, view_index=torch.arange(num_views).repeat(num_rows))
+def scored(selection: Selection) -> Tensor:
+    """(B, L) bool: what a loss may score."""
+    return selection.corrupted if selection.scored is None else selection.scored
 
 
-def masking_rows(num_views: int = 1) -> st.SearchStrategy[MaskingRows]:
-    """Up to 3 rows (times views) of up to 9 positions: any eligible set, rates, words, documents and padding."""
+def with_views(masking: Masking, rows: MaskingRows) -> MaskingRows:
+    """Every row once for each view ``masking`` wants of it, the views of a row next to each other."""
+    views = views_of(masking, rows.request()).tolist()
+    repeated = rows.take([row for row, count in enumerate(views) for _ in range(count)])
+    return attrs.evolve(repeated, view_index=torch.tensor([view for count in views for view in range(count)]))
+
+
+def masking_rows(masking: Masking | None = None) -> st.SearchStrategy[MaskingRows]:
+    """Up to 3 rows of up to 9 positions: any eligible set, rates, words, documents, steps and padding.
+
+    With a masking, each row as often as that wants views of it.
+    """
 
     def make(choices: Choices, num_rows: int, length: int) -> MaskingRows:
         rows = [_row(choices, length) for _ in range(num_rows)]
-        eligible, p, spans, document_id = (torch.stack(column) for column in zip(*rows, strict=True))
+        eligible, p, spans, document_id, step = (torch.stack(column) for column in zip(*rows, strict=True))
         made = MaskingRows(
             eligible=eligible,
             p=p,
             spans=spans,
             document_id=document_id,
+            committed_step=step,
             row_index=torch.randperm(100, generator=choices.generator())[:num_rows],
             view_index=torch.zeros(num_rows, dtype=torch.int64),
             block_length=choices.randint(1, 4),
             seed=choices.randrange(1000),
+            blocks_are_separate=choices.flip(),
         )
-        return _repeat_views(made, num_views)
+        return made if masking is None else with_views(masking, made)
 
     return sized_cases(make)
 
 
-def _row(choices: Choices, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Eligible positions, rates, words and documents of one row, (L,) each."""
+def _row(choices: Choices, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Eligible positions, rates, words, documents and steps of one row, (L,) each."""
     positions = torch.arange(length)
     real = positions < choices.choice((length, choices.randint(1, length)))
     rate = torch.full((length,), choices.choice(_RATES))
@@ -115,11 +133,18 @@ def _row(choices: Choices, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     starts = choices.bits(length)
     spans = torch.where(real, starts.cumsum(0) - starts[0].long(), -1)
     documents = torch.where(real, (positions >= choices.randint(1, length)).long(), -1)
-    return choices.bits(length, choices.choice((0.6, 1.0))) & real, rate, spans, documents
+    eligible = choices.bits(length, choices.choice((0.6, 1.0))) & real
+    step = torch.randint(-1, 4, (length,), generator=choices.generator())
+    return eligible, rate, spans, documents, torch.where(eligible, step, -1)
 
 
-def many_rows(eligible: Tensor, p: Tensor, *, num_rows: int, num_views: int = 1, seed: int = 0) -> MaskingRows:
-    """One row (L,) repeated with different draws: words of 1, 2, 3, 1, ... positions, two documents, blocks of 4."""
+def many_rows(
+    eligible: Tensor, p: Tensor, *, num_rows: int, masking: Masking | None = None, seed: int = 0
+) -> MaskingRows:
+    """One row (L,) repeated with different draws: words of 1, 2, 3, 1, ... positions, two documents, blocks of 4.
+
+    With a masking, each row as often as that wants views of it.
+    """
     length = eligible.shape[0]
     words = torch.tensor([word for word in range(length) for _ in range(word % 3 + 1)])[:length]
     half = (torch.arange(length) >= length // 2).long()
@@ -128,9 +153,10 @@ def many_rows(eligible: Tensor, p: Tensor, *, num_rows: int, num_views: int = 1,
         p=p.expand(num_rows, length),
         spans=words.expand(num_rows, length),
         document_id=half.expand(num_rows, length),
+        committed_step=torch.where(eligible, torch.arange(length) * 3 % 5, -1).expand(num_rows, length),
         row_index=torch.arange(num_rows),
         view_index=torch.zeros(num_rows, dtype=torch.int64),
         block_length=4,
         seed=seed,
     )
-    return _repeat_views(rows, num_views) if num_views > 1 else rows
+    return rows if masking is None else with_views(masking, rows)

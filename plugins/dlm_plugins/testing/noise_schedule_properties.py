@@ -67,7 +67,9 @@ def check_rate_in_unit_interval(schedule: NoiseSchedule) -> None:
 @at_every_value
 @contract_property
 def check_starts_clean(schedule: NoiseSchedule) -> None:
-    """p(0) <= 0.01: at t = 0 the text is (nearly) clean."""
+    """p(0) <= 0.01, at t = 0 the text is (nearly) clean, where ``covers_unit_interval`` is claimed."""
+    if not COVERS_UNIT_INTERVAL.of(schedule):
+        return
     for dtype in _DTYPES:
         rate = _rate(schedule, torch.zeros(1, dtype=dtype)).item()
         if not rate <= 0.01:

@@ -28,6 +28,8 @@ class ReferenceView:
     vocabulary_size: int | None = None
     """Number of real ids; logits beyond belong to padded rows of the embedding. None: all of them are real."""
     reweight_cap: float | None = None
+    scored: Tensor = attrs.field(default=attrs.Factory(lambda self: self.corrupted, takes_self=True))
+    num_views: Tensor = attrs.field(default=attrs.Factory(lambda self: torch.ones_like(self.p_mask), takes_self=True))
 
     @property
     def weight(self) -> Tensor:

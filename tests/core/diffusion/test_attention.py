@@ -184,7 +184,7 @@ def test_batches_of_the_same_layout_share_one_mask(lab, docs) -> None:
         lab.batch(docs((12, 9))),
         lab.batch(docs((12, 9)), docs((12, 9)), isolate=True),
         first.truncated(11),
-        first.repeated(2),
+        first.rows_at(torch.arange(len(first.input_ids)).repeat(2)),
     ]
     for other in others:
         mask = mask_of(first)

@@ -110,11 +110,11 @@ class _View:
         self.rate = torch.full((1, 4), rate)
         self.document_id = torch.tensor([[0, 0, 0, -1]])
         self.eligible = torch.tensor([[True, True, True, False]])
-        self.corrupted = torch.tensor([[True, True, True, False]])
+        self.scored = torch.tensor([[True, True, True, False]])
         self.correct = torch.tensor([[True, False, True, True]])
         self.cross_entropy = torch.tensor([[0.5, 3.0, 1.0, 99.0]])
 
-    def score_corrupted(self) -> None:
+    def score_all(self) -> None:
         """Everything is known."""
 
     def __getattr__(self, name: str) -> Any:

@@ -120,10 +120,6 @@ class WrongBeyondDefaults(Linear):
         default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(0.5)], metadata={"help": "p(0)."}
     )
 
-    @property
-    def covers_unit_interval(self) -> bool:
-        return self.offset == 0
-
     def mask_rate(self, t: Tensor) -> Tensor:
         return t * (1 - self.offset) + self.offset
 
@@ -132,5 +128,5 @@ class WrongBeyondDefaults(Linear):
 
 
 def test_options_beyond_the_defaults_are_tried() -> None:
-    (message,) = check_component("noise_schedule", WrongBeyondDefaults)
+    message, *_ = check_component("noise_schedule", WrongBeyondDefaults)
     assert message.startswith("starts_clean: WrongBeyondDefaults(offset=0.5)")

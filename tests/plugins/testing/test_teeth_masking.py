@@ -222,3 +222,95 @@ def test_message_says_where_a_certain_position_is_not_corrupted(refute: Callable
 def test_wrong_masking_fails_by_its_properties_only() -> None:
     names = [message.partition(":")[0] for message in check_component("masking", TenPercentOff)]
     assert names == ["frequency_matches_p_mask", "inverse_weights_have_mean_one"]
+
+
+@attrs.frozen(kw_only=True)
+class ByStep:
+    """A view for each step of a rollout: sound."""
+
+    follows_rate: ClassVar[bool] = False
+    needs_trace: ClassVar[bool] = True
+
+    def views_of(self, request: MaskingRequest) -> Tensor:
+        return steps_of(request).amax(1) + 1
+
+    def select(self, request: MaskingRequest) -> Selection:
+        step, now = steps_of(request), request.view_index[:, None]
+        chance = 1 / (step.amax(1, keepdim=True) + 1)
+        p_mask = torch.where(step >= 0, chance, 0.0)
+        return Selection(corrupted=step >= now, p_mask=p_mask, scored=(step == now) & (step >= 0))
+
+
+def steps_of(request: MaskingRequest) -> Tensor:
+    assert request.committed_step is not None
+    steps = torch.where(request.eligible, request.committed_step, -1)
+    return torch.where((steps >= 0).any(1, keepdim=True), steps, torch.where(request.eligible, 0, -1))
+
+
+@attrs.frozen(kw_only=True)
+class ForgetsViews(ByStep):
+    """p_mask is 1, though a position is scored in one view of several."""
+
+    def select(self, request: MaskingRequest) -> Selection:
+        sound = ByStep().select(request)
+        return attrs.evolve(sound, p_mask=sound.p_mask.ceil())
+
+
+@attrs.frozen(kw_only=True)
+class ScoresWhatIsSeen(ByStep):
+    """Scores earlier steps, which the model sees."""
+
+    def select(self, request: MaskingRequest) -> Selection:
+        step, now = steps_of(request), request.view_index[:, None]
+        return attrs.evolve(ByStep().select(request), corrupted=step > now)
+
+
+@attrs.frozen(kw_only=True)
+class ScoresContext(ByStep):
+    """Hides part of the prompt, and scores it."""
+
+    def select(self, request: MaskingRequest) -> Selection:
+        assert request.context is not None
+        sound = ByStep().select(request)
+        return attrs.evolve(sound, corrupted=sound.corrupted | request.context, scored=request.context)
+
+
+@attrs.frozen(kw_only=True)
+class HidesPadding(ByStep):
+    """Hides what is neither eligible nor context."""
+
+    def select(self, request: MaskingRequest) -> Selection:
+        sound = ByStep().select(request)
+        return attrs.evolve(sound, corrupted=sound.corrupted | (request.document_id < 0))
+
+
+@attrs.frozen(kw_only=True)
+class NoView(ByStep):
+    """Wants no view of a row of which nothing was written."""
+
+    def views_of(self, request: MaskingRequest) -> Tensor:
+        return steps_of(request).amax(1)
+
+
+@attrs.frozen(kw_only=True)
+class ViewsOfTheBatch(ByStep):
+    """As many views as the longest row of the batch."""
+
+    def views_of(self, request: MaskingRequest) -> Tensor:
+        return (steps_of(request).amax() + 1).expand_as(request.view_index).clamp(min=1)
+
+
+WRONG_VIEWS = [
+    (ForgetsViews, "frequency_matches_p_mask"),
+    (ForgetsViews, "inverse_weights_have_mean_one"),
+    (ScoresWhatIsSeen, "nothing_outside_eligible"),
+    (ScoresContext, "nothing_outside_eligible"),
+    (HidesPadding, "nothing_outside_eligible"),
+    (NoView, "number_of_views"),
+    (ViewsOfTheBatch, "number_of_views"),
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), WRONG_VIEWS, ids=lambda value: getattr(value, "__name__", value))
+def test_wrong_views_are_caught(refute: Callable[[str, type, str], str], cls: type, name: str) -> None:
+    refute("masking", cls, name)

@@ -33,9 +33,7 @@ class Dip(Linear):
 
 @attrs.frozen(kw_only=True)
 class StartsNoisy(Linear):
-    """p(0) = 0.05."""
-
-    covers_unit_interval: ClassVar[bool] = False
+    """p(0) = 0.05, and no word of it."""
 
     def mask_rate(self, t: Tensor) -> Tensor:
         return 0.05 + 0.95 * t
