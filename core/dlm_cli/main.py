@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("dlm_cli.commands.config:config", "Show a resolved run file, or its JSON Schema."),
     "data": ("dlm_cli.commands.data:data", "Look at rows as the model will see them."),
     "generate": ("dlm_cli.commands.generate:generate", "Generate text from a trained folder."),
+    "eval": ("dlm_cli.commands.eval:eval_", "Evaluate trained folders, with intervals and a report."),
+    "report": ("dlm_cli.commands.eval:report", "Write the page of a run: curves, samples."),
     "chat": ("dlm_cli.commands.chat:chat", "Talk with a trained model in the terminal."),
     "convert": ("dlm_cli.commands.convert:convert", "Make a diffusion model of a checkpoint, or read a published one."),
     "export": ("dlm_cli.commands.export:export", "Write a trained model in an engine's layout."),

@@ -81,4 +81,5 @@ def wilson(successes: float, number: int) -> tuple[float, float]:
     share, z2 = successes / number, _Z**2
     centre = (share + z2 / (2 * number)) / (1 + z2 / number)
     reach = _Z / (1 + z2 / number) * sqrt(share * (1 - share) / number + z2 / (4 * number**2))
-    return max(centre - reach, 0.0), min(centre + reach, 1.0)
+    # Rounding must not leave the share outside.
+    return max(min(centre - reach, share), 0.0), min(max(centre + reach, share), 1.0)

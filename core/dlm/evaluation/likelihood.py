@@ -170,12 +170,21 @@ class DesignedText:
     """Positions in the row of each part's tokens."""
     job: Job
 
+    def of_parts(self, values: Floats) -> list[Floats]:
+        """What each part has of values (n, T) of the job."""
+        return [values[: len(part.masked), own] for part, own in zip(self.parts, self.columns, strict=True)]
+
     def estimate(self, cross_entropy: Floats) -> Estimate:
         """From the cross-entropies (n, T) of the job."""
-        pieces = [
-            cross_entropy[: len(part.masked), columns] for part, columns in zip(self.parts, self.columns, strict=True)
-        ]
-        return estimate(self.parts, pieces)
+        return estimate(self.parts, self.of_parts(cross_entropy))
+
+    @property
+    def mask_rates(self) -> Floats:
+        """(n, T): share of the tokens of its part that is hidden, at each token."""
+        rates = np.zeros(self.job.masked.shape)
+        for part, own in zip(self.parts, self.columns, strict=True):
+            rates[: len(part.masked), own] = part.masked.mean(axis=1, keepdims=True)
+        return rates
 
 
 def design_of(

@@ -78,10 +78,13 @@ class PartRequest:
 
 
 def bound(request: PartRequest) -> Part:
-    """The bound: all subsets where they are no more than the draws, else drawn ones."""
-    if 2**request.length - 1 <= request.draws.stop:
+    """The bound: all subsets where they are no more than the draws of the first call, else drawn ones."""
+    if 2**request.length - 1 > len(request.draws):
+        return drawn_subsets(request)
+    if request.draws.first == 0:
         return all_subsets(request.length)
-    return drawn_subsets(request)
+    nothing = np.zeros((0, request.length))
+    return Part(masked=nothing.astype(bool), weight=nothing)
 
 
 def chain_rule(request: PartRequest) -> Part:

@@ -1,0 +1,395 @@
+"""``dlm eval`` without its command line: everything that is measured of one model, and models against each other."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+import transformers
+
+import dlm
+from dlm.config import RunConfig
+from dlm.config.sampling_settings import SamplingSettings
+from dlm.errors import UserInputError
+from dlm.evaluation.corpus import DRAWS_PER_ROUND, Bins, Measurement, Progress, measure
+from dlm.evaluation.intervals import Figure, mean_figure, wilson
+from dlm.evaluation.items import (
+    Likelihoods,
+    Preference,
+    Question,
+    Task,
+    answer_items,
+    metric_figures,
+    question_items,
+    read_preferences,
+    read_questions,
+    read_tasks,
+)
+from dlm.evaluation.likelihood import Method, check_draws
+from dlm.evaluation.own_rows import EvaluationData, evaluation_data, for_other_tokenizer, run_config
+from dlm.evaluation.scoring import DEFAULT_BATCH_TOKENS, Scorer
+from dlm.model.body_and_head import num_parameters
+from dlm.model.tokenizer import num_ids
+from dlm.sampling.arguments import component
+from dlm.sampling.session import Session
+from dlm_plugins import Metric
+
+Tell = Callable[[str, int, int, Figure | None], None]
+"""Takes what is being done, how much of how much is done, and the figure so far."""
+DEFAULT_METRICS = {
+    "accuracy": "accuracy",
+    "accuracy per token": {"name": "accuracy", "per": "token"},
+    "accuracy per byte": {"name": "accuracy", "per": "byte"},
+    "elbo": "elbo",
+    "exact_match": "exact_match",
+    "contains": "contains",
+    "number": "number",
+    "distinct_n": "distinct_n",
+    "entropy": "entropy",
+}
+_SPEED_PROMPTS = ("The ", "In ", "A ", "If ")
+
+
+@attrs.frozen(kw_only=True)
+class EvalOptions:
+    """What to measure, and how closely."""
+
+    data: str | None = None
+    questions: str | None = None
+    answers: str | None = None
+    preferences: str | None = None
+    method: Method = "bound"
+    """For questions and preferences."""
+    draws: int = 32
+    """For each choice."""
+    precision: float = 0.01
+    max_draws: int = 64
+    """For each row of the data."""
+    seed: int = 0
+    window: int | None = None
+    batch_size: int = 8
+    """Answers that are written at once."""
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+
+    def __attrs_post_init__(self) -> None:
+        check_draws(self.draws)
+        if not 0 < self.precision < 1:
+            raise UserInputError(f"precision is {self.precision}; it must lie between 0 and 1, both excluded")
+        if self.max_draws < DRAWS_PER_ROUND or self.max_draws % DRAWS_PER_ROUND:
+            raise UserInputError(f"max_draws is {self.max_draws}; it must be a multiple of {DRAWS_PER_ROUND}")
+
+
+@attrs.frozen(kw_only=True)
+class Items:
+    """What is asked beside the data's likelihood, read before anything is computed."""
+
+    questions: Sequence[Question] | None
+    tasks: Sequence[Task] | None
+    preferences: Sequence[Preference] | None
+
+    @classmethod
+    def read(cls, options: EvalOptions) -> "Items":
+        """Read the files that the options name.
+
+        Raises:
+            DataError: one that is not there, or a row in it that is not as it should be.
+        """
+        return cls(
+            questions=None if options.questions is None else read_questions(options.questions),
+            tasks=None if options.answers is None else read_tasks(options.answers),
+            preferences=None if options.preferences is None else read_preferences(options.preferences),
+        )
+
+
+@attrs.define(kw_only=True, eq=False)
+class Evaluated:
+    """A model with what was measured of it."""
+
+    name: str
+    session: Session
+    data: EvaluationData
+    measurement: Measurement
+    results: dict[str, Any]
+    """What the report holds."""
+
+
+def open_model(name: str, **options: Any) -> Session:
+    """Load a model, to be sampled from as its run says.
+
+    Raises:
+        ModelError: no model there that can be evaluated.
+    """
+    config: RunConfig | None = run_config(name)
+    return Session.open(name, SamplingSettings() if config is None else config.sampling, **options)
+
+
+def evaluate(
+    name: str,
+    session: Session,
+    options: EvalOptions,
+    tell: Tell = lambda *_: None,
+    data: EvaluationData | None = None,
+) -> Evaluated:
+    """Measure one model.
+
+    Args:
+        name: of the model, as the user wrote it.
+        session: of :func:`open_model`.
+        options: what is wanted.
+        tell: told how far it is.
+        data: rows to score; None: those that the options and the model's run say.
+
+    Raises:
+        DlmError: data that cannot be used.
+    """
+    items = Items.read(options)
+    data = evaluation_data(name, session, options.data, options.window) if data is None else data
+    scorer = Scorer.of(session.model, num_ids=num_ids(session.tokenizer), batch_tokens=options.batch_tokens)
+    least = len(data.rows) * DRAWS_PER_ROUND
+
+    def on_progress(progress: Progress) -> None:
+        done, figure = progress.num_rows, progress.nats_per_token
+        tell("likelihood", done, max(least, -(-done // least) * least), figure)
+
+    measurement = measure(
+        scorer,
+        data.rows,
+        data.num_bytes,
+        seed=options.seed,
+        precision=options.precision,
+        max_draws=options.max_draws,
+        isolate_documents=data.isolate_documents,
+        on_progress=on_progress,
+    )
+    results: dict[str, Any] = {"model": _model_facts(name, session), "data": _data_facts(data)}
+    results["likelihood"] = likelihood_results(measurement)
+    results["by_mask_rate"] = _bin_results(measurement.by_rate)
+    results["calibration"] = _bin_results(measurement.by_confidence)
+    results["sampling"] = _speed(session, run_config(name))
+    results |= _item_results(session, scorer, options, items, metrics_of(name), tell)
+    return Evaluated(name=name, session=session, data=data, measurement=measurement, results=results)
+
+
+def against(one: Evaluated, name: str, session: Session, options: EvalOptions, tell: Tell) -> dict[str, Any]:
+    """What another model says of the same rows, and the paired difference (one minus the other)."""
+    same = one.session.tokenizer.get_vocab() == session.tokenizer.get_vocab()
+    data = one.data if same else for_other_tokenizer(one.data, one.session, session)
+    # The same draws for both, however narrow the interval of either.
+    fixed = attrs.evolve(options, max_draws=one.measurement.draws, precision=1e-9)
+    other = evaluate(name, session, fixed, tell, data=data)
+    found = {"model": other.results["model"], "likelihood": other.results["likelihood"]}
+    per = "num_tokens" if same else "num_bytes"
+    difference = one.measurement.minus(other.measurement, per)
+    if same:
+        found["nats_per_token_difference"] = figure_results(difference)
+    else:
+        found["bits_per_byte_difference"] = figure_results(difference.scaled(1 / np.log(2)))
+        found["note"] = "the models have different tokenizers: only bits a byte can be compared"
+    return found
+
+
+def figure_results(figure: Figure) -> dict[str, Any]:
+    """A figure with its two intervals, as a report holds it; null for an interval that a single text cannot have."""
+
+    def around(half: float) -> list[float] | None:
+        return [figure.value - half, figure.value + half] if np.isfinite(half) else None
+
+    return {
+        "value": figure.value,
+        "interval_of_draws": around(figure.draws),
+        "interval_of_draws_and_data": around(figure.data),
+    }
+
+
+def likelihood_results(measurement: Measurement) -> dict[str, Any]:
+    """Nats a token, bits a byte, perplexity."""
+    nats = measurement.nats_per_token
+    results: dict[str, Any] = {"nats_per_token": figure_results(nats)}
+    if measurement.num_bytes.sum() > 0:
+        results["bits_per_byte"] = figure_results(measurement.bits_per_byte)
+    results["perplexity"] = {
+        "value": float(np.exp(nats.value)),
+        "interval_of_draws": [float(np.exp(nats.value - nats.draws)), float(np.exp(nats.value + nats.draws))],
+    }
+    return results | {
+        "is_bound": True,
+        "draws_per_row": measurement.draws,
+        "rows_through_the_model": measurement.num_rows,
+        "is_as_precise_as_asked": measurement.is_precise,
+    }
+
+
+def _bin_results(bins: Bins) -> list[dict[str, Any]]:
+    found = []
+    for index, count in enumerate(bins.count):
+        low, high = wilson(bins.correct[index], int(count))
+        found.append(
+            {
+                "from": index / len(bins.count),
+                "to": (index + 1) / len(bins.count),
+                "positions": int(count),
+                "cross_entropy": bins.cross_entropy[index] / count if count else None,
+                "accuracy": bins.correct[index] / count if count else None,
+                "accuracy_interval": [low, high] if count else None,
+                "confidence": bins.confidence[index] / count if count else None,
+            }
+        )
+    return found
+
+
+def _speed(session: Session, config: RunConfig | None) -> dict[str, Any]:
+    """Tokens a forward and a second of a few samples, as the run file says they are sampled."""
+    prompts = (config.evaluation.sample_prompts if config else ()) or _SPEED_PROMPTS
+    tasks = session.tasks(prompts)
+    num_tokens, num_forwards, seconds, samples = 0, 0, 0.0, []
+    for batch in session.batches(tasks, len(tasks)):
+        started = perf_counter()
+        *_, state = session.states(batch)
+        seconds += perf_counter() - started
+        results = session.results(batch, state)
+        num_tokens += sum(each.num_tokens for each in results)
+        num_forwards += state.num_forwards
+        samples += [{"prompt": each.prompt, "text": each.text} for each in results]
+    return {
+        "texts": len(tasks),
+        "tokens_per_forward": num_tokens / max(num_forwards, 1),
+        "tokens_per_second": num_tokens / max(seconds, 1e-9),
+        "samples": samples,
+    }
+
+
+def metrics_of(name: str) -> dict[str, Metric]:
+    """The metrics of a model: those of the run's ``evaluation.metrics``, else those that fit."""
+    config = run_config(name)
+    if config is not None and config.evaluation.metrics:
+        return {_name_of(metric): metric for metric in config.evaluation.metrics}
+    return {label: component("metric", value) for label, value in DEFAULT_METRICS.items()}
+
+
+def _name_of(metric: Metric) -> str:
+    """Its class with the options that differ, which is the name a reader knows it by."""
+    return str(metric)
+
+
+def _item_results(
+    session: Session,
+    scorer: Scorer,
+    options: EvalOptions,
+    asked: Items,
+    metrics: Mapping[str, Metric],
+    tell: Tell,
+) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    likelihoods = Likelihoods(
+        session=session, scorer=scorer, method=options.method, draws=options.draws, seed=options.seed
+    )
+    if asked.questions is not None:
+        found = _question_results(asked.questions, likelihoods, metrics, tell)
+        results["questions"] = {"data": options.questions, **found}
+    if asked.tasks is not None:
+        items, forwards = [], 0
+        for some, num_forwards in answer_items(session, asked.tasks, options.batch_size):
+            items += some
+            forwards += num_forwards
+            tell("answers", len(items), len(asked.tasks), None)
+        results["answers"] = {
+            "data": options.answers,
+            "metrics": metric_figures(metrics, items, "generation"),
+            "forwards": forwards,
+            "items": [{"prompt": each.prompt, "answer": each.answer, "references": each.references} for each in items],
+        }
+    if asked.preferences is not None:
+        found = _preference_results(asked.preferences, likelihoods, tell)
+        results["preferences"] = {"data": options.preferences, **found}
+    return results
+
+
+def _question_results(
+    questions: Sequence[Question], likelihoods: Likelihoods, metrics: Mapping[str, Metric], tell: Tell
+) -> dict[str, Any]:
+    choices, num_rows = _told(
+        likelihoods, [(q.prompt, each) for q in questions for each in q.choices], "questions", tell
+    )
+    items = question_items(questions, choices)
+    return {
+        "method": likelihoods.method,
+        "metrics": metric_figures(metrics, items, "likelihood"),
+        "rows_through_the_model": num_rows,
+        "margins": [_margin(item.choices, item.right_choice) for item in items],
+    }
+
+
+def _margin(choices: Sequence[Any], right: int) -> float:
+    """Log-likelihood of the right choice minus that of the best other."""
+    return float(
+        choices[right].log_likelihood - max(each.log_likelihood for i, each in enumerate(choices) if i != right)
+    )
+
+
+def _preference_results(pairs: Sequence[Preference], likelihoods: Likelihoods, tell: Tell) -> dict[str, Any]:
+    wanted = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    choices, num_rows = _told(likelihoods, wanted, "preferences", tell)
+    values = np.array([each.log_likelihood for each in choices]).reshape(-1, 2)
+    margins = values[:, 0] - values[:, 1]
+    low, high = wilson(float((margins > 0).sum()), len(margins))
+    return {
+        "method": likelihoods.method,
+        "chosen_is_likelier": {"value": float((margins > 0).mean()), "interval": [low, high], "number": len(margins)},
+        "margin": figure_results(mean_figure(margins)),
+        "rows_through_the_model": num_rows,
+        "margins": margins.tolist(),
+    }
+
+
+def _told(likelihoods: Likelihoods, pairs: Sequence[tuple[str, str]], what: str, tell: Tell) -> Any:
+    done = 0
+
+    def on_rows(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(what, done, done, None)
+
+    return likelihoods.choices(pairs, on_rows)
+
+
+def _model_facts(name: str, session: Session) -> dict[str, Any]:
+    weights = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+    digest = sha256()
+    for file in weights:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return {
+        "name": name,
+        "parameters": num_parameters(session.model)[0],
+        "weights_sha256": digest.hexdigest() if weights else None,
+        "dtype": str(session.model.dtype).removeprefix("torch."),
+        "device": str(session.model.device),
+    }
+
+
+def _data_facts(data: EvaluationData) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "rows": len(data.rows),
+        "tokens": int(sum(int(row.eligible.sum()) for row in data.rows)),
+        "bytes": int(sum(data.num_bytes)),
+        "fingerprint": data.fingerprint,
+        "notes": list(data.notes),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes the figures."""
+    return {
+        "dlm": dlm.__version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,113 @@
+"""Sweeps of sampling settings: tokens a forward against quality, the speed-quality curve."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from dlm.config.sampling_settings import SamplingSettings
+from dlm.errors import UserInputError
+from dlm.evaluation.items import Likelihoods, Task, answer_items, metric_figures, read_tasks
+from dlm.sampling.arguments import settings_of
+from dlm_plugins.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from dlm.evaluation.evaluate import EvalOptions, Evaluated, Tell
+
+_PROMPTS = 16
+
+
+def parse_sweep(sweeps: Sequence[str]) -> dict[str, list[Any]]:
+    """Values of each sampling setting, from ``sampling.steps=8,16``.
+
+    Raises:
+        UserInputError: no such setting, or no value.
+    """
+    known = [field.name for field in attrs.fields(SamplingSettings)]
+    found: dict[str, list[Any]] = {}
+    for each in sweeps:
+        key, _, values = each.partition("=")
+        name = key.removeprefix("sampling.")
+        if name not in known:
+            raise UserInputError(f"--sweep {each}: no setting {name!r}{did_you_mean(name, known)}")
+        if not all(values.split(",")):
+            raise UserInputError(f"--sweep {each}: expected {key}=VALUE,VALUE")
+        found[name] = [_value(value) for value in values.split(",")]
+    return found
+
+
+def _value(text: str) -> Any:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def sweep(
+    one: "Evaluated", grid: Mapping[str, Sequence[Any]], options: "EvalOptions", tell: "Tell"
+) -> list[dict[str, Any]]:
+    """Every combination: on the answers, or else on prompts of the data by diversity and the model's own bound.
+
+    Perplexity under the model itself falls where a text repeats itself: entropy stands beside it.
+    """
+    from dlm.evaluation.evaluate import metrics_of
+
+    session = one.session
+    tasks = read_tasks(options.answers) if options.answers else _prompts(one)
+    metrics, found = metrics_of(one.name), []
+    combinations = list(product(*grid.values()))
+    for number, values in enumerate(combinations, start=1):
+        changes = dict(zip(grid, values, strict=True))
+        changed = attrs.evolve(session, settings=_changed(session.settings, changes))
+        items, forwards = [], 0
+        for some, num_forwards in answer_items(changed, tasks, options.batch_size):
+            items += some
+            forwards += num_forwards * len(some)
+        figures = metric_figures(metrics, items, "generation")
+        if not options.answers:
+            figures = {name: figures[name] for name in figures if name in ("distinct_n", "entropy")}
+            figures["own nats a token"] = _own_nats(one, items, options)
+        found.append(
+            {
+                "settings": ", ".join(f"{name}={value}" for name, value in changes.items()),
+                "tokens_per_forward": sum(len(item.answer_ids) for item in items) / max(forwards, 1),
+                "figures": figures,
+            }
+        )
+        tell("sweep", number, len(combinations), None)
+    return found
+
+
+def _changed(settings: SamplingSettings, changes: Mapping[str, Any]) -> SamplingSettings:
+    made = settings_of(changes)
+    return attrs.evolve(settings, **{name: getattr(made, name) for name in changes})
+
+
+def _prompts(one: "Evaluated") -> list[Task]:
+    """Beginnings of the rows that were scored."""
+    decode = one.session.tokenizer.decode
+    rows = one.data.rows[:_PROMPTS]
+    texts = [
+        decode(row.input_ids[: max(len(row.input_ids) // 4, 1)].tolist(), skip_special_tokens=True) for row in rows
+    ]
+    return [Task(prompt=text, references=("",)) for text in texts]
+
+
+def _own_nats(one: "Evaluated", items: Sequence[Any], options: "EvalOptions") -> dict[str, Any]:
+    from dlm.evaluation.scoring import Scorer
+    from dlm.model.tokenizer import num_ids
+
+    likelihoods = Likelihoods(
+        session=one.session,
+        scorer=Scorer.of(one.session.model, num_ids=num_ids(one.session.tokenizer), batch_tokens=options.batch_tokens),
+        method=options.method,
+        draws=options.draws,
+        seed=options.seed,
+    )
+    choices, _ = likelihoods.choices([(item.prompt, item.answer) for item in items if item.answer.strip()])
+    tokens = sum(each.num_tokens for each in choices)
+    return {"value": -sum(each.log_likelihood for each in choices) / tokens if tokens else float(np.nan)}

@@ -1,0 +1,207 @@
+"""``dlm eval``: likelihood, perplexity, accuracy, questions, answers, with intervals, tables and a report."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dlm.evaluation.intervals import Figure
+
+EXAMPLES = """\b
+Examples:
+  dlm eval --model runs/pretrain/final --out report
+  dlm eval --model out/final --data ./texts --precision 0.5%
+  dlm eval --model out/final --questions quiz.jsonl --answers sums.jsonl
+  dlm eval --model new/final --against old/final
+  dlm eval --model out/final --sweep sampling.steps=8,16,32
+"""
+
+
+@click.command(name="eval", epilog=EXAMPLES)
+@click.option(
+    "--model", "models", multiple=True, required=True, metavar="FOLDER|HUB_NAME", help="What to evaluate. Repeatable."
+)
+@click.option("--data", metavar="DATA", help="Texts, as dataset.name takes them.  [default: the run's held-out rows]")
+@click.option("--questions", metavar="DATA", help="Rows with question, choices, answer: multiple choice by likelihood.")
+@click.option("--answers", metavar="DATA", help="Rows with question, answer: answers are written and checked.")
+@click.option("--preferences", metavar="DATA", help="Rows with prompt, chosen, rejected: which is likelier.")
+@click.option("--against", metavar="FOLDER", help="Paired difference to another model, on the same masks.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="Sampling settings to try. Repeatable.")
+@click.option("--method", default="bound", metavar="NAME", help="bound, chain_rule or all_masked, for choices.")
+@click.option("--draws", type=int, default=32, metavar="N", help="Masks for each choice.  [default: 32]")
+@click.option("--precision", default="1%", metavar="SHARE", help="Interval of the draws to reach.  [default: 1%]")
+@click.option("--max-draws", type=int, default=64, metavar="N", help="Most masks for each row.  [default: 64]")
+@click.option("--window", type=int, metavar="N", help="Tokens of a text scored at once.  [default: the context]")
+@click.option("--seed", type=int, default=0, metavar="N", help="Of the draws.  [default: 0]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, metavar="N", help="Answers at once.  [default: 8]")
+@click.option("--batch-tokens", type=click.IntRange(min=1), default=4096, metavar="N", help="Most positions a forward.")
+@click.option("--out", metavar="DIR", help="Write report.json and report.html there.")
+@click.option("--dry-run", is_flag=True, help="Say how many rows would go through the model, and stop.")
+@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, ...  [default: as saved]")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda, mps, ...  [default: the accelerator, if there is one]")
+@click.option("--trust-remote-code", is_flag=True, help="Let code that comes with the model run.")
+def eval_(
+    models: tuple[str, ...],
+    against: str | None,
+    sweeps: tuple[str, ...],
+    out: str | None,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Evaluate trained folders; without further options offline, on the rows their run held out.
+
+    Draws are added until the interval of the draws is narrow enough. Two intervals of 95 % are given: of the draws
+    alone, and of draws and data.
+    """
+    from dlm.evaluation.evaluate import EvalOptions, evaluate, open_model, versions
+    from dlm.evaluation.evaluate import against as compare
+    from dlm.evaluation.sweep import parse_sweep, sweep
+
+    loading = {name: options.pop(name) for name in ("dtype", "device", "trust_remote_code")}
+    chosen = EvalOptions(**(options | {"precision": share(options["precision"])}))
+    grid = parse_sweep(sweeps)
+    if len(models) > 1 and against:
+        raise click.UsageError("--against compares one --model with another: give one --model")
+    if dry_run:
+        for name in models:
+            click.echo(_needs(name, open_model(name, **loading), chosen))
+        return
+    report: dict[str, Any] = {
+        "title": " and ".join(models),
+        "command": shlex.join(["dlm", *sys.argv[1:]]),
+        "seed": chosen.seed,
+        "versions": versions(),
+        "notes": [],
+        "models": [],
+    }
+    with EvalProgress() as progress:
+        for name in models:
+            found = evaluate(name, open_model(name, **loading), chosen, progress.tell)
+            report["models"].append(found.results)
+        if against:
+            report["against"] = compare(found, against, open_model(against, **loading), chosen, progress.tell)
+        if grid:
+            report["sweep"] = sweep(found, grid, chosen, progress.tell)
+    _print(report)
+    if out is not None:
+        _write(out, report, models[0])
+
+
+def share(text: str) -> float:
+    """A share as people write it: 1% or 0.01."""
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)\s*", text)
+    if found is None:
+        raise click.UsageError(f"--precision {text}: expected a share such as 1% or 0.01")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+def _needs(name: str, session: Any, options: Any) -> str:
+    from dlm.evaluation.corpus import DRAWS_PER_ROUND
+    from dlm.evaluation.own_rows import evaluation_data
+
+    data = evaluation_data(name, session, options.data, options.window)
+    rows = len(data.rows)
+    return (
+        f"{name}: {rows:,} rows of {data.name}; {rows * DRAWS_PER_ROUND:,} to {rows * options.max_draws:,} rows "
+        "through the model"
+    )
+
+
+def _print(report: dict[str, Any]) -> None:
+    from dlm.evaluation.report import FIGURE_HEADER, figure_rows, interval_text
+    from dlm_cli.tables import format_table
+
+    for results in report["models"]:
+        click.echo(f"{results['model']['name']}: {results['data']['rows']:,} rows of {results['data']['name']}")
+        for note in results["data"]["notes"]:
+            click.echo(f"  {note}")
+        click.echo(format_table(FIGURE_HEADER, figure_rows(results), indent="  "))
+        likelihood = results["likelihood"]
+        reached = "" if likelihood["is_as_precise_as_asked"] else "; --max-draws ended it before --precision was met"
+        click.echo(f"  {likelihood['draws_per_row']} masks a row{reached}")
+    if comparison := report.get("against"):
+        key = next(key for key in comparison if key.endswith("_difference"))
+        each, unit = comparison[key], key.removesuffix("_difference").replace("_per_", " a ")
+        click.echo(
+            f"more than {comparison['model']['name']}: {each['value']:.4g} {unit}, draws "
+            f"{interval_text(each['interval_of_draws'])}, draws and data "
+            f"{interval_text(each['interval_of_draws_and_data'])}"
+        )
+        if "note" in comparison:
+            click.echo(f"  {comparison['note']}")
+    if swept := report.get("sweep"):
+        names = list(swept[0]["figures"])
+        rows = [
+            [
+                each["settings"],
+                f"{each['tokens_per_forward']:.2f}",
+                *(f"{each['figures'][name]['value']:.3f}" for name in names),
+            ]
+            for each in swept
+        ]
+        click.echo(format_table(("settings", "tokens a forward", *names), rows))
+
+
+def _write(out: str, report: dict[str, Any], model: str) -> None:
+    from dlm.evaluation.own_rows import run_of
+    from dlm.evaluation.report import HTML_FILE, write_report
+    from dlm.user_paths import user_path
+
+    folder = user_path(out)
+    for note in write_report(folder, report, run_of(model)):
+        click.echo(f"dlm: note: {note}", err=True)
+    click.echo(f"report written to {folder / HTML_FILE}", err=True)
+
+
+class EvalProgress:
+    """A bar on a terminal that shows the interval as it narrows; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[figure]}"), console=Console(stderr=True), disable=not sys.stderr.isatty()
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> "EvalProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def tell(self, what: str, done: int, total: int, figure: "Figure | None") -> None:
+        """Show how far it is."""
+        if self._task is None:
+            self._task = self._progress.add_task(what, total=total, figure="")
+        shown = "" if figure is None else f"{figure.value:.4f} +-{100 * figure.relative:.2f} %"
+        self._progress.update(self._task, description=what, completed=done, total=total, figure=shown)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", metavar="FILE.html", help="The page to write.  [default: report.html in the run's folder]")
+def report(run: str, out: str | None) -> None:
+    """Write the page of a run, its training curves and samples over time, without evaluating anything."""
+    from dlm.errors import UserInputError
+    from dlm.evaluation.evaluate import versions
+    from dlm.evaluation.report import HTML_FILE, page_of
+    from dlm.training.output_folder import METRICS
+    from dlm.user_paths import user_path
+
+    folder = user_path(run)
+    if not (folder / METRICS).is_file():
+        raise UserInputError(f"{run}: no {METRICS} here: give the output folder of a run")
+    path: Path = folder / HTML_FILE if out is None else user_path(out)
+    page, notes = page_of({"title": run, "command": shlex.join(["dlm", *sys.argv[1:]]), "versions": versions()}, folder)
+    path.write_text(page, encoding="utf-8")
+    for note in notes:
+        click.echo(f"dlm: note: {note}", err=True)
+    click.echo(str(path))

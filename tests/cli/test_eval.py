@@ -1,0 +1,179 @@
+"""``dlm eval`` and ``dlm report`` on a tiny run: figures, comparisons, reports, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from transformers import AutoTokenizer
+
+import dlm
+from dlm_cli.main import cli
+
+RUN_FILE = """\
+model:
+  name_or_path: null
+  config: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 2,
+           num_key_value_heads: 1, head_dim: 16, max_position_embeddings: 64, tie_word_embeddings: true}
+  tokenizer: {train: {vocab_size: 262}}
+training: {mode: pretrain, output_dir: OUT, max_steps: 2, batch_size: 4, loss_impl: guidelines,
+           checkpoint: {every_steps: 2, keep_last: 1, resume: latest}}
+dataset: {name: TEXTS, max_length: 16, pack: true}
+optim: {name: adamw, lr: 1.0e-3}
+evaluation: {eval_every_steps: 2, fraction: 0.2, sample_prompts: ["The "]}
+sampling: {gen_length: 4, steps: 2}
+logging: {every_steps: 1}
+"""
+QUESTIONS = [
+    {"question": "The sky is", "choices": ["blue", "xq"], "answer": 0},
+    {"question": "Grass is", "choices": ["xq", "green"], "answer": "green"},
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    lines = [
+        f"The {noun} of number {number} is {number * 7 % 10}.\n" for number in range(12) for noun in ("cat", "sky")
+    ]
+    (folder / "texts.txt").write_text("".join(lines))
+    text = RUN_FILE.replace("OUT", str(folder / "run")).replace("TEXTS", str(folder / "texts.txt"))
+    (folder / "run.yaml").write_text(text)
+    dlm.run(folder / "run.yaml")
+    for name, rows in {
+        "questions": QUESTIONS,
+        "answers": [{"question": "1 + 1 =", "answer": ["2", "two"]}],
+        "preferences": [{"prompt": "The", "chosen": "cat", "rejected": "qqqq"}],
+    }.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def evaluate(run: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["eval", "--model", str(run / "run" / "final"), *arguments])
+
+
+def report_of(run: Path, out: Path, *arguments: str) -> tuple[dict, Result]:
+    result = evaluate(run, "--out", str(out), *arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads((out / "report.json").read_text()), result
+
+
+def test_without_options_it_scores_what_the_run_held_out(run: Path, tmp_path: Path) -> None:
+    report, result = report_of(run, tmp_path / "report")
+    (found,) = report["models"]
+    saved = json.loads((next((run / "run" / "checkpoints").glob("step-*")) / "trainer_state.json").read_text())
+    assert found["data"]["fingerprint"] == saved["identity"]["data_fingerprint"]
+    assert found["data"]["notes"] == []
+    nats = found["likelihood"]["nats_per_token"]
+    # An untrained model: about the logarithm of its 261 ids.
+    assert 4.5 < nats["value"] < 6.5
+    low, high = nats["interval_of_draws"]
+    assert low < nats["value"] < high
+    assert found["likelihood"]["is_as_precise_as_asked"] == (high - low < 0.02 * nats["value"])
+    assert sum(each["positions"] for each in found["by_mask_rate"]) == sum(
+        each["positions"] for each in found["calibration"]
+    )
+    assert found["model"]["weights_sha256"] is not None
+    assert found["sampling"]["tokens_per_forward"] == 2
+    assert "nats a token" in result.output
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<svg") == 5
+    assert "<script" not in page
+    assert not re.search(r"""(?:src|href)=["']?https?:""", page)
+    assert "step 2" in page
+
+
+def test_questions_answers_and_preferences_are_scored(run: Path, tmp_path: Path) -> None:
+    names = ("questions", "answers", "preferences")
+    options = [part for name in names for part in (f"--{name}", str(run / f"{name}.jsonl"))]
+    report, _ = report_of(run, tmp_path / "report", *options, "--max-draws", "8")
+    (found,) = report["models"]
+    assert found["questions"]["metrics"]["accuracy"]["number"] == 2
+    assert len(found["questions"]["margins"]) == 2
+    assert set(found["answers"]["metrics"]) == {"exact_match", "contains", "number", "distinct_n", "entropy"}
+    assert found["answers"]["items"][0]["references"] == ["2", "two"]
+    assert found["preferences"]["chosen_is_likelier"]["number"] == 1
+    model, tokenizer = dlm.load(run / "run" / "final"), AutoTokenizer.from_pretrained(run / "run" / "final")
+    values = dlm.log_likelihood(model, ["The sky is"] * 2, [" blue", " xq"], tokenizer=tokenizer).values
+    assert found["questions"]["margins"][0] == pytest.approx(float(values[0] - values[1]), rel=1e-5)
+
+
+def test_a_model_against_itself_differs_by_nothing(run: Path, tmp_path: Path) -> None:
+    report, result = report_of(run, tmp_path / "r", "--against", str(run / "run" / "final"), "--max-draws", "8")
+    difference = report["against"]["nats_per_token_difference"]
+    assert (difference["value"], difference["interval_of_draws"]) == (0, [0, 0])
+    assert "more than" in result.output
+
+
+def test_texts_longer_than_the_context_are_scored_in_windows_and_that_is_said(run: Path, tmp_path: Path) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("The cat of number 3 is 1. " * 40)
+    report, result = report_of(run, tmp_path / "r", "--data", str(text), "--max-draws", "8")
+    assert "windows of at most 64 tokens, each after the first with the 32 tokens before it" in result.output
+    assert report["models"][0]["data"]["bytes"] == len(text.read_bytes())
+
+
+def test_a_sweep_tries_every_combination(run: Path, tmp_path: Path) -> None:
+    report, _ = report_of(run, tmp_path / "r", "--sweep", "sampling.steps=2,4", "--sweep", "sampling.remasking=random")
+    assert [each["settings"] for each in report["sweep"]] == [
+        "steps=2, remasking=random",
+        "steps=4, remasking=random",
+    ]
+    assert [each["tokens_per_forward"] for each in report["sweep"]] == [2, 1]
+    assert all(np.isfinite(each["figures"]["own nats a token"]["value"]) for each in report["sweep"])
+
+
+def test_a_dry_run_counts_the_rows(run: Path) -> None:
+    result = evaluate(run, "--dry-run", "--max-draws", "16")
+    assert result.exit_code == 0
+    found = re.search(r": (\d+) rows of .*; (\d+) to (\d+) rows through the model", result.output)
+    assert found is not None
+    rows, least, most = map(int, found.groups())
+    assert (least, most) == (8 * rows, 16 * rows)
+
+
+def test_the_page_of_a_run_needs_no_evaluation(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["report", str(run / "run"), "--out", str(tmp_path / "page.html")])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 2
+    assert "Samples over time" in page
+
+
+@pytest.mark.parametrize(
+    ("option", "row", "message"),
+    [
+        ("questions", {"question": "a", "choices": ["b"], "answer": 0}, "choices: a list of at least two texts"),
+        ("questions", {"question": "a", "choices": ["b", "c"], "answer": 2}, "answer is 2; it must be one of the"),
+        ("questions", {"choices": ["b", "c"], "answer": 0}, "no question: expected"),
+        ("answers", {"question": "a", "answer": ""}, "answer is empty"),
+        ("answers", {"question": "a"}, "answer is None; it must be a text"),
+        ("preferences", {"chosen": "a"}, "expected {"),
+    ],
+)
+def test_rows_that_are_wrong_are_named(run: Path, tmp_path: Path, option: str, row: object, message: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    result = evaluate(run, f"--{option}", str(file), "--max-draws", "8")
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert str(result.exception).startswith(f"{file}:1: {message}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "much"], "--precision much: expected a share"),
+        (["--precision", "200%"], "precision is 2.0; it must lie between 0 and 1"),
+        (["--max-draws", "9"], "max_draws is 9; it must be a multiple of 8"),
+        (["--draws", "3"], "draws is 3; it must be even"),
+        (["--sweep", "sampling.stepz=1"], "no setting 'stepz'; did you mean 'steps'?"),
+        (["--sweep", "sampling.steps="], "expected sampling.steps=VALUE,VALUE"),
+    ],
+)
+def test_options_that_are_wrong_are_refused(run: Path, arguments: list[str], message: str) -> None:
+    result = evaluate(run, *arguments)
+    assert message in result.output + str(result.exception)
+    assert result.exit_code == 2 or getattr(result.exception, "exit_code", None) == 2
