@@ -43,7 +43,7 @@ def import_everything() -> None:
 
 
 def serve(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
-    """Run one child, or one for each rank, to the end; kill rank 0 as the request says."""
+    """Run one child, or one for each rank, to the end; kill rank 0, or those that the request names, as it says."""
     shared[:] = bytes(2)
     started = time.monotonic()
     pids = fork_ranks(request, shared)
@@ -58,9 +58,11 @@ def serve(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:
                 last_chance = time.monotonic() + PATIENCE + 5
         now = time.monotonic()
         due = due if due is not None else kill_time(request, shared, started)
-        if due is not None and now >= due and not is_killed and 0 not in codes:
+        victims = set(request.get("victims", [0])) - set(codes)
+        if due is not None and now >= due and not is_killed and victims:
             is_killed = True
-            os.kill(pids[0], signal.SIGKILL)
+            for rank in victims:
+                os.kill(pids[rank], signal.SIGKILL)
         if last_chance is not None and now >= last_chance:
             for rank in set(range(len(pids))) - set(codes):
                 os.kill(pids[rank], signal.SIGKILL)
@@ -114,6 +116,7 @@ def run_child(request: dict[str, Any], rank: int, shared: mmap.mmap) -> None:
         os.chdir(request["folder"])
         if rank == 0:
             watch_saves(shared)
+        if rank == request.get("die_rank", 0):
             watch_points(request)
         if request.get("scales"):
             import injections
@@ -145,19 +148,19 @@ def watch_saves(shared: mmap.mmap) -> None:
     """Tell the parent when the child is inside a save."""
     from dlm.training.saver import Saver
 
-    def watched(method: Any, is_start: bool) -> Any:
+    def watched(method: Any) -> Any:
         def call(saver: Saver, *arguments: Any) -> Any:
-            shared[NUM_SAVES] += is_start
+            shared[NUM_SAVES] += 1
             shared[FLAG_INSIDE] = 1
-            result = method(saver, *arguments)
-            shared[FLAG_INSIDE] = 0
-            return result
+            try:
+                return method(saver, *arguments)
+            finally:
+                shared[FLAG_INSIDE] = 0
 
         return call
 
-    Saver.save = watched(Saver.save, True)  # type: ignore[method-assign]
-    Saver.tidy = watched(Saver.tidy, False)  # type: ignore[method-assign]
-    Saver.save_final = watched(Saver.save_final, True)  # type: ignore[method-assign]
+    Saver._publish = watched(Saver._publish)  # type: ignore[method-assign]
+    Saver.save_final = watched(Saver.save_final)  # type: ignore[method-assign]
 
 
 def watch_points(request: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,12 +129,12 @@ def _around_publish(enter: Callable[[int], None], leave: Callable[[int], None]) 
 
     original, number = Saver._publish, 0
 
-    def publish(self: Any, *arguments: Any) -> None:
+    def publish(self: Any, *arguments: Any) -> Any:
         nonlocal number
         number += 1
         enter(number)
         try:
-            original(self, *arguments)
+            return original(self, *arguments)
         finally:
             leave(number)
 
@@ -142,23 +143,23 @@ def _around_publish(enter: Callable[[int], None], leave: Callable[[int], None]) 
 
 def fill_disk_at_write(wanted_save: int, wanted_write: int, record: str | None = None) -> None:
     """Let the n-th operation of Python that writes, in the n-th save, find the disk full; record how many there are."""
-    is_inside, num_writes = False, 0
+    saving_thread, num_writes = 0, 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal num_writes
-        if not is_inside or event not in WRITES or not _needs_room(event, arguments):
+        if threading.get_ident() != saving_thread or event not in WRITES or not _needs_room(event, arguments):
             return
         num_writes += 1
         if num_writes == wanted_write:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
 
     def enter(number: int) -> None:
-        nonlocal is_inside
-        is_inside = number == wanted_save
+        nonlocal saving_thread
+        saving_thread = threading.get_ident() if number == wanted_save else 0
 
     def leave(number: int) -> None:
-        nonlocal is_inside
-        is_inside = False
+        nonlocal saving_thread
+        saving_thread = 0
         if record is not None and number == wanted_save:
             Path(record).write_text(json.dumps(num_writes), encoding="utf-8")
 
@@ -176,7 +177,19 @@ def _needs_room(event: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def limit_file_size(wanted_save: int, num_bytes: int) -> None:
-    """Let no file grow beyond so many bytes in the n-th save: what the writers outside Python meet too."""
+    """Let no file grow beyond so many bytes in the n-th save: what the writers outside Python meet too.
+
+    The limit is one of the whole process, so training waits for the save.
+    """
+    from dlm.training.saver import Saver
+
+    start = Saver.start
+
+    def start_and_wait(self: Any, state: Any) -> None:
+        start(self, state)
+        self.close()
+
+    Saver.start = start_and_wait  # type: ignore[method-assign]
 
     def enter(number: int) -> None:
         if number == wanted_save:
@@ -186,6 +199,25 @@ def limit_file_size(wanted_save: int, num_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     _around_publish(enter, leave)
+
+
+def limit_file_size_of_helper(wanted_save: int, num_bytes: int) -> None:
+    """The same in a process that writes its part of a sharded checkpoint, and no logs."""
+    from dlm.training.sharded_contents import ShardedContents
+
+    original, number = ShardedContents.help_to_write, 0
+
+    def help_to_write(self: Any) -> None:
+        nonlocal number
+        number += 1
+        if number == wanted_save:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+        try:
+            original(self)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    ShardedContents.help_to_write = help_to_write  # type: ignore[method-assign]
 
 
 def report_full_disk(first_save: int, last_save: int) -> None:

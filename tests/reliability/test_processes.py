@@ -158,15 +158,16 @@ def test_what_the_main_process_does_alone_may_take_longer(laboratory: Any, tmp_p
     assert outcome.codes == [0, 0], outcome.log
 
 
-def test_a_sharded_run_is_saved_as_one_folder_and_goes_on(
+def test_a_sharded_run_is_saved_as_one_folder_where_it_is_told_and_goes_on(
     laboratory: Any, digest_of: Any, count: Any, tmp_path: Path
 ) -> None:
     config = config_of(laboratory, "sharded", dropout=0.1, batch_size=2, gradient_accumulation_steps=2, tied=True)
-    outcome = laboratory.run(config, tmp_path / "whole", num_processes=2, arguments=SHARDED)
+    arguments = [*SHARDED, "training.checkpoint.format=single"]
+    outcome = laboratory.run(config, tmp_path / "whole", num_processes=2, arguments=arguments)
     assert outcome.codes == [0, 0], outcome.log
     folder = tmp_path / "killed"
-    laboratory.run(config, folder, num_processes=2, arguments=SHARDED, inject=["die_in_backward", 14], inject_rank=1)
-    outcome = laboratory.run(config, folder, num_processes=2, arguments=SHARDED)
+    laboratory.run(config, folder, num_processes=2, arguments=arguments, inject=["die_in_backward", 14], inject_rank=1)
+    outcome = laboratory.run(config, folder, num_processes=2, arguments=arguments)
     assert outcome.codes == [0, 0], outcome.log
     assert "continuing from" in outcome.log
     assert digest_of(folder / "run") == digest_of(tmp_path / "whole" / "run")

@@ -154,6 +154,11 @@ class CheckpointConfig:
 
     every_steps: int = setting("Steps between two checkpoints.", 500, POSITIVE)
     keep_last: int = setting("How many of the newest checkpoints are kept; the best one is kept besides.", 3, POSITIVE)
+    format: Literal["auto", "single", "sharded"] = setting(
+        "single: one Hugging Face folder, written by one process; sharded: each process writes its part; auto: sharded "
+        "where the model is.",
+        "auto",
+    )
     resume: str | None = setting(
         "latest: continue where the newest checkpoint ends; none: start anew; or the path of a checkpoint; "
         "null: start, but refuse a folder that holds checkpoints.",

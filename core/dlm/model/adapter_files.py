@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from dlm.errors import ModelError
 
@@ -37,15 +36,6 @@ def write_adapter_config(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write peft's configuration file; the same settings give the same bytes."""
     plain = {key: sorted(value) if isinstance(value, (set, frozenset)) else value for key, value in settings.items()}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def write_adapter_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the adapters' tensors, given by their names in the model."""
-    save_file(
-        {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / ADAPTER_WEIGHTS,
-        metadata={"format": "pt"},
-    )
 
 
 def fingerprint_of(model: nn.Module) -> str:

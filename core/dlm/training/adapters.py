@@ -7,23 +7,20 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dlm.config import LoraConfig
-from dlm.errors import CheckpointError, UserInputError
+from dlm.errors import UserInputError
 from dlm.model.adapter_files import (
     ADAPTER_WEIGHTS,
     BASE_FINGERPRINT,
     PREFIX,
     fingerprint_of,
     write_adapter_config,
-    write_adapter_weights,
 )
 from dlm.model.body_and_head import split
 from dlm.training.optimisation import without_bitsandbytes
-from dlm.training.sharding import like
 from dlm_plugins.suggestions import did_you_mean
 
 _NAME = "default"
@@ -38,26 +35,24 @@ class AdapterWeights:
     """peft's configuration."""
     base_fingerprint: str
 
-    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    @property
+    def file(self) -> str:
         """See :class:`dlm.training.weights.Weights`."""
-        write_adapter_weights(folder, dict(tensors))
-        write_adapter_config(folder, {**self.settings.to_dict(), "inference_mode": True})
-        self.model.config.save_pretrained(folder)
-
-    def read(self, folder: Path) -> None:
-        """See :class:`dlm.training.weights.Weights`."""
-        saved, own = load_file(folder / ADAPTER_WEIGHTS), self.tensors()
-        shapes = {name: tensor.shape for name, tensor in saved.items()}
-        if shapes != {PREFIX + name: parameter.shape for name, parameter in own.items()}:
-            raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} has other tensors than the adapters of this run")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(like(saved[PREFIX + name], parameter))
+        return ADAPTER_WEIGHTS
 
     def tensors(self) -> dict[str, Tensor]:
         """See :class:`dlm.training.weights.Weights`."""
         named = self.model.named_parameters()
-        return {name.replace(f".{_NAME}.", "."): parameter for name, parameter in named if parameter.requires_grad}
+        return {PREFIX + name.replace(f".{_NAME}.", "."): each for name, each in named if each.requires_grad}
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See :class:`dlm.training.weights.Weights`."""
+        return dict(tensors)
+
+    def write_settings(self, folder: Path) -> None:
+        """See :class:`dlm.training.weights.Weights`."""
+        write_adapter_config(folder, {**self.settings.to_dict(), "inference_mode": True})
+        self.model.config.save_pretrained(folder)
 
     def facts(self) -> dict[str, object]:
         """See :class:`dlm.training.weights.Weights`."""

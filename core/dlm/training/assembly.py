@@ -147,7 +147,12 @@ def assemble(
         step=_training_step(config, data, objects, prepared, process),
         evaluation=_evaluation(data, accelerator, prepared, process),
         sampler=_sampler(config, objects, prepared),
-        saver=Saver(objects=objects, folder=OutputFolder(user_path(training.output_dir)), store=build_store(config)),
+        saver=Saver(
+            objects=objects,
+            folder=OutputFolder(user_path(training.output_dir)),
+            store=build_store(config),
+            sharded={"single": False, "sharded": True, "auto": plan.shards}[training.checkpoint.format],
+        ),
         console=TrainingConsole(num_steps=num_steps, is_main=accelerator.is_main_process),
         num_steps=num_steps,
         logging_every=config.logging.every_steps,

@@ -1,9 +1,11 @@
 """What a checkpoint holds (weights, optimizer, learning rate, random state, fp16 loss scaler): saved and loaded."""
 
+import copy
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -13,12 +15,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm.errors import CheckpointError, NonFiniteError
+from dlm.errors import CheckpointError
+from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.checkpoints.publishing import reached
+from dlm.training.checkpoints.tensor_files import Layout
 from dlm.training.randomness import generator_states, restore_generators
-from dlm.training.sharding import gathered, like
-from dlm.training.trainer_state import TrainerState
-from dlm.training.weights import Weights
+from dlm.training.sharding import part, staged
+from dlm.training.trainer_state import STATE_FILE, TrainerState
+from dlm.training.weights import Weights, lay_out, read_weights
 
 CONFIG_FILE = "config.yaml"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -26,21 +30,76 @@ SCHEDULER_FILE = "scheduler.pt"
 RANDOM_FILE = "rng_state.pt"
 
 
-@attrs.frozen(kw_only=True)
-class Contents:
-    """The tensors of a checkpoint, each of them whole."""
+SHARDED_WEIGHTS = "weights"
+"""Folder of a sharded checkpoint; single ones have a file instead."""
 
-    weights: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, Any]
+
+def is_sharded_checkpoint(folder: Path) -> bool:
+    """Whether each process wrote its part."""
+    return (folder / SHARDED_WEIGHTS).is_dir()
+
+
+@attrs.frozen(kw_only=True)
+class Position:
+    """What a checkpoint holds beside tensors, as it was when it was staged."""
+
+    course: Mapping[str, Any]
+    """Of the learning rate, and of the loss scaler."""
+    generators: Mapping[str, object]
+    state: str
+    """Where the run stands, and what it is: :meth:`TrainerState.text`."""
+
+
+class Contents(Protocol):
+    """What a checkpoint holds, as it was when it was staged: training goes on while it is written."""
 
     @property
     def num_bytes(self) -> int:
-        """About what they take on the disk."""
-        tensors = [*self.weights.values(), *_tensors(self.optimizer)]
-        return sum(each.numel() * each.element_size() for each in tensors)
+        """About what it takes on the disk."""
+        ...
+
+    def write(self, folder: NewFolder, objects: "TrainingObjects") -> None:
+        """Write everything the run needs to go on: what the first process does."""
+        ...
+
+    def help_to_write(self) -> None:
+        """What the other processes do meanwhile."""
+        ...
+
+    def dismiss_helpers(self) -> None:
+        """Let the others go where the first process could not even begin."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
+class WholeContents:
+    """A checkpoint as a single Hugging Face folder, with whole tensors: what the first process writes."""
+
+    weights: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, Any]
+    position: Position
+
+    @property
+    def num_bytes(self) -> int:
+        """See :class:`Contents`."""
+        tensors = [*self.weights.values(), *_tensors(self.optimizer)]
+        return sum(each.numel() * each.element_size() for each in tensors)
+
+    def write(self, folder: NewFolder, objects: "TrainingObjects") -> None:
+        """See :class:`Contents`."""
+        objects.write_model(folder, *lay_out(objects.weights, self.weights))
+        save(self.optimizer, folder, OPTIMIZER_FILE)
+        reached("optimizer written")
+        objects.write_position(folder, self.position)
+
+    def help_to_write(self) -> None:
+        """See :class:`Contents`: there is nothing to be done."""
+
+    def dismiss_helpers(self) -> None:
+        """See :class:`Contents`: nobody helps."""
+
+
+@attrs.define(kw_only=True)
 class TrainingObjects:
     """The objects of a run that a checkpoint saves and restores."""
 
@@ -54,41 +113,69 @@ class TrainingObjects:
     config_text: str
     """The resolved run file."""
     identity: Mapping[str, object]
+    _settings: Mapping[str, bytes] | None = None
 
-    def collect(self, *, keeps: bool) -> Contents:
-        """The tensors that are saved, made whole where they are spread over processes. All of them must call.
+    def settings(self) -> Mapping[str, bytes]:
+        """The files of a checkpoint that stay the same throughout a run, by name: configurations, tokenizer."""
+        if self._settings is None:
+            with TemporaryDirectory() as name:
+                folder = Path(name)
+                self.weights.write_settings(folder)
+                self.tokenizer.save_pretrained(folder)
+                (folder / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+                files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+                self._settings = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        return self._settings
+
+    def stage(self, state: TrainerState, *, keeps: bool) -> WholeContents:
+        """A copy of what is saved, made whole where it is spread over processes. All of them must call.
 
         Args:
+            state: where the run stands.
             keeps: whether this process is the one that writes.
         """
-        weights = gathered(self.weights.tensors(), keeps=keeps)
-        return Contents(weights=weights, optimizer=gathered(self.optimizer.state_dict(), keeps=keeps))
+        return WholeContents(
+            weights=staged(self.weights.tensors(), keeps=keeps),
+            optimizer=staged(self.optimizer.state_dict(), keeps=keeps),
+            position=self.position(state),
+        )
 
-    def write_model(self, folder: Path, contents: Contents) -> None:
+    def position(self, state: TrainerState) -> Position:
+        """A copy of what is saved beside tensors."""
+        scaler = self.accelerator.scaler
+        course = {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()}
+        text = state.text(self.identity)
+        return Position(course=copy.deepcopy(course), generators=generator_states(), state=text)
+
+    def write_model(self, folder: NewFolder, layout: Layout, values: Iterator[torch.Tensor]) -> None:
         """Write a Hugging Face folder: weights, configuration, tokenizer, and the resolved run file.
+
+        Args:
+            folder: takes the files.
+            layout: of :func:`dlm.training.weights.lay_out`, like the values.
+            values: the weights, one after the other.
 
         Raises:
             NonFiniteError: A parameter is not finite; such a model is never published.
         """
-        poisoned = [name for name, value in contents.weights.items() if not torch.isfinite(value).all()]
-        if poisoned:
-            raise NonFiniteError(f"{poisoned[0]} holds numbers that are not finite; the checkpoint was not published")
-        self.weights.write(folder, contents.weights)
+        layout.write(folder, values, f"{self.weights.file}.index.json")
         reached("model written")
-        self.tokenizer.save_pretrained(folder)
-        reached("tokenizer written")
-        (folder / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+        self.write_settings(folder)
 
-    def write_checkpoint(self, folder: Path, state: TrainerState, contents: Contents) -> None:
-        """Write everything the run needs to go on."""
-        self.write_model(folder, contents)
-        scaler = self.accelerator.scaler
-        course = {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()}
-        _save(contents.optimizer, folder / OPTIMIZER_FILE)
-        reached("optimizer written")
-        _save(course, folder / SCHEDULER_FILE)
-        _save(generator_states(), folder / RANDOM_FILE)
-        state.write(folder, self.identity)
+    def write_settings(self, folder: NewFolder) -> None:
+        """Write the files that stay the same throughout a run."""
+        for name, content in self.settings().items():
+            (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+            with folder.create(name) as file:
+                file.write(content)
+        reached("settings written")
+
+    def write_position(self, folder: NewFolder, position: Position) -> None:
+        """Write what is no tensor."""
+        save(position.course, folder, SCHEDULER_FILE)
+        save(position.generators, folder, RANDOM_FILE)
+        with folder.create(STATE_FILE) as file:
+            file.write(position.state.encode())
 
     def read_checkpoint(self, folder: Path) -> None:
         """Restore weights, optimizer, learning rate and generators. Nothing is unpickled.
@@ -97,32 +184,44 @@ class TrainingObjects:
             CheckpointError: The checkpoint does not fit the model or the optimizer of this run.
         """
         try:
-            self.weights.read(folder)
-            self.optimizer.load_state_dict(self._spread(_load(folder / OPTIMIZER_FILE)))
-            course = _load(folder / SCHEDULER_FILE)
+            if is_sharded_checkpoint(folder):
+                from dlm.training.sharded_contents import read_shards  # torch's machinery is slow to import
+
+                read_shards(folder, self)
+            else:
+                read_weights(self.weights, folder)
+                self.optimizer.load_state_dict(self._spread(load(folder / OPTIMIZER_FILE)))
+            course = load(folder / SCHEDULER_FILE)
             self.scheduler.load_state_dict(course["scheduler"])
             if self.accelerator.scaler is not None and course["scaler"]:
                 self.accelerator.scaler.load_state_dict(course["scaler"])
-            restore_generators(_load(folder / RANDOM_FILE))
+            restore_generators(load(folder / RANDOM_FILE))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
 
     def _spread(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """The optimizer's state with each tensor spread as its parameter is."""
+        """The optimizer's state with each tensor spread as its parameter is, in memory of its own: not the file's."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        known: dict[int, torch.Tensor] = {}  # several parameters may share a tensor, and go on to
+
+        def own(value: Any, parameter: torch.Tensor) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            if id(value) not in known:
+                known[id(value)] = part(value, parameter) if value.shape == parameter.shape else value.clone()
+            return known[id(value)]
+
         state = {
-            number: {
-                name: like(value, parameters[number]) if isinstance(value, torch.Tensor) else value
-                for name, value in values.items()
-            }
+            number: {name: own(value, parameters[number]) for name, value in values.items()}
             for number, values in saved["state"].items()
         }
         return {**saved, "state": state}
 
 
-def _save(content: Mapping[str, object], path: Path) -> None:
+def save(content: Mapping[str, object], folder: NewFolder, name: str) -> None:
+    """Write what :func:`load` reads."""
     # Through a file of Python's: torch's own does not say why it cannot write.
-    with path.open("wb") as file:
+    with folder.create(name) as file:
         torch.save(content, file)
 
 
@@ -134,6 +233,7 @@ def _tensors(tree: object) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+def load(path: Path) -> dict[str, Any]:
+    """What was saved; nothing is unpickled, and tensors are views of the file."""
+    loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return loaded

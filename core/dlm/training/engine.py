@@ -59,6 +59,8 @@ class Engine:
     """Where the run stands."""
     stopwatch: Stopwatch = attrs.field(factory=Stopwatch)
     num_failed_saves: int = 0
+    unsettled: tuple[int, int | None, float | None] | None = None
+    """Of the save that is under way: its step, and which step was the best one before, with its loss."""
 
     def run(self) -> None:
         """Train to the last step, and write the final model.
@@ -69,7 +71,12 @@ class Engine:
             FinalStateNotSavedError: The disk did not take what it had to.
         """
         state, loader = self.state, self.data.loader
-        with Signals(speaks=self.is_main) as signals, self.console.progress_from(state.global_step):
+        self.saver.prepare()
+        with (
+            Signals(speaks=self.is_main) as signals,
+            self.console.progress_from(state.global_step),
+            self.saver.finishing(),
+        ):
             batches = ReadAhead(loader.steps(state.epoch, state.epoch_batch, state.stream))
             while True:
                 self.evaluate_and_save()
@@ -122,8 +129,10 @@ class Engine:
 
     def stop(self, ending: ExitCode) -> NoReturn:
         """Save and end."""
+        self.settle()
         self.num_failed_saves = MAX_FAILED_SAVES - 1  # there is no next time
         self.save()
+        self.settle()
         raise StoppedBySignalError(
             f"stopped after step {self.state.global_step}, which is saved; {self.way_on} to continue",
             ending,
@@ -197,37 +206,49 @@ class Engine:
         return sums
 
     def save(self, sums: Sums | None = None) -> None:
-        """Publish a checkpoint, which is the best one if its evaluation ``sums`` say so.
+        """Start to publish a checkpoint, which is the best one if its evaluation ``sums`` say so.
 
-        A full disk is survived: training goes on and the next save tries again.
+        Training goes on meanwhile; only the last one is waited for.
         """
         started, state = time.monotonic(), self.state
-        previous_best = (state.best_step, state.best_loss)
+        self.settle()
+        self.unsettled = state.global_step, state.best_step, state.best_loss
         if sums is not None and (loss := sums.loss) < (math.inf if state.best_loss is None else state.best_loss):
             state.best_step, state.best_loss = state.global_step, loss
-        try:
-            self.saver.save(state)
-        except OSError as error:
-            state.best_step, state.best_loss = previous_best
-            self.survive(error)
-        else:
-            self.num_failed_saves = 0
-            self.tidy()
+        self.saver.start(state)
+        if self.is_done:
+            self.settle()
         self.stopwatch.exclude(time.monotonic() - started)
 
-    def tidy(self) -> None:
-        """Rotate the checkpoints; what cannot be deleted is in nobody's way."""
-        try:
-            self.saver.tidy(self.state)
-        except OSError as error:
-            self.console.say(f"step {self.state.global_step}: could not tidy up the checkpoints ({error})")
+    def settle(self) -> None:
+        """Wait for the save that is under way, if there is one: a full disk is survived, and the next save tries again.
 
-    def survive(self, error: OSError) -> None:
-        """Go on without a checkpoint, up to a point."""
-        step = self.state.global_step
+        Raises:
+            NonFiniteError: A parameter is not finite.
+            FinalStateNotSavedError: See :meth:`survive`.
+        """
+        if self.unsettled is None:
+            return
+        (step, best_step, best_loss), self.unsettled = self.unsettled, None
+        try:
+            note = self.saver.wait()
+        except OSError as error:
+            self.state.best_step, self.state.best_loss = best_step, best_loss
+            self.survive(step, error)
+        else:
+            self.num_failed_saves = 0
+            if note is not None:
+                self.console.say(note)
+
+    def survive(self, step: int, error: OSError) -> None:
+        """Go on without the checkpoint of ``step``, up to a point.
+
+        Raises:
+            FinalStateNotSavedError: It was the third in a row, or the last one of the run.
+        """
         self.num_failed_saves += 1
         self.console.say(f"step {step}: could not save a checkpoint ({error}); older ones are intact")
-        if self.num_failed_saves >= MAX_FAILED_SAVES or self.is_done:
+        if self.num_failed_saves >= MAX_FAILED_SAVES or step >= self.num_steps:
             raise FinalStateNotSavedError(
                 f"step {step} could not be saved ({error}); free some space and {self.way_on} to continue from the "
                 "newest checkpoint"

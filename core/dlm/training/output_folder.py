@@ -158,12 +158,17 @@ class OutputFolder:
         file = self.path / name
         return [_parsed(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
-    def flush(self) -> dict[str, int]:
-        """Make the promised logs durable; return their sizes."""
-        present = [self.path / name for name in PROMISED if (self.path / name).exists()]
-        for file in present:
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the promised logs, as far as they are there."""
+        return {file.name: file.stat().st_size for file in self._promised()}
+
+    def flush(self) -> None:
+        """Make the promised logs durable."""
+        for file in self._promised():
             flush(file)
-        return {file.name: file.stat().st_size for file in present}
+
+    def _promised(self) -> list[Path]:
+        return [self.path / name for name in PROMISED if (self.path / name).exists()]
 
     def cut_back(self, sizes: Mapping[str, int]) -> None:
         """Cut the promised logs back to the given sizes; one without a size is emptied."""

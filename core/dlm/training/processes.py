@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
+from torch.distributed import ProcessGroup
 
 from dlm.errors import DlmError, ExitCode, LostProcessError, UserInputError
 
@@ -204,6 +205,15 @@ def _heartbeat(store: Any, key: str) -> Iterator[None]:
     finally:
         is_done.set()
         thread.join()
+
+
+def group_of_threads(accelerator: Accelerator) -> ProcessGroup | None:
+    """Connections between the processes for threads beside the training; None where there is one. All must call."""
+    if accelerator.num_processes == 1:
+        return None
+    timeout = timedelta(seconds=_watch.timeout + _GRACE_SECONDS)
+    group: ProcessGroup = distributed.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
 def close_group(accelerator: Accelerator) -> None:

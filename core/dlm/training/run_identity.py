@@ -1,5 +1,6 @@
 """What may not change between a checkpoint and its resumption (config, data, versions), and what only warns."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from itertools import accumulate
 
@@ -24,6 +25,9 @@ learning-rate schedules depend on it."""
 CLOCK = "template_clock"
 """The fact that tells what time the chat template printed, when the run was first started."""
 
+_GROUPING = ("num_processes", "training.batch_size", "training.gradient_accumulation_steps")
+"""Whose product is the number of rows of a step, and which may change the last digits of a number."""
+
 ONLY_WARNS = ("training.parallel", "num_threads", "device", "plugin_versions", "versions")
 """Facts that may change the last digits of a number, but not what is computed."""
 
@@ -43,13 +47,16 @@ def identity_of(config: Mapping[str, object], facts: Mapping[str, object]) -> di
     return {**kept, **dict(flatten(facts))}
 
 
-def compare(saved: Mapping[str, object], now: Mapping[str, object], allowed: Collection[str]) -> list[str]:
+def compare(
+    saved: Mapping[str, object], now: Mapping[str, object], allowed: Collection[str], *, is_sharded: bool = False
+) -> list[str]:
     """Warnings about differences that may be; an error about those that may not.
 
     Args:
         saved: identity in the checkpoint.
         now: identity of the run that wants to resume it.
         allowed: keys that the user lets change, themselves or with everything below them.
+        is_sharded: whether it is a sharded checkpoint: any number of processes may share the same rows of a step.
 
     Raises:
         UserInputError: Something else changed. The message lists every difference.
@@ -57,7 +64,11 @@ def compare(saved: Mapping[str, object], now: Mapping[str, object], allowed: Col
     differing = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
     needless = [key for key in allowed if _is_needless(key, [*saved, *now])]
     described = {key: f"{key}: {saved.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in differing}
-    refused = [text for key, text in described.items() if not _is_under(key, (*ONLY_WARNS, *allowed))]
+    free = (*ONLY_WARNS, *allowed, *(_GROUPING if is_sharded else ()))
+    refused = [text for key, text in described.items() if not _is_under(key, free)]
+    if is_sharded and not set(_GROUPING) & set(allowed) and (before := _rows(saved)) != (rows := _rows(now)):
+        refused += [text for key, text in described.items() if key in _GROUPING]
+        refused.append(f"rows of a step: {before} in the checkpoint, {rows} now ({' x '.join(_GROUPING)})")
     if refused:
         listing = "\n  ".join(refused)
         raise UserInputError(
@@ -66,6 +77,10 @@ def compare(saved: Mapping[str, object], now: Mapping[str, object], allowed: Col
         )
     notes = [f"--allow-change {key}: not needed, it may change anyway" for key in needless]
     return notes + [f"changed since the checkpoint: {text}" for text in described.values()]
+
+
+def _rows(identity: Mapping[str, object]) -> object:
+    return math.prod(size for key in _GROUPING if isinstance(size := identity.get(key), int))
 
 
 def _is_needless(key: str, known: Collection[str]) -> bool:

@@ -1,11 +1,12 @@
 """Sharded (FSDP) tensors: a model lent whole for sampling, made whole for a checkpoint, and sharded again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from dlm.diffusion.objective import DiffusionObjective
 
@@ -39,8 +40,10 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tree: Any, *, keeps: bool) -> Any:
-    """Nested mappings and lists with whole tensors; what was one tensor still is one. All processes must call.
+def staged(tree: Any, *, keeps: bool) -> Any:
+    """Nested mappings and lists with copies of the tensors in host memory, whole. All processes must call.
+
+    What was one tensor still is one. Training may go on while the copies are written.
 
     Args:
         tree: mappings, lists, tensors and whatever else, which stays as it is.
@@ -53,18 +56,39 @@ def gathered(tree: Any, *, keeps: bool) -> Any:
             return {key: visit(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(visit(inner) for inner in value)
-        if not isinstance(value, DTensor):
+        if not isinstance(value, Tensor):
             return value
         if id(value) not in known:
-            full = value.full_tensor().detach()
-            known[id(value)] = full.cpu() if keeps else full.new_empty(0)
+            full = whole(value).detach()
+            is_copy = isinstance(value, DTensor)
+            known[id(value)] = full.to("cpu", copy=not is_copy) if keeps else full.new_empty(0)
         return known[id(value)]
 
     return visit(tree)
 
 
-def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """This process's part of a whole tensor, spread as ``model`` is; the tensor itself where that is not spread."""
-    if not isinstance(model, DTensor) or tensor.shape != model.shape:
-        return tensor
-    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)
+def local_copy(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, copied to host memory."""
+    local = tensor.detach()
+    return (local.to_local() if isinstance(local, DTensor) else local).to("cpu", copy=True)
+
+
+def part(saved: Any, model: Tensor) -> Tensor:
+    """A copy of this process's part of a whole tensor, spread as ``model`` is; no more than that is read.
+
+    Args:
+        saved: a tensor, or a slice of a file, of the shape of ``model``.
+        model: says where the result lives.
+    """
+    if not isinstance(model, DTensor):
+        return _cut(saved, model.shape, (0,) * model.ndim).to(model.device, copy=True)
+    shape, offset = compute_local_shape_and_global_offset(model.shape, model.device_mesh, model.placements)
+    local = _cut(saved, shape, offset).to(model.device, copy=True)
+    return DTensor.from_local(
+        local, model.device_mesh, model.placements, run_check=False, shape=model.shape, stride=model.stride()
+    )
+
+
+def _cut(saved: Any, shape: Sequence[int], offset: Sequence[int]) -> Tensor:
+    cut: Tensor = saved[tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))]
+    return cut

@@ -72,10 +72,10 @@ class TrainerState:
         """Passes over the data so far; whole passes where the length of the data is not known."""
         return self.epoch + (round(self.epoch_batch / steps_per_epoch, 4) if steps_per_epoch else 0)
 
-    def write(self, folder: Path, identity: Mapping[str, object]) -> None:
-        """Write the state, and what the run was, into a checkpoint."""
+    def text(self, identity: Mapping[str, object]) -> str:
+        """The state, and what the run was, as a checkpoint holds them."""
         content = {"format_version": FORMAT_VERSION, **cattrs.unstructure(self), "identity": dict(identity)}
-        (folder / STATE_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> tuple["TrainerState", dict[str, object]]:

@@ -9,14 +9,16 @@ import pytest
 from dlm.errors import CheckpointError
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.disk import check_room, disk_error
-from dlm.training.checkpoints.manifest import MANIFEST, digest, verify
+from dlm.training.checkpoints.manifest import MANIFEST, NewFolder, digest, verify
 from dlm.training.checkpoints.publishing import publish, sweep
 
 
-def write_files(folder: Path) -> None:
-    (folder / "weights").write_bytes(b"1234")
-    (folder / "inner").mkdir()
-    (folder / "inner" / "state").write_bytes(b"56")
+def write_files(folder: NewFolder) -> None:
+    with folder.create("weights") as file:
+        file.write(b"12")
+        file.write(b"34")
+    (folder.path / "inner").mkdir()
+    (folder.path / "inner" / "state").write_bytes(b"56")
 
 
 def saved(folder: Path, *steps: int, keep_last: int = 2, pinned: Path | None = None) -> CheckpointStore:
@@ -48,7 +50,7 @@ def test_everything_is_flushed_before_the_folder_gets_its_name(tmp_path: Path, m
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: NewFolder) -> None:
         write_files(folder)
         raise ValueError("no checkpoint this time")
 
@@ -60,7 +62,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_replacing_keeps_the_old_one_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
     publish(tmp_path / "final", write_files)
 
-    def fail(folder: Path) -> None:
+    def fail(folder: NewFolder) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):

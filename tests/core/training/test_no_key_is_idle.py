@@ -72,6 +72,7 @@ CHANGED = {
     "training.checkpoint.every_steps": "2",
     "training.checkpoint.keep_last": "1",
     "training.checkpoint.resume": "out/checkpoints/step-1",
+    "training.checkpoint.format": "sharded",
     "dataset.text_column": "other",
     "dataset.max_length": "20",
     "dataset.isolate_documents": "true",
@@ -199,7 +200,7 @@ def effects(engine: Engine) -> Iterator[Any]:
     yield model.config.to_dict(), model.dtype, model.config._attn_implementation, model.is_activation_checkpointing
     yield len(tokenizer), torch.are_deterministic_algorithms_enabled(), step.max_grad_norm
     yield engine.num_steps, loader.shape, engine.save_every, engine.logging_every
-    yield saver.store.keep_last, saver.store.pinned, saver.folder.path
+    yield saver.store.keep_last, saver.store.pinned, saver.folder.path, saver.sharded
     yield isinstance(loader, StepLoader) and loader.num_workers
     yield (engine.evaluation is not None or engine.sampler.prompts) and engine.evaluate_every
 

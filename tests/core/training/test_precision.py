@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from dlm.config import load_config
 from dlm.errors import UserInputError
 from dlm.training.assembly import assemble, build_accelerator
+from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.engine import Engine
 from dlm.training.trainer_state import TrainerState
 
@@ -97,7 +98,8 @@ def test_a_checkpoint_keeps_the_scale(take_step, fp16_engine, tmp_path: Path) ->
     engine.accelerator.scaler.update(2.0**7)
     state_folder = tmp_path / "step-1"
     state_folder.mkdir()
-    engine.saver.objects.write_checkpoint(state_folder, TrainerState(), engine.saver.objects.collect(keeps=True))
+    objects = engine.saver.objects
+    objects.stage(TrainerState(), keeps=True).write(NewFolder(state_folder), objects)
     take_step(other)
     other.saver.objects.read_checkpoint(state_folder)
     assert other.accelerator.scaler.get_scale() == 2.0**7

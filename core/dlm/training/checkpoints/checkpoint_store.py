@@ -8,7 +8,7 @@ import attrs
 
 from dlm.errors import CheckpointError
 from dlm.training.checkpoints.disk import check_room
-from dlm.training.checkpoints.manifest import verify
+from dlm.training.checkpoints.manifest import NewFolder, verify
 from dlm.training.checkpoints.publishing import discard, publish, reached, sweep, write_file
 
 _PREFIX = "step-"
@@ -49,7 +49,7 @@ class CheckpointStore:
                 return self.path(step), rejected
         return None, rejected
 
-    def save(self, step: int, write: Callable[[Path], None], num_bytes: int) -> None:
+    def save(self, step: int, write: Callable[[NewFolder], None], num_bytes: int) -> None:
         """Publish the checkpoint of ``step``, unless it is there already: a step is saved once.
 
         Args:

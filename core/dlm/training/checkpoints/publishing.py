@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dlm.errors import DlmError
 from dlm.training.checkpoints.disk import disk_error
-from dlm.training.checkpoints.manifest import write_manifest
+from dlm.training.checkpoints.manifest import NewFolder, write_manifest
 
 _HIDDEN = ".dlm-"
 
@@ -16,7 +16,7 @@ def reached(point: str) -> None:
     """Called at every named point of a save. It does nothing; the reliability tests die here."""
 
 
-def publish(target: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
+def publish(target: Path, write: Callable[[NewFolder], None], *, replace: bool = False) -> None:
     """Create the folder ``target`` with what ``write`` writes and a manifest: whole, or not at all.
 
     Args:
@@ -32,9 +32,10 @@ def publish(target: Path, write: Callable[[Path], None], *, replace: bool = Fals
         remove(hidden)
         hidden.mkdir(parents=True)
         reached("folder created")
-        _write(write, hidden)
+        folder = NewFolder(hidden)
+        _write(write, folder)
         reached("files written")
-        write_manifest(hidden)
+        write_manifest(hidden, folder.entries)
         reached("manifest written")
         for path in (*sorted(hidden.rglob("*")), hidden):
             flush(path)
@@ -55,7 +56,7 @@ def publish(target: Path, write: Callable[[Path], None], *, replace: bool = Fals
     remove(replaced)
 
 
-def _write(write: Callable[[Path], None], folder: Path) -> None:
+def _write(write: Callable[[NewFolder], None], folder: NewFolder) -> None:
     try:
         write(folder)
     except DlmError:
