@@ -4,7 +4,8 @@
 (autocast's, or the hidden states' own), everything after them in float32, or float64 for a float64 model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import attrs
@@ -113,8 +114,10 @@ class WeightedCrossEntropy(torch.autograd.Function):
         targets_N: Tensor,
         loss_weight_N: Tensor,
         smoothing: Smoothing | None,
+        compiles: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scalar sum, the unsmoothed cross-entropy (N,) and whether the target is the argmax (N,)."""
+        judge = _compiled_judge() if compiles else _judge
         head = ChunkedHead(hidden_NH, weight_VH, bias_V, ctx.needs_input_grad)
         cross_entropy_N = torch.empty_like(targets_N, dtype=head.exact)
         smoothed_N = cross_entropy_N if smoothing is None else torch.empty_like(cross_entropy_N)
@@ -122,19 +125,11 @@ class WeightedCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden_NH.device.type, enabled=False):
             for chunk in head.chunks():
                 target, scale = targets_N[chunk, None], loss_weight_N[chunk, None].to(head.exact)
-                logits = head.logits(chunk)
-                (peak, likeliest), at_target = logits.max(dim=1, keepdim=True), logits.gather(1, target)
-                mean = None if smoothing is None else logits @ smoothing.share.to(head.exact)
-                exponentials = logits.sub_(peak).exp_()
-                total = exponentials.sum(dim=1, keepdim=True)
-                log_total = peak + total.log()
-                cross_entropy_N[chunk] = (log_total - at_target)[:, 0]
-                correct_N[chunk] = (likeliest == target)[:, 0]
-                if smoothing is not None and mean is not None:
-                    smoothed_N[chunk] = torch.lerp(cross_entropy_N[chunk], log_total[:, 0] - mean, smoothing.amount)
-                if head.wants_gradient:
-                    softmax = exponentials.mul_(scale / total)  # already weighted
-                    head.add_gradient(chunk, _minus_labels(softmax, target, scale, smoothing))
+                judged = judge(head.logits(chunk), target, scale, smoothing, head.wants_gradient)
+                cross_entropy_N[chunk], smoothed_N[chunk], correct_N[chunk], gradient = judged
+                if gradient is not None:
+                    head.add_gradient(chunk, gradient)
+                del judged, gradient  # before the next chunk takes as much
         gradients = head.gradients()
         ctx.present = [gradient is not None for gradient in gradients]
         ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
@@ -146,7 +141,45 @@ class WeightedCrossEntropy(torch.autograd.Function):
         """Scale what the forward pass computed."""
         saved = iter(ctx.saved_tensors)
         gradients = (next(saved) * grad_total if present else None for present in ctx.present)
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)
+
+
+def _judge(
+    logits: Tensor, target: Tensor, scale: Tensor, smoothing: Smoothing | None, wants_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What follows from the logits of a chunk, elementwise or along a row.
+
+    Args:
+        logits: (n, V), which is overwritten.
+        target: (n, 1) int64.
+        scale: (n, 1): the weight of each position.
+        smoothing: of the labels.
+        wants_gradient: whether the gradient is needed.
+
+    Returns:
+        Cross-entropy without and with smoothing, whether the target is the argmax, (n,) each; the weighted gradient
+        with respect to the logits, (n, V).
+    """
+    (peak, likeliest), at_target = logits.max(dim=1, keepdim=True), logits.gather(1, target)
+    mean = None if smoothing is None else logits @ smoothing.share.to(logits.dtype)
+    exponentials = logits.sub_(peak).exp_()
+    total = exponentials.sum(dim=1, keepdim=True)
+    log_total = peak + total.log()
+    cross_entropy = (log_total - at_target)[:, 0]
+    smoothed = cross_entropy
+    if smoothing is not None and mean is not None:
+        smoothed = torch.lerp(cross_entropy, log_total[:, 0] - mean, smoothing.amount)
+    correct = (likeliest == target)[:, 0]
+    if not wants_gradient:
+        return cross_entropy, smoothed, correct, None
+    softmax = exponentials.mul_(scale / total)  # already weighted
+    return cross_entropy, smoothed, correct, _minus_labels(softmax, target, scale, smoothing)
+
+
+@cache
+def _compiled_judge() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """The same in few passes over the logits."""
+    return torch.compile(_judge)
 
 
 def _minus_labels(softmax_nV: Tensor, target: Tensor, scale: Tensor, smoothing: Smoothing | None) -> Tensor:

@@ -99,6 +99,7 @@ class DiffusionObjective(nn.Module):
         vocabulary: Vocabulary,
         attention: Attention,
         logit_shift: bool,
+        compiles: bool = False,
     ) -> None:
         super().__init__()
         self.body = body
@@ -107,11 +108,12 @@ class DiffusionObjective(nn.Module):
         self._vocabulary = vocabulary
         self._attention = attention
         self._logit_shift = logit_shift
+        self._compiles = compiles
 
     def forward(self, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
         """Return the loss's total (a sum, differentiable) and the sums of :class:`dlm.diffusion.sums.Sums`, packed."""
         hidden_BLH = self._hidden(noised)
-        view = BatchView(noised, hidden_BLH, self.head, self._vocabulary)
+        view = BatchView(noised, hidden_BLH, self.head, self._vocabulary, compiles=self._compiles)
         output = self._loss(view)
         return output.total, Sums.pack(view, output.total, output.normaliser)
 

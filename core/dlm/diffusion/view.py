@@ -13,7 +13,16 @@ from dlm.diffusion.vocabulary import Vocabulary
 class BatchView:
     """The :class:`dlm_plugins.LossView` of the core. B rows, L positions, H hidden, V vocabulary, N scored."""
 
-    def __init__(self, noised: NoisedBatch, hidden_BLH: Tensor, head: nn.Linear, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        noised: NoisedBatch,
+        hidden_BLH: Tensor,
+        head: nn.Linear,
+        vocabulary: Vocabulary,
+        *,
+        compiles: bool = False,
+    ) -> None:
+        self._compiles = compiles
         self._hidden = hidden_BLH.flatten(0, 1)
         self._head = head
         self._vocabulary = vocabulary
@@ -50,6 +59,7 @@ class BatchView:
             self.clean_ids.flatten()[scored_N],
             weight.detach().flatten()[scored_N],
             self._smoothing(label_smoothing) if label_smoothing else None,
+            self._compiles,
         )
         self._record(where, scored_N, cross_entropy_N, correct_N)
         scalar: Tensor = total

@@ -193,6 +193,7 @@ def build_objective(
             ),
         ),
         logit_shift=config.model.logit_shift,
+        compiles=training.compile,
     )
 
 

@@ -1,5 +1,6 @@
 """The chunked head against plain autograd over all logits, in float64."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -51,10 +52,12 @@ def plain_loss(given: dict[str, Tensor], bias: Tensor | None, amount: float) -> 
     return -(given["scale"][:, None] * labels * log_probabilities).sum()
 
 
-def chunked_loss(given: dict[str, Tensor], bias: Tensor | None, amount: float) -> tuple[Tensor, Tensor, Tensor]:
+def chunked_loss(
+    given: dict[str, Tensor], bias: Tensor | None, amount: float, compiles: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     smoothing = Smoothing(amount=amount, share=share()) if amount else None
     result: tuple[Tensor, Tensor, Tensor] = WeightedCrossEntropy.apply(
-        given["hidden"], given["weight"], bias, given["targets"], given["scale"], smoothing
+        given["hidden"], given["weight"], bias, given["targets"], given["scale"], smoothing, compiles
     )
     return result
 
@@ -216,7 +219,7 @@ def test_logits_of_all_positions_never_exist(monkeypatch: pytest.MonkeyPatch) ->
     weight = torch.randn(vocabulary, H, requires_grad=True)
     targets, scale = torch.randint(vocabulary, (num,)), torch.rand(num)
     with LargestTensor() as largest:
-        total, _, _ = WeightedCrossEntropy.apply(hidden, weight, None, targets, scale, None)
+        total, _, _ = WeightedCrossEntropy.apply(hidden, weight, None, targets, scale, None, False)
         log_probability, _ = LogProbabilities.apply(hidden, weight, None, targets)
         (total + log_probability.sum()).backward()
     assert largest.elements == num * H  # the hidden states; logits of all positions are 8 times as many
@@ -228,3 +231,22 @@ def test_a_chunk_takes_a_quarter_of_what_is_free() -> None:
     assert most_logits(None) == most_logits(0) == most_logits(gigabyte) == CHUNK_ELEMENTS
     assert most_logits(12 * gigabyte) == gigabyte // 4
     assert most_logits(70 * gigabyte) == 1 << 29
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("amount", [0.0, 0.1])
+def test_what_is_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
+    """Over chunks of two sizes. Captured and differentiated as ever, but without code for a processor: seconds less."""
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 5 * V)
+    compiled = cross_entropy._compiled_judge
+    compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    given, other = inputs(), inputs()
+    loss, cross_entropies, correct = chunked_loss(given, given["bias"], amount, compiles=True)
+    loss.backward()
+    expected = chunked_loss(other, other["bias"], amount)
+    expected[0].backward()
+    compiled.cache_clear()
+    torch.testing.assert_close((loss, cross_entropies, correct), expected, **EXACT)
+    for name in ("hidden", "weight", "bias"):
+        torch.testing.assert_close(given[name].grad, other[name].grad, **EXACT)
