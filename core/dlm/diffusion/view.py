@@ -22,7 +22,8 @@ class BatchView:
         *,
         compiles: bool = False,
     ) -> None:
-        self._compiles = compiles
+        # On the CPU it is slower than what torch has.
+        self._compiles = compiles and hidden_BLH.is_cuda
         self._hidden = hidden_BLH.flatten(0, 1)
         self._head = head
         self._vocabulary = vocabulary
