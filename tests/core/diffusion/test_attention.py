@@ -32,11 +32,11 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[*BUILT_IN, "sliding_window"])
-def bias(request: pytest.FixtureRequest, lab: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def bias(request: pytest.FixtureRequest, lab: Any, visible_packages: Any) -> Any:
     """Every built-in bias, and that of the example."""
     if request.param in BUILT_IN:
         return lab.component("attention_bias", request.param)
-    monkeypatch.syspath_prepend(request.config.rootpath / "examples" / "dlm-acme")
+    visible_packages(request.config.rootpath / "examples" / "dlm-acme")
     from dlm_acme.sliding_window import SlidingWindow
 
     return SlidingWindow(width=3)
