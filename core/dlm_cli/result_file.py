@@ -33,8 +33,12 @@ class ResultFile:
         self._file.close()
 
     def write(self, result: "Result") -> None:
-        """Write one result."""
+        """Write one result; an answer so that it can be trained on as it is."""
         line = {"prompt": result.prompt, "sample": result.sample, "text": result.text, "ids": list(result.ids)}
+        if result.answer_ids:
+            line["input_ids"] = [*result.prompt_ids, *result.answer_ids]
+            line["prompt_length"] = len(result.prompt_ids)
+            line["step_map"] = list(result.step_map)
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
         self._progress.advance(self._task)

@@ -280,3 +280,37 @@ def test_a_chat_survives_what_it_cannot_answer(chat_folder: Path) -> None:
 
 def test_a_model_that_is_no_chat_model_says_so(folder: Path) -> None:
     assert "not fine-tuned on conversations" in chat(folder, ["hello"], "--gen_length", "4").stderr
+
+
+def test_answers_go_into_training_with_the_steps_of_their_tokens(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("ab\nwhy?\nno\nyes\n", encoding="utf-8")
+    options = ("--prompt-file", str(prompts), "--out", str(out), "--gen_length", "6", "--temperature", "1")
+    assert invoke("generate", folder, *options).exit_code == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    tokenizer = letter_tokenizer()
+    for row in rows:
+        prompt, answer = row["input_ids"][: row["prompt_length"]], row["input_ids"][row["prompt_length"] :]
+        assert tokenizer.decode(prompt) == row["prompt"]
+        assert answer == row["ids"][: len(answer)]
+        assert sorted(row["step_map"]) == sorted(set(row["step_map"]))  # one token a step
+        assert len(row["step_map"]) == len(answer)
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(
+        f"model: {{name_or_path: {folder}}}\n"
+        f"training: {{mode: sft, output_dir: {tmp_path / 'run'}, max_steps: 2, batch_size: 2, "
+        "sft_noise: {masking: {name: trace, shrink: 2}}}\n"
+        f"dataset: {{name: {out}, max_length: 16}}\nevaluation: {{do_eval_loss: false}}\n",
+        encoding="utf-8",
+    )
+    result = CliRunner().invoke(cli, ["run", str(run_file)])
+    assert result.exit_code == 0, result.output
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["loss"] > 0
+    for row in rows:
+        del row["step_map"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = CliRunner().invoke(cli, ["run", str(run_file), f"training.output_dir={tmp_path / 'other'}"])
+    assert isinstance(result.exception, SystemExit | DlmError)
+    assert "needs the step at which each token was written" in result.output + str(result.exception)

@@ -63,12 +63,11 @@ def _against_shift(trained: AttentionBias, sampled: AttentionBias) -> Iterator[P
 
 
 def _without_trace(run: RunComponents) -> Iterator[Problem]:
-    if NEEDS_TRACE.of(run.masking):
-        section = "sft_noise" if run.mode == "sft" else "noise"
-        message = (
-            f"{run.names['masking']} needs the step at which each token was written, which this data does not have"
+    if run.mode == "pretrain" and NEEDS_TRACE.of(run.masking):
+        message = f"{run.names['masking']} needs the step at which each token was written; texts do not have it"
+        yield Problem(
+            "training.noise.masking", f"{message}: fine-tune on rows with step_map, or choose another masking"
         )
-        yield Problem(f"training.{section}.masking", f"{message}; choose another masking")
 
 
 def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem]:

@@ -179,6 +179,8 @@ class Collator:
     """Fine-tuning: give the batch answer lengths, also where it holds nothing but filler rows."""
     column_names: tuple[str, ...] = ()
     """Numeric columns of the rows that go into the batch; 0 in filler rows."""
+    has_steps: bool = False
+    """The rows say at which step each position was written."""
     trained_padding_id: int | None = None
     """Fill each row up to the longest of the *global step batch* with this id, as part of its last document: real,
     attended to and eligible (LLaDA's guideline for fine-tuning). None: padding is not real."""
@@ -204,6 +206,9 @@ class Collator:
             answer_start=_padded([None if row is None else row.answer_start for row in rows], length, 0),
             answer_length=_padded(answer_lengths, length, 0) if has_answers else None,
             row_index=torch.tensor(row_index, dtype=torch.int64),
+            committed_step=_padded([None if row is None else row.committed_step for row in rows], length, -1)
+            if self.has_steps
+            else None,
             isolate_documents=self.isolate_documents,
             columns={
                 name: torch.tensor([0.0 if row is None else row.columns[name] for row in rows], dtype=torch.float32)
@@ -228,12 +233,14 @@ def _extended(row: Row, length: int, fill: int) -> Row:
         return row
     last = row.document_id == row.document_id[-1]
     answer_length = None if row.answer_length is None else row.answer_length + missing * last
+    steps = row.committed_step
     return Row(
         input_ids=np.pad(row.input_ids, (0, missing), constant_values=fill),
         document_id=np.pad(row.document_id, (0, missing), mode="edge"),
         position=np.concatenate([row.position, row.position[-1] + np.arange(1, missing + 1, dtype=np.int32)]),
         eligible=np.pad(row.eligible, (0, missing), constant_values=True),
         columns=row.columns,
+        committed_step=None if steps is None else np.pad(steps, (0, missing), constant_values=-1),
         answer_start=np.pad(row.answer_start, (0, missing), mode="edge"),
         answer_length=None if answer_length is None else np.pad(answer_length, (0, missing), mode="edge"),
     )

@@ -26,6 +26,8 @@ class Row:
     """Eligible positions of the document; None in pre-training."""
     columns: Mapping[str, float] = attrs.field(factory=dict)
     """Further numeric columns of the data set, by name; not in packed rows."""
+    committed_step: NDArray[np.int32] | None = None
+    """Denoising step at which each position was written; -1 where it was given. None where the data does not say."""
 
 
 class Rows(Protocol):

@@ -53,6 +53,12 @@ class Result:
     """The ids behind ``text``, special tokens included."""
     num_tokens: int
     """Tokens that were decoded."""
+    prompt_ids: tuple[int, ...] = ()
+    """The ids that ``ids`` follow; none for an infill."""
+    answer_ids: tuple[int, ...] = ()
+    """``ids`` up to the first end of text, which is included; none for an infill."""
+    step_map: tuple[int, ...] = ()
+    """The denoising step at which each of ``answer_ids`` was written; -1 where none did."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -155,14 +161,29 @@ class Session:
         """The texts of a batch from its last state."""
         width = longest([task.ids for task in batch.tasks])
         return [
-            self._result(task, row[width - len(task.ids) :], int((steps >= 0).sum()))
-            for task, row, steps in zip(batch.tasks, state.sequences.tolist(), state.committed_step, strict=True)
+            self._result(task, row[width - len(task.ids) :], steps[width - len(task.ids) :])
+            for task, row, steps in zip(
+                batch.tasks, state.sequences.tolist(), state.committed_step.tolist(), strict=True
+            )
         ]
 
-    def _result(self, task: TextTask, ids: list[int], num_tokens: int) -> Result:
-        written = ids if task.is_infill else ids[len(task.ids) :]
-        text = text_of(self.tokenizer, written, () if task.is_infill else self.eos_ids)
-        return Result(prompt=task.prompt, sample=task.sample, text=text, ids=tuple(written), num_tokens=num_tokens)
+    def _result(self, task: TextTask, ids: list[int], steps: list[int]) -> Result:
+        num_tokens = sum(step >= 0 for step in steps)
+        if task.is_infill:
+            text = text_of(self.tokenizer, ids, ())
+            return Result(prompt=task.prompt, sample=task.sample, text=text, ids=tuple(ids), num_tokens=num_tokens)
+        written, steps = ids[len(task.ids) :], steps[len(task.ids) :]
+        end = next((place + 1 for place, each in enumerate(written) if each in self.eos_ids), len(written))
+        return Result(
+            prompt=task.prompt,
+            sample=task.sample,
+            text=text_of(self.tokenizer, written, self.eos_ids),
+            ids=tuple(written),
+            num_tokens=num_tokens,
+            prompt_ids=task.ids,
+            answer_ids=tuple(written[:end]),
+            step_map=tuple(steps[:end]),
+        )
 
     def room(self) -> int:
         """Tokens that a prompt may have at most, with the answer still fitting into the model's context."""

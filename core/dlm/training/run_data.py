@@ -25,6 +25,8 @@ from dlm.data.streaming import StreamLoader
 from dlm.data.text_column import PREFERRED_COLUMNS, find_text_column, other_columns, read_texts
 from dlm.data.token_cache import tokenized
 from dlm.data.tokenization import Documents, eos_id_of
+from dlm.errors import DataError
+from dlm_plugins.masking import NEEDS_TRACE
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -97,11 +99,13 @@ def prepare_data(
     source = load_source(dataset.name, split=dataset.split)
     rows, told = make_rows(source, dataset, tokenizer, clock)
     summary = rows.summary()
+    _check_steps(rows, config)
     held_out: Rows | None = None
     if evaluation.do_eval_loss and evaluation.split is not None:
         source_held_out = load_source(dataset.name, split=evaluation.split)
         in_split = attrs.evolve(dataset, split=evaluation.split)
         held_out, told_of_held_out = make_rows(source_held_out, in_split, tokenizer, clock)
+        _check_steps(held_out, config)
         told["origin"] += told_of_held_out["origin"]
     elif evaluation.do_eval_loss:
         rows, held_out = split_rows(rows, evaluation.fraction, config.training.seed)
@@ -117,6 +121,15 @@ def prepare_data(
         clock=clock.now.isoformat() if clock.was_read else None,
         **told,
     )
+
+
+def _check_steps(rows: Rows, config: RunConfig) -> None:
+    has_steps = isinstance(rows, ConversationRows) and rows.store.step_maps is not None
+    if NEEDS_TRACE.of(config.training.active_noise.masking) and not has_steps:
+        raise DataError(
+            f"{config.dataset.name}: the masking needs the step at which each token was written: a column step_map "
+            "beside input_ids and prompt_length in every row, as `dlm generate --prompt-file ... --out` writes them"
+        )
 
 
 def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
@@ -142,6 +155,7 @@ def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows |
         pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
         has_answers=is_sft,
         column_names=rows.column_names if isinstance(rows, ConversationRows) else (),
+        has_steps=isinstance(rows, ConversationRows) and rows.store.step_maps is not None,
         isolate_documents=isolates_documents(config),
         trained_padding_id=eos_id if is_sft and dataset.eos_padding == "all" else None,
     )

@@ -53,6 +53,8 @@ class ExampleStore:
     """(E,) number of the conversation, not falling."""
     columns: Mapping[str, NDArray[np.float32]] = attrs.field(factory=dict)
     """(E,) each: columns of the data set that hold a number in every row that is used."""
+    step_maps: NDArray[np.bytes_] | None = None
+    """(E,) the denoising steps of each answer's ids, as text; None unless all examples have them."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -123,6 +125,8 @@ class ConversationRows:
         digest = hashlib.sha256(f"{self.store.tokens.digest} {self.max_length} {self.pack}".encode())
         for array in (self.store.prompt_lengths, self.store.conversations, self.examples, self.offsets):
             digest.update(array.tobytes())
+        if self.store.step_maps is not None:
+            digest.update(self.store.step_maps.tobytes())
         for name in self.column_names:
             digest.update(name.encode() + self.store.columns[name].tobytes())
         return digest.hexdigest()
@@ -146,7 +150,15 @@ class ConversationRows:
             answer_start=answer_start,
             answer_length=np.repeat(lengths - prompts, lengths).astype(np.int32),
             columns={name: float(self.store.columns[name][numbers[0]]) for name in self.column_names},
+            committed_step=self._committed_step(numbers, prompts),
         )
+
+    def _committed_step(self, numbers: NDArray[np.int64], prompts: NDArray[np.int64]) -> NDArray[np.int32] | None:
+        if self.store.step_maps is None:
+            return None
+        steps = [np.array(self.store.step_maps[number].split(), np.int32) for number in numbers]
+        given = [np.full(length, -1, np.int32) for length in prompts]
+        return np.concatenate([part for pair in zip(given, steps, strict=True) for part in pair])
 
     def select(self, rows: NDArray[np.int64]) -> "ConversationRows":
         """Only these rows, in this order."""
@@ -226,6 +238,7 @@ def conversation_rows(
         eos_padding=eos_padding,
         long_rows=long_rows,
         reasoning=reasoning,
+        num_ids=len(tokenizer),
     )
     settings = {"format": format_name, "template": _templates(tokenizer, clock) if chat_template else None}
     recipe = Examples(source, tokenizer, maker, settings, clock, skip_bad_rows)
@@ -311,6 +324,7 @@ def _columns_of(made: Sequence[tuple[int, Example]]) -> dict[str, NDArray[Any]]:
     return {
         "prompt_lengths": np.asarray([example.prompt_length for _, example in made], np.int64),
         "conversations": np.asarray([number for number, _ in made], np.int64),
+        "step_maps": np.asarray([" ".join(map(str, example.step_map or ())).encode() for _, example in made]),
         **{
             f"{_COLUMN}{name}": np.asarray([example.columns.get(name, np.nan) for _, example in made], np.float32)
             for name in names
@@ -320,12 +334,14 @@ def _columns_of(made: Sequence[tuple[int, Example]]) -> dict[str, NDArray[Any]]:
 
 def _example_store(tokens: TokenStore) -> ExampleStore:
     kept = {name.removeprefix(_COLUMN): values for name, values in tokens.columns.items() if name.startswith(_COLUMN)}
+    step_maps = tokens.columns.get("step_maps", np.zeros(0, np.bytes_))
     in_all = sorted(name for name, values in kept.items() if not np.isnan(values).any())
     return ExampleStore(
         tokens,
         tokens.columns["prompt_lengths"],
         tokens.columns["conversations"],
         {name: kept[name] for name in in_all},
+        step_maps if len(step_maps) and (step_maps != b"").all() else None,
     )
 
 

@@ -2,8 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import attrs
 
@@ -36,6 +36,13 @@ class Example:
     """Whether the answer begins with reasoning."""
     columns: Mapping[str, float] = attrs.field(factory=dict)
     """Numeric columns of the row it was made of."""
+    step_map: Sequence[int] | None = None
+    """The denoising step at which each id of the answer was written; -1 where it was not."""
+
+    def cut(self, length: int) -> "Example":
+        """The first ``length`` ids."""
+        steps = None if self.step_map is None else self.step_map[: length - self.prompt_length]
+        return attrs.evolve(self, ids=self.ids[:length], step_map=steps, is_truncated=True)
 
 
 @attrs.define
@@ -99,6 +106,41 @@ class Findings:
         return tuple(sorted([*self.bad_rows, *self.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
 
 
+GIVEN_COLUMNS = ("input_ids", "prompt_length", "step_map")
+"""Columns of a row that comes as ids, as ``dlm generate --out`` writes it. They win over its texts."""
+
+
+def is_given(values: Mapping[str, Any]) -> bool:
+    """Whether a row comes as ids."""
+    return values.get("input_ids") is not None and "prompt_length" in values
+
+
+def given_example(values: Mapping[str, Any]) -> Example:
+    """The example in a row that comes as ids.
+
+    Raises:
+        BadRowError: ids, length or steps that cannot be.
+    """
+    given, length, told = (values.get(name) for name in GIVEN_COLUMNS)
+    ids, steps = _integers(given, least=0), _integers(told, least=-1)
+    if ids is None:
+        raise BadRowError("input_ids is not a list of token ids")
+    if isinstance(length, bool) or not isinstance(length, int) or not 0 <= length < len(ids):
+        raise BadRowError(f"prompt_length is {str(length)[:20]}; it must be a number from 0 to {len(ids) - 1}")
+    if told is not None and steps is None:
+        raise BadRowError("step_map is not a list of steps (numbers from 0, or -1 for what was given)")
+    if steps is not None and len(steps) != len(ids) - length:
+        raise BadRowError(f"step_map has {len(steps)} steps for an answer of {len(ids) - length} ids")
+    return Example(ids, length, step_map=steps)
+
+
+def _integers(values: Any, *, least: int) -> list[int] | None:
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    right = all(isinstance(each, int) and not isinstance(each, bool) and least <= each < 2**31 for each in values)
+    return list(values) if right else None
+
+
 def numeric_columns(record: Record) -> dict[str, float]:
     """The columns of a row that hold one finite number each."""
     found = {}
@@ -120,12 +162,16 @@ class ExampleMaker:
     eos_padding: EosPadding = "first"
     long_rows: LongRows = "truncate_answer"
     reasoning: Reasoning = "train"
+    num_ids: int | None = None
+    """Ids of the tokenizer, for rows that come as ids; None: any are taken."""
     findings: Findings = attrs.field(factory=Findings)
 
     def __call__(self, record: Record) -> list[Example]:
         """The examples of one record; none if it is bad or too long."""
         self.findings.counts.num_rows += 1
         try:
+            if is_given(record.values):
+                return self._given(record)
             conversation, rendered = self._rendered(record)
         except BadRowError as error:
             self.findings.counts.num_bad_rows += 1
@@ -144,6 +190,29 @@ class ExampleMaker:
         counts.num_used_rows += bool(examples)
         counts.num_dropped_rows += not examples
         return examples
+
+    def _given(self, record: Record) -> list[Example]:
+        """The example of a row that comes as ids."""
+        example = given_example(record.values)
+        if self.num_ids is not None and max(example.ids) >= self.num_ids:
+            raise BadRowError(f"input_ids holds {max(example.ids)}; the tokenizer has ids below {self.num_ids}")
+        if len(example.ids) > self.max_length:
+            reason = f"{len(example.ids)} tokens, but dataset.max_length is {self.max_length}"
+            if self.long_rows != "truncate_answer" or example.prompt_length >= self.max_length:
+                self.findings.too_long.append(BadRow(record.origin, reason))
+                self.findings.counts.num_answers += 1
+                self.findings.counts.num_dropped_answers += 1
+                self.findings.counts.num_dropped_rows += 1
+                return []
+            example = example.cut(self.max_length)
+        counts = self.findings.counts
+        counts.num_answers += 1
+        counts.num_used_answers += 1
+        counts.num_truncated_answers += example.is_truncated
+        counts.num_used_rows += 1
+        known = {*GIVEN_COLUMNS, *example.columns}
+        self.findings.unused.columns.update(dict.fromkeys(name for name in record.values if name not in known))
+        return [attrs.evolve(example, columns=numeric_columns(record))]
 
     def _rendered(self, record: Record) -> tuple[Conversation, list[Rendered]]:
         if record.problem is not None:

@@ -121,12 +121,17 @@ FORMATS: Mapping[str, ConversationFormat] = {
         _instruction,
     ),
 }
-"""By the name in the run file. Each may have a column ``system`` (or ``system_prompt``), and ``tools``."""
+"""By the name in the run file; ``input_ids`` and ``prompt_length`` stand over all of them.
+
+Each may have a column ``system`` (or ``system_prompt``), and ``tools``."""
 
 
 def formats_of(values: Mapping[str, Any]) -> list[str]:
-    """Names of the formats whose columns a row has, with something in them if there is one like that."""
+    """Names of the formats whose columns a row has, with something in them if there is one like that; ``ids`` for a row
+    that comes as token ids, whatever else it has."""
     row = Fields(values)
+    if row.has("input_ids") and "prompt_length" in values:
+        return ["ids"]
     for columns in ([column for column in values if row.has(column)], list(values)):
         fitting = [name for name, form in FORMATS.items() if form.matches(columns)]
         if fitting:
@@ -136,6 +141,8 @@ def formats_of(values: Mapping[str, Any]) -> list[str]:
 
 def _by_columns(row: Fields, unused: UnusedKeys) -> Conversation:
     fitting = formats_of(row.values)
+    if fitting == ["ids"]:
+        raise BadRowError("it comes as token ids, without texts of turns")
     if len(fitting) == 1:
         return FORMATS[fitting[0]].parse(row.values, unused)
     columns = ", ".join(row.values) or "none"
