@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from dlm.errors import CheckpointError, ExitCode
+import dlm
+from dlm.errors import CheckpointError, ExitCode, ModelError
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.shards import ShardReader
 from dlm.training.output_folder import OutputFolder
 from dlm.training.resuming import LATEST, starting_point
+from dlm_cli.main import cli as command
 
 SHARE_OF_TRIALS = 0.1
 """Of the trials that single runs get: one of several processes takes as many times longer."""
@@ -74,6 +77,20 @@ def test_each_process_writes_its_part_and_the_model_is_whole_at_the_end(finished
     reader.read(targets)
     assert targets.keys() == final.keys()
     assert all(torch.equal(targets[name], each) for name, each in final.items())
+
+
+def test_a_model_is_made_of_a_sharded_checkpoint(finished: Path, tmp_path: Path) -> None:
+    checkpoint = finished / "run" / "checkpoints" / f"step-{NUM_STEPS}"
+    with pytest.raises(ModelError, match="a sharded checkpoint; `dlm merge"):
+        dlm.load(checkpoint)
+    result = CliRunner().invoke(command, ["merge", str(checkpoint), "--out", str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+    final = finished / "run" / "final"
+    names = {path.name for path in final.iterdir()} - {"manifest.json"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "model" / name).read_bytes() == (final / name).read_bytes()
+    dlm.load(tmp_path / "model")
 
 
 def test_killed_at_random_moments_together(

@@ -80,6 +80,15 @@ def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
     return text, False
 
 
+SHARDED_WEIGHTS = "weights"
+"""Folder of a sharded checkpoint with the files of each process; a model has a file instead."""
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of which each process wrote its part."""
+    return (folder / SHARDED_WEIGHTS).is_dir()
+
+
 def require_safetensors(folder: Path) -> None:
     """Refuse a folder without safetensors: other formats would be unpickled, which can run code.
 
@@ -88,6 +97,8 @@ def require_safetensors(folder: Path) -> None:
     """
     if any(folder.glob("*.safetensors")):
         return
+    if is_sharded(folder):
+        raise ModelError(f"{folder}: a sharded checkpoint; `dlm merge {folder} --out DIR` makes a model of it")
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     found = f"only {', '.join(pickled[:3])}, which would have to be unpickled" if pickled else "no weights"
     raise ModelError(f"{folder}: there are {found}; weights must be in *.safetensors")

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.errors import CheckpointError
+from dlm.model.checkpoint_sources import is_sharded
 from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.checkpoints.tensor_files import Layout
@@ -28,15 +29,6 @@ CONFIG_FILE = "config.yaml"
 OPTIMIZER_FILE = "optimizer.pt"
 SCHEDULER_FILE = "scheduler.pt"
 RANDOM_FILE = "rng_state.pt"
-
-
-SHARDED_WEIGHTS = "weights"
-"""Folder of a sharded checkpoint; single ones have a file instead."""
-
-
-def is_sharded_checkpoint(folder: Path) -> bool:
-    """Whether each process wrote its part."""
-    return (folder / SHARDED_WEIGHTS).is_dir()
 
 
 @attrs.frozen(kw_only=True)
@@ -184,7 +176,7 @@ class TrainingObjects:
             CheckpointError: The checkpoint does not fit the model or the optimizer of this run.
         """
         try:
-            if is_sharded_checkpoint(folder):
+            if is_sharded(folder):
                 from dlm.training.sharded_contents import read_shards  # torch's machinery is slow to import
 
                 read_shards(folder, self)

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from dlm.errors import CheckpointError, UserInputError
-from dlm.training.checkpoint_contents import is_sharded_checkpoint
+from dlm.model.checkpoint_sources import is_sharded
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.manifest import verify
 from dlm.training.engine import Engine
@@ -109,8 +109,7 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
     notes, saver = list(start.notes), engine.saver
     if start.checkpoint is not None:
         engine.state, saved_identity = TrainerState.read(start.checkpoint)
-        is_sharded = is_sharded_checkpoint(start.checkpoint)
-        notes += compare(saved_identity, saver.objects.identity, allowed, is_sharded=is_sharded)
+        notes += compare(saved_identity, saver.objects.identity, allowed, is_sharded=is_sharded(start.checkpoint))
         saver.objects.read_checkpoint(start.checkpoint)
     notes += on_main(engine.accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
     if start.checkpoint is not None:

@@ -10,7 +10,8 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
 from dlm.errors import CheckpointError
-from dlm.training.checkpoint_contents import OPTIMIZER_FILE, SHARDED_WEIGHTS, Position, TrainingObjects, load, save
+from dlm.model.checkpoint_sources import SHARDED_WEIGHTS
+from dlm.training.checkpoint_contents import OPTIMIZER_FILE, Position, TrainingObjects, load, save
 from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.checkpoints.shards import ShardReader, save_shards
