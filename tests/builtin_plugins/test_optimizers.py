@@ -201,3 +201,15 @@ def test_the_import_makes_no_remark_about_other_parts_of_the_library(monkeypatch
 def test_options_out_of_range_are_refused_by_name(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cpu", None), ("cuda", True)])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_adamw_is_fused_on_cuda(device, fused):
+    """On tensors without numbers, which need no such device."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        weight = nn.Parameter(torch.empty(3, device=device))
+        optimizer = AdamW().build([ParameterGroup(parameters={"w": weight}, decays=True, is_embedding=False)])
+    assert [group["fused"] for group in optimizer.param_groups] == [fused]

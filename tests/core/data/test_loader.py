@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.data.batch import Collator, StepShape
-from dlm.data.loader import StepLoader, worker_failure
+from dlm.data.loader import ReadAhead, StepLoader, worker_failure
 from dlm.data.order import epoch_order
 from dlm.data.packing import text_rows
 from dlm.errors import DataError
@@ -232,3 +232,30 @@ def test_batch_can_be_cut_and_moved(make_rows):
     assert batch.row_index.shape == (2,)
     assert {batch.input_ids.device.type, batch.row_index.device.type} == {"meta"}
     assert batch.isolate_documents is False
+
+
+def test_steps_that_were_looked_at_are_taken_all_the_same(make_rows):
+    rows = make_rows(9)
+    expected = [step.row_ids for step in steps_of(rows, StepShape(batch_size=4), 5)]
+    ahead, taken = ReadAhead(StepLoader(rows=rows, collate=COLLATE, shape=StepShape(batch_size=4)).steps()), []
+    for number in range(5):
+        if number % 2:
+            seen = ahead.peek()
+            assert ahead.peek() is seen
+        taken.append(next(ahead))
+        assert number % 2 == 0 or taken[-1] is seen
+    assert [step.row_ids for step in taken] == expected
+
+
+def test_what_fails_when_it_is_read_ahead_fails_when_it_is_taken(make_rows):
+    (step,) = steps_of(make_rows(4), StepShape(batch_size=4), 1)
+
+    def broken():
+        yield step
+        raise DataError("an unreadable row")
+
+    ahead = ReadAhead(broken())
+    assert next(ahead) is step
+    assert ahead.peek() is None
+    with pytest.raises(DataError, match="an unreadable row"):
+        next(ahead)

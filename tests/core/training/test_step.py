@@ -1,5 +1,6 @@
 """One training step: the same however its rows are split, clipped as torch clips, not taken where it is not finite."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -137,6 +138,16 @@ def test_the_gradient_is_that_of_the_reported_loss(make_engine) -> None:
                 parameter += shift * change
         losses.append(engine.step(batch, 0).sums.loss)
     assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(result.grad_norm, rel=2e-2)
+
+
+def test_a_step_that_was_prepared_is_the_same_step(make_engine) -> None:
+    """Also where another one was prepared."""
+    plain, prepared = make_engine(), make_engine()
+    first, second = itertools.islice(plain.data.loader.steps(), 2)
+    expected = [plain.step(first, 0), plain.step(second, 1)]
+    prepared.step.prepare(second, 7)
+    seen = [prepared.step(first, 0, lambda: prepared.step.prepare(second, 1)), prepared.step(second, 1)]
+    assert seen == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
