@@ -3,6 +3,9 @@
 from dlm.config import LoadedConfig, run_components
 from dlm.model.body_and_head import num_parameters
 from dlm.training.assembly import assemble, build_accelerator
+from dlm.training.engine import Engine
+from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_memory
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
 from dlm_plugins.registry import Registry
 
 
@@ -23,6 +26,8 @@ def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> st
         "model": type(model).__name__,
         "parameters": f"{num_all:,}, of which {num_trained:,} are trained",
         "device": str(engine.accelerator.device),
+        **({"processes": str(engine.parallel)} if engine.accelerator.num_processes > 1 else {}),
+        "memory": str(_memory(loaded, engine)),
         "data": data.summary,
         "evaluation": "none" if engine.evaluation is None else engine.evaluation.summary,
         "rows per step": f"{rows}, at most {rows * config.dataset.max_length:,} tokens",
@@ -33,6 +38,28 @@ def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> st
     return "\n".join(
         [*loaded.notes, *data.notes, *data.origin, *(f"{name:<{width}}  {value}" for name, value in lines.items())]
     )
+
+
+def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
+    """What each process will need, by arithmetic: an upper bound where rows are shorter than ``dataset.max_length``."""
+    config, model = loaded.config, engine.saver.objects.model
+    training, bias = config.training, run_components(config, loaded.registry).attention_bias
+    rows, copies = training.batch_size, 1 + int(NEEDS_CLEAN_COPY.of(bias))
+    width = copies * config.dataset.max_length
+    weight_bytes = model.dtype.itemsize
+    compute_bytes = weight_bytes if training.mixed_precision == "no" else 2
+    # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.
+    is_dense = training.block_attention.enabled and model.config._attn_implementation != "flex_attention"
+    setting = Setting(
+        shard=engine.parallel.shard,
+        replicate=engine.parallel.replicate,
+        positions=rows * width,
+        weight_bytes=weight_bytes,
+        compute_bytes=compute_bytes,
+        checkpointing=training.gradient_checkpointing,
+        mask_bytes=rows * width**2 * compute_bytes if is_dense else 0,
+    )
+    return plan_memory(DecoderShape.of(model), setting)
 
 
 def _components(loaded: LoadedConfig, registry: Registry) -> dict[str, str]:
