@@ -14,7 +14,6 @@ import transformers
 
 import dlm
 from dlm.config import RunConfig
-from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm.evaluation.corpus import DRAWS_PER_ROUND, Bins, Measurement, Progress, measure
 from dlm.evaluation.intervals import Figure, mean_figure, wilson
@@ -35,7 +34,7 @@ from dlm.evaluation.own_rows import EvaluationData, evaluation_data, for_other_t
 from dlm.evaluation.scoring import DEFAULT_BATCH_TOKENS, Scorer
 from dlm.model.body_and_head import num_parameters
 from dlm.model.tokenizer import num_ids
-from dlm.sampling.arguments import component
+from dlm.sampling.arguments import component, settings_of
 from dlm.sampling.session import Session
 from dlm_plugins import Metric
 
@@ -125,7 +124,7 @@ def open_model(name: str, **options: Any) -> Session:
         ModelError: no model there that can be evaluated.
     """
     config: RunConfig | None = run_config(name)
-    return Session.open(name, SamplingSettings() if config is None else config.sampling, **options)
+    return Session.open(name, settings_of({}) if config is None else config.sampling, **options)
 
 
 def evaluate(

@@ -120,10 +120,23 @@ def figure_rows(results: Mapping[str, Any]) -> list[list[str]]:
                 interval_text(margin["interval_of_draws_and_data"]),
             ]
         )
+    for task, values in results.get("harness", {}).get("results", {}).items():
+        for key, value in values.items():
+            if isinstance(value, float) and "_stderr" not in key:
+                rows.append([f"{task}: {key.partition(',')[0]}", f"{value:.4g}", "", _around(values, key)])
     sampling = results["sampling"]
     rows.append(["tokens a forward", f"{sampling['tokens_per_forward']:.3g}", "", ""])
     rows.append(["tokens a second", f"{sampling['tokens_per_second']:.3g}", "", ""])
     return rows
+
+
+def _around(values: Mapping[str, Any], key: str) -> str:
+    """The normal interval of a figure of the harness, from its standard error."""
+    name, _, rest = key.partition(",")
+    error = values.get(f"{name}_stderr,{rest}")
+    if not isinstance(error, float):
+        return "-"
+    return interval_text([values[key] - 1.96 * error, values[key] + 1.96 * error])
 
 
 FIGURE_HEADER = ("figure", "value", "95 % (draws)", "95 % (draws and data)")

@@ -31,6 +31,8 @@ Examples:
 @click.option("--preferences", metavar="DATA", help="Rows with prompt, chosen, rejected: which is likelier.")
 @click.option("--against", metavar="FOLDER", help="Paired difference to another model, on the same masks.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="Sampling settings to try. Repeatable.")
+@click.option("--harness-tasks", metavar="A,B", help="Tasks of the lm-evaluation-harness (extra: dlm[eval]).")
+@click.option("--include-path", metavar="DIR", help="Folder with harness tasks of your own.")
 @click.option("--method", default="bound", metavar="NAME", help="bound, chain_rule or all_masked, for choices.")
 @click.option("--draws", type=int, default=32, metavar="N", help="Masks for each choice.  [default: 32]")
 @click.option("--precision", default="1%", metavar="SHARE", help="Interval of the draws to reach.  [default: 1%]")
@@ -48,6 +50,8 @@ def eval_(
     models: tuple[str, ...],
     against: str | None,
     sweeps: tuple[str, ...],
+    harness_tasks: str | None,
+    include_path: str | None,
     out: str | None,
     dry_run: bool,
     **options: Any,
@@ -66,6 +70,7 @@ def eval_(
     grid = parse_sweep(sweeps)
     if len(models) > 1 and against:
         raise click.UsageError("--against compares one --model with another: give one --model")
+    harness = None if harness_tasks is None else _harness()
     if dry_run:
         for name in models:
             click.echo(_needs(name, open_model(name, **loading), chosen))
@@ -81,6 +86,9 @@ def eval_(
     with EvalProgress() as progress:
         for name in models:
             found = evaluate(name, open_model(name, **loading), chosen, progress.tell)
+            if harness is not None and harness_tasks is not None:
+                same = {"draws": chosen.draws, "method": chosen.method, "seed": chosen.seed, **loading}
+                found.results["harness"] = harness.run_tasks(name, harness_tasks.split(","), include_path, **same)
             report["models"].append(found.results)
         if against:
             report["against"] = compare(found, against, open_model(against, **loading), chosen, progress.tell)
@@ -89,6 +97,17 @@ def eval_(
     _print(report)
     if out is not None:
         _write(out, report, models[0])
+
+
+def _harness() -> Any:
+    """The adapter, or one line that says what is missing."""
+    from dlm.errors import UserInputError
+
+    try:
+        from dlm.evaluation import harness
+    except ModuleNotFoundError as error:
+        raise UserInputError(f"--harness-tasks needs {error.name}: pip install 'dlm[eval]'") from error
+    return harness
 
 
 def share(text: str) -> float:

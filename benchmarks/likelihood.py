@@ -1,0 +1,155 @@
+"""What a likelihood costs: forward rows for an interval of 1 %, pairing, and speed against published procedures.
+
+    python benchmarks/likelihood.py RUN
+
+RUN is the output folder of a run with at least two checkpoints, such as that of configs/pretrain.yaml. Everything is a
+ratio within this one call.
+"""
+
+import argparse
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+import dlm
+from dlm.evaluation.corpus import measure
+from dlm.evaluation.evaluate import open_model
+from dlm.evaluation.likelihood import ScoredText, score_texts, text_key
+from dlm.evaluation.own_rows import evaluation_data
+from dlm.evaluation.scoring import Job, Scorer
+from dlm.model.tokenizer import num_ids
+
+LOWEST_RATE = 1e-3
+"""Cut of independent times, whose variance is infinite without one."""
+
+
+def main() -> None:
+    """Print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rows", type=int, default=14)
+    parser.add_argument("--repetitions", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=32)
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    options = parser.parse_args()
+    forward_rows(options)
+    pairing(options)
+    speed(options)
+
+
+def scorer_of(folder: Path) -> Scorer:
+    """A model as evaluation asks it."""
+    session = open_model(str(folder))
+    return Scorer.of(session.model, num_ids=num_ids(session.tokenizer))
+
+
+def forward_rows(options: argparse.Namespace) -> None:
+    """Rows through the model until the interval of the draws is 1 % of the value, from repeated runs."""
+    final = options.run / "final"
+    rows = evaluation_data(str(final), open_model(str(final)), None, None).rows[: options.rows]
+    texts = [ScoredText(row=row, key=text_key(row.input_ids)) for row in rows]
+    scorer = scorer_of(final)
+    random = np.random.default_rng(0)
+    totals: dict[str, list[float]] = {"exact counts": [], "stratified t": [], "independent t": []}
+    for seed in range(options.repetitions):
+        found, _ = score_texts(scorer, texts, method="bound", draws=options.draws, seed=seed)
+        totals["exact counts"].append(sum(each.value for each in found))
+        for name in ("stratified t", "independent t"):
+            jobs, times = zip(*(bernoulli_job(row, options.draws, name, random) for row in rows), strict=True)
+            scores = scorer.score(jobs)
+            totals[name].append(
+                sum(float((each.cross_entropy.sum(axis=1) / t).mean()) for each, t in zip(scores, times, strict=True))
+            )
+    value = float(np.mean(totals["exact counts"]))
+    number = len(rows) * options.draws
+    needed = {name: number * np.var(each, ddof=1) * (1.96 / 0.01 / value) ** 2 for name, each in totals.items()}
+    print(f"forward rows for +-1 % ({len(rows)} rows, {options.draws} draws, {options.repetitions} repetitions):")
+    for name, count in needed.items():
+        print(
+            f"  {name:14} {count:8.0f}  {count / needed['exact counts']:5.1f}x   mean {np.mean(totals[name]):.1f} nats"
+        )
+
+
+def bernoulli_job(row: Any, draws: int, name: str, random: np.random.Generator) -> tuple[Job, Any]:
+    """Masks of independent coins at a rate t each, and the rates: as the published procedures draw them."""
+    t = random.random(draws)
+    if name == "stratified t":
+        t = (t[0] + np.arange(draws) / draws) % 1
+    t = LOWEST_RATE + (1 - LOWEST_RATE) * t
+    masked = random.random((draws, len(row.input_ids))) < t[:, None]
+    return Job(row=row, masked=masked, scored=masked), t
+
+
+def pairing(options: argparse.Namespace) -> None:
+    """Variance of the difference of two checkpoints: the same masks for both, against masks of their own."""
+    steps = sorted(
+        (path for path in (options.run / "checkpoints").glob("step-*")), key=lambda path: int(path.name.split("-")[1])
+    )
+    final = options.run / "final"
+    data = evaluation_data(str(final), open_model(str(final)), None, None)
+    one, other = scorer_of(final), scorer_of(steps[0])
+
+    def run(scorer: Scorer, seed: int) -> Any:
+        return measure(scorer, data.rows, data.num_bytes, seed=seed, precision=1e-9, max_draws=8)
+
+    newer, older, apart = run(one, 0), run(other, 0), run(other, 1)
+    shared, alone = older.minus(newer), apart.minus(newer)
+    unpaired = older.nats_per_token.data**2 + newer.nats_per_token.data**2
+    print(f"{steps[0].name} against final, nats a token: {shared.value:.4f} +-{shared.data:.4f} with shared draws")
+    print(f"  variance: models apart {unpaired / shared.data**2:.1f}x, same rows with draws of their own ", end="")
+    print(f"{alone.data**2 / shared.data**2:.1f}x, their part of the draws {alone.draws**2 / shared.draws**2:.1f}x")
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Seconds of one request against a plain procedure: the same row again and again, all logits."""
+    torch.manual_seed(0)
+    config = dlm.Qwen3LLadaConfig(
+        vocab_size=options.vocabulary,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        mask_token_id=options.vocabulary - 1,
+        max_position_embeddings=512,
+    )
+    model: Any = dlm.Qwen3LLadaForMaskedLM(config).eval()
+    print(f"against one request at a time with all logits, vocabulary {options.vocabulary:,}:")
+    for context, length, draws, theirs in ((12, 12, 16, 16), (128, 8, 16, 16), (12, 3, 128, 128)):
+        ids = torch.randint(0, options.vocabulary - 1, (context + length,))
+        before, after = ids[:context].tolist(), ids[context:].tolist()
+        started = perf_counter()
+        found = dlm.log_likelihood(model, [before], [after], draws=draws)
+        ours = perf_counter() - started
+        started = perf_counter()
+        plain(model, ids, context, theirs)
+        published = perf_counter() - started
+        exact = "exact" if bool(found.is_exact[0]) else f"{draws} draws"
+        print(f"  {context:3} + {length:2} tokens, {exact} against {theirs} draws: {published / ours:6.1f}x")
+
+
+@torch.no_grad()
+def plain(model: Any, ids: torch.Tensor, context: int, draws: int, batch: int = 8) -> float:
+    """The published procedure (LLaDA, get_log_likelihood): counts on a line, all logits, cross-entropy where masked."""
+    length, losses = len(ids) - context, []
+    for _ in range(draws // batch):
+        first = int(torch.randint(1, length + 1, ()))
+        counts = torch.round(torch.linspace(first, first + (batch - 1) * (length / batch), batch)).long()
+        counts = (counts - 1) % length + 1
+        noisy = ids.repeat(batch, 1)
+        for row, count in zip(noisy, counts.tolist(), strict=True):
+            row[context + torch.randperm(length)[:count]] = model.config.mask_token_id
+        masked = noisy == model.config.mask_token_id
+        logits = model(input_ids=noisy).logits
+        loss = torch.nn.functional.cross_entropy(logits[masked], ids.repeat(batch, 1)[masked], reduction="none")
+        weight = (length / counts)[:, None].expand_as(masked)[masked]
+        losses.append(float((loss * weight).sum()) / batch)
+    return sum(losses) / len(losses)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The lm-evaluation-harness asks a tiny model: two local tasks through ``dlm eval``, and the adapter itself."""
+
+import json
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import get_model
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import dlm
+from dlm.errors import UserInputError
+from dlm.evaluation.harness import DlmLM, cut
+from dlm_cli.main import cli
+
+CHOICES = """\
+task: tiny_choices
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{metric: acc}]
+"""
+ANSWERS = """\
+task: tiny_answers
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[answer]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+ROWS = [{"question": f"{a} is", "choices": ["one", "two", "three"], "answer": a % 3} for a in range(6)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("harness")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "tasks").mkdir()
+    for name, text in {"choices": CHOICES, "answers": ANSWERS}.items():
+        (folder / "tasks" / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)))
+    write_model(folder / "model")
+    return folder
+
+
+def write_model(folder: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz .0123456789\n"
+    backend = Tokenizer(models.WordLevel({each: i for i, each in enumerate(letters)} | {"?": 39}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?", eos_token="<e>", mask_token="<m>")
+    torch.manual_seed(0)
+    config = dlm.Qwen3LLadaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=44,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.3,
+        max_position_embeddings=32,
+    )
+    dlm.Qwen3LLadaForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def lm(folder: Path) -> DlmLM:
+    return DlmLM(str(folder / "model"), draws=8)
+
+
+def asked(*arguments: Any) -> Any:
+    return SimpleNamespace(args=arguments)
+
+
+def test_both_tasks_run_through_dlm_eval(folder: Path, tmp_path: Path) -> None:
+    tasks = ["--harness-tasks", "tiny_choices,tiny_answers", "--include-path", str(folder / "tasks")]
+    text = tmp_path / "text.txt"
+    text.write_text("a text. " * 5)
+    common = ["eval", "--model", str(folder / "model"), "--data", str(text), "--max-draws", "8"]
+    result = CliRunner().invoke(cli, [*common, *tasks, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, (result.output, result.exception)
+    (found,) = json.loads((tmp_path / "out" / "report.json").read_text())["models"]
+    assert 0 <= found["harness"]["results"]["tiny_choices"]["acc,none"] <= 1
+    assert "tiny_answers: exact_match" in result.output
+    result = CliRunner().invoke(cli, [*common, "--harness-tasks", "no_such", "--include-path", str(folder / "tasks")])
+    assert isinstance(result.exception, UserInputError)
+    assert "no task 'no_such'" in str(result.exception)
+
+
+def test_the_entry_point_leads_to_the_class() -> None:
+    (point,) = [each for each in entry_points(group="lm_eval.models") if each.name == "dlm"]
+    assert point.load() is DlmLM
+    assert issubclass(DlmLM, TemplateLM)
+    # What the harness's own command line looks the name up in.
+    assert get_model("dlm") is DlmLM
+
+
+def test_the_results_say_how_they_were_made(lm: DlmLM) -> None:
+    info = lm.get_model_info()
+    assert (info["estimator"], info["draws"], info["draw_seed"]) == ("bound", 8, 0)
+
+
+def test_likelihoods_are_those_of_dlm_whatever_else_is_asked(lm: DlmLM) -> None:
+    requests = [asked("a cat is", " here"), asked("a cat is", " there now"), asked("", "dogs")]
+    together = lm.loglikelihood(requests, disable_tqdm=True)
+    alone = [lm.loglikelihood([each], disable_tqdm=True)[0] for each in requests]
+    assert [value for value, _ in together] == pytest.approx([value for value, _ in alone], rel=1e-5)
+    model, tokenizer = lm.session.model, lm.session.tokenizer
+    own = dlm.log_likelihood(model, ["a cat is"] * 2, [" here", " there now"], tokenizer=tokenizer, draws=8)
+    assert [value for value, _ in together[:2]] == pytest.approx(own.values.tolist(), rel=1e-5)
+    (rolling,) = lm.loglikelihood_rolling([asked("abc")])
+    assert rolling == pytest.approx(
+        float(dlm.log_likelihood(model, [""], ["abc"], tokenizer=tokenizer).values), rel=1e-5
+    )
+    assert len(lm.loglikelihood_rolling([asked("a text that is longer than the context of the model")])) == 1
+
+
+def test_the_greedy_flag_is_that_of_decoding_from_left_to_right(lm: DlmLM) -> None:
+    model, ids = lm.session.model, lm.tok_encode("a cat")
+    mask, written = lm.session.mask_id, []
+    for left in range(3, 0, -1):
+        row = torch.tensor([[*ids, *written, *[mask] * left]])
+        logits = model(input_ids=row).logits[0, len(ids) + len(written)].detach()
+        logits[mask] = logits[42:] = -torch.inf
+        written.append(int(logits.argmax()))
+    pairs = [(("", ""), ids, written), (("", ""), ids, [(written[0] + 1) % 39, *written[1:]])]
+    assert [greedy for _, greedy in lm._loglikelihood_tokens(pairs)] == [True, False]
+
+
+def test_the_task_s_arguments_are_obeyed(lm: DlmLM) -> None:
+    (long, short, other) = lm.generate_until(
+        [
+            asked("a cat", {"until": [], "max_gen_toks": 12}),
+            asked("a cat", {"until": [], "max_gen_toks": 4, "do_sample": False, "temperature": 5.0}),
+            asked("a cat", {"until": [], "max_gen_toks": 4}),
+        ]
+    )
+    assert len(long) > len(short)
+    assert short == other
+    assert cut("one two three", "two") == "one "
+    assert cut("one two three", ["three", "two"]) == "one "
+    assert cut("one", None) == "one"
