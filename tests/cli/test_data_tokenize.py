@@ -1,6 +1,7 @@
 """``dlm data tokenize`` and the runs that follow it; four ranks, each row once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,22 @@ def test_what_cannot_be_is_said_in_one_line(run_file: Path, tmp_path: Path, argu
     error = result.exception
     assert isinstance(error, (DlmError, SystemExit))
     assert message.format(folder=tmp_path) in f"{error}{result.output}"
+
+
+@pytest.mark.parametrize("mode", ["pretrain", "sft"])
+def test_mixture_is_resumed_exactly(run_file: Path, tmp_path: Path, mode: str) -> None:
+    for name in ("one", "other"):
+        rows = [{"prompt": f"{name} {k}", "response": TEXTS[k], "text": f"{name} {TEXTS[k]}"} for k in range(30)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    mixture = [{"name": str(tmp_path / "one.jsonl"), "weight": 3}, {"name": str(tmp_path / "other.jsonl"), "weight": 1}]
+    settings = [f"training.mode={mode}", "dataset.name=null", f"dataset.mixture={json.dumps(mixture)}"]
+    settings += ["evaluation.split=null", "training.max_steps=4", "training.checkpoint.every_steps=2"]
+    settings += ["training.checkpoint.resume=latest", "logging.every_steps=1", "dataset.max_length=64"]
+    dlm.run(load_config(run_file, settings))
+    out = tmp_path / "out"
+    whole = (out / "metrics.jsonl").read_bytes()
+    shutil.rmtree(out / "checkpoints" / "step-4")
+    shutil.rmtree(out / "final")
+    assert dlm.run(load_config(run_file, settings)).final_step == 4
+    assert (out / "metrics.jsonl").read_bytes() == whole
+    assert whole.count(b"\n") >= 4

@@ -1,6 +1,7 @@
 """Rules between keys of the run file: contradictions, and settings that would have no effect."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -73,6 +74,22 @@ def precision(config: RunConfig) -> Iterator[Problem]:
         yield Problem(
             "training.mixed_precision", "has no effect on model.dtype float64, which is never cast; remove it"
         )
+
+
+def mixture(config: RunConfig) -> Iterator[Problem]:
+    """One data set, or several, each once."""
+    name, sources = config.dataset.name, config.dataset.mixture
+    if sources is None:
+        if name is None:
+            yield Problem("dataset.name", "required, unless `mixture` names several data sets")
+        return
+    if name is not None:
+        yield Problem("dataset.mixture", "give name or mixture, not both; set the other to null")
+    if config.dataset.streaming:
+        yield Problem("dataset.mixture", "reads its data sets first; set dataset.streaming to false, or give a name")
+    twice = next((name for name, count in Counter(each.name for each in sources).items() if count > 1), None)
+    if twice is not None:
+        yield Problem("dataset.mixture", f"{twice!r} is named twice; add up its weights")
 
 
 def streaming(config: RunConfig) -> Iterator[Problem]:
@@ -150,6 +167,7 @@ def samples(config: RunConfig) -> Iterator[Problem]:
 
 RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (duration, ("training.max_steps", "training.num_epochs", "dataset.streaming")),
+    (mixture, ("dataset.name", "dataset.mixture", "dataset.streaming")),
     (warmup, ("optim.warmup_ratio", "optim.warmup_steps")),
     (held_out, ("evaluation.split", "evaluation.fraction")),
     (base_of_adapters, ("lora", "model.name_or_path")),

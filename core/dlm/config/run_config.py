@@ -4,6 +4,7 @@ Also ``logging`` and ``plugins``; ``optim`` and ``sampling`` have files beside t
 file too.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -202,12 +203,26 @@ class TrainingConfig:
 
 
 @attrs.frozen(kw_only=True)
+class MixtureSource:
+    """One data set of several."""
+
+    name: str = setting("As dataset.name.", validator=min_len(1))
+    weight: float = setting("Share of the rows, beside the weights of the others.", validator=and_(gt(0), lt(math.inf)))
+
+
+@attrs.frozen(kw_only=True)
 class DatasetConfig:
     """What is read, and how rows are made of it."""
 
-    name: str = setting(
+    name: str | None = setting(
         "python-docs (built in), a hub name, ./file or ./folder (txt, json, jsonl, csv, parquet), or pkg://package/path.",
-        validator=min_len(1),
+        None,
+        optional(min_len(1)),
+    )
+    mixture: Sequence[MixtureSource] | None = setting(
+        "Instead of name, several of these with the share of the rows that each has: [{name: ./a, weight: 3}, ...].",
+        None,
+        optional(min_len(1)),
     )
     split: str = setting("Split of the dataset.", "train", min_len(1))
     text_column: str | None = setting(

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dlm.data.batch import FILLER, Batch, StepBatch, StepShape
-from dlm.data.order import shuffled
+from dlm.data.order import Order, shuffled
 from dlm.data.rows import Row, Rows
 from dlm.errors import DataError
 
@@ -69,6 +69,8 @@ class StepLoader:
     seed: int = 0
     shuffle: bool = True
     """False: the order of the rows themselves, in every epoch (evaluation)."""
+    order: Order = shuffled
+    """Which rows stand where, if they are shuffled."""
     num_workers: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     """Processes that read ahead; 0 reads in this one. The result is the same."""
 
@@ -115,7 +117,7 @@ class StepLoader:
         num_rows, rows_per_step = len(self.rows), self.shape.rows_per_step
         places = np.arange(first * rows_per_step, min(last * rows_per_step, num_rows))
         if self.shuffle:
-            places = shuffled(places, num_rows=num_rows, seed=self.seed, epoch=epoch)
+            places = self.order(places, num_rows=num_rows, seed=self.seed, epoch=epoch)
         lengths = self.rows.lengths[places]
         for number in range(first, last):
             step = slice((number - first) * rows_per_step, (number - first + 1) * rows_per_step)

@@ -1,7 +1,18 @@
 """Shuffle: the order of rows as a pure function of seed and epoch, which can be asked for any place at once."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Order(Protocol):
+    """Which rows stand at some places of an epoch."""
+
+    def __call__(self, places: NDArray[np.int64], *, num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        """As :func:`shuffled`; an order may also repeat rows."""
+        ...
+
 
 _NUM_ROUNDS = 8
 _WORD = (1 << 64) - 1

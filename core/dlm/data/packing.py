@@ -70,6 +70,11 @@ class TextRows:
         """Documents the rows are made of."""
         return len(self.documents)
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """None: rows of text are their ids."""
+        return ()
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of ids, documents, cuts and settings."""

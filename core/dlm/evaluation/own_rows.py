@@ -82,14 +82,16 @@ def _held_out(run: Path, config: RunConfig, session: Session) -> EvaluationData:
     assert data.evaluation is not None
     rows = data.evaluation.loader.rows
     notes = []
+    mixture = config.dataset.mixture or ()
+    name = config.dataset.name or ", ".join(each.name for each in mixture)
     trained_on = _fingerprint_of(run)
     if trained_on not in (None, data.fingerprint):
         notes.append(
-            f"the data of {config.dataset.name} are not those the run was trained on (another fingerprint): rows that "
+            f"the data of {name} are not those the run was trained on (another fingerprint): rows that "
             "are held out now may have been trained on"
         )
     return _of_rows(
-        f"{config.dataset.name} ({data.evaluation.summary()})",
+        f"{name} ({data.evaluation.summary()})",
         [rows[index] for index in range(len(rows))],
         session,
         fingerprint=data.fingerprint,

@@ -1,5 +1,6 @@
 """The data of a run: from section ``dataset`` to the loader of training steps, and held-out batches for evaluation."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from dlm.data.conversations.clock import TemplateClock
 from dlm.data.conversations.conversation_rows import ConversationRows, conversation_rows
 from dlm.data.conversations.formats import find_format, read_turns
 from dlm.data.loader import StepLoader
+from dlm.data.order import shuffled
 from dlm.data.packing import text_rows
 from dlm.data.rows import Rows
 from dlm.data.source_records import Source
@@ -74,8 +76,9 @@ class PreparedData:
 def read_training_texts(config: RunConfig) -> Iterator[str]:
     """The texts of the training split, one after the other; in fine-tuning those of the turns."""
     dataset = config.dataset
-    source = load_source(dataset.name, split=dataset.split, streaming=dataset.streaming)
-    return _TEXTS[config.training.mode](source, dataset)
+    for each in _sources(dataset):
+        source = load_source(str(each.name), split=each.split, streaming=each.streaming)
+        yield from _TEXTS[config.training.mode](source, each)
 
 
 def prepare_data(
@@ -96,40 +99,75 @@ def prepare_data(
     if dataset.streaming:
         return _streamed(config, tokenizer, accelerator)
     make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
-    source = load_source(dataset.name, split=dataset.split)
-    rows, told = make_rows(source, dataset, tokenizer, clock)
-    summary = rows.summary()
-    _check_steps(rows, config)
-    held_out: Rows | None = None
-    if evaluation.do_eval_loss and evaluation.split is not None:
-        source_held_out = load_source(dataset.name, split=evaluation.split)
-        in_split = attrs.evolve(dataset, split=evaluation.split)
-        held_out, told_of_held_out = make_rows(source_held_out, in_split, tokenizer, clock)
-        _check_steps(held_out, config)
-        told["origin"] += told_of_held_out["origin"]
-    elif evaluation.do_eval_loss:
-        rows, held_out = split_rows(rows, evaluation.fraction, config.training.seed)
+    all_rows, training, held_out, told = [], [], [], []
+    for each in _sources(dataset):
+        rows, told_of_rows = make_rows(load_source(str(each.name), split=each.split), each, tokenizer, clock)
+        _check_steps(rows, each, config)
+        all_rows.append(rows)
+        told.append(told_of_rows)
+        if evaluation.do_eval_loss and evaluation.split is not None:
+            in_split = attrs.evolve(each, split=evaluation.split)
+            other, told_of_other = make_rows(
+                load_source(str(each.name), split=in_split.split), in_split, tokenizer, clock
+            )
+            _check_steps(other, in_split, config)
+            held_out.append(other)
+            told.append({"origin": told_of_other["origin"]})
+        elif evaluation.do_eval_loss:
+            rows, other = split_rows(rows, evaluation.fraction, config.training.seed)
+            held_out.append(other)
+        training.append(rows)
+    whole, rows = _together(all_rows, dataset), _together(training, dataset)
     collate, shape = collator(config, tokenizer, rows), step_shape(config, accelerator)
     loader = StepLoader(
-        rows=rows, collate=collate, shape=shape, seed=config.training.seed, num_workers=dataset.num_workers
+        rows=rows,
+        collate=collate,
+        shape=shape,
+        seed=config.training.seed,
+        order=getattr(rows, "order", shuffled),
+        num_workers=dataset.num_workers,
     )
     return PreparedData(
         loader=loader,
-        evaluation=None if held_out is None else _evaluation_batches(held_out, config, collate, shape),
+        evaluation=_evaluation_batches(_together(held_out, dataset), config, collate, shape) if held_out else None,
         fingerprint=rows.fingerprint,
-        summary=summary,
+        summary=whole.summary(),
         clock=clock.now.isoformat() if clock.was_read else None,
-        **told,
+        **{
+            name: tuple(itertools.chain.from_iterable(each.get(name, ()) for each in told))
+            for name in ("notes", "origin", "unused")
+        },
+        has_reasoning=any(each.get("has_reasoning", False) for each in told),
     )
 
 
-def _check_steps(rows: Rows, config: RunConfig) -> None:
-    has_steps = isinstance(rows, ConversationRows) and rows.store.step_maps is not None
-    if NEEDS_TRACE.of(config.training.active_noise.masking) and not has_steps:
+def _check_steps(rows: Rows, dataset: DatasetConfig, config: RunConfig) -> None:
+    if NEEDS_TRACE.of(config.training.active_noise.masking) and not _has_steps(rows):
         raise DataError(
-            f"{config.dataset.name}: the masking needs the step at which each token was written: a column step_map "
+            f"{dataset.name}: the masking needs the step at which each token was written: a column step_map "
             "beside input_ids and prompt_length in every row, as `dlm generate --prompt-file ... --out` writes them"
         )
+
+
+def _has_steps(rows: Rows | None) -> bool:
+    parts = getattr(rows, "parts", (rows,))
+    return all(isinstance(part, ConversationRows) and part.store.step_maps is not None for part in parts)
+
+
+def _sources(dataset: DatasetConfig) -> list[DatasetConfig]:
+    """The section once for each data set."""
+    if dataset.mixture is None:
+        return [dataset]
+    return [attrs.evolve(dataset, name=each.name, mixture=None) for each in dataset.mixture]
+
+
+def _together(parts: Sequence[Rows], dataset: DatasetConfig) -> Rows:
+    if dataset.mixture is None:
+        return parts[0]
+    from dlm.data.mixture import MixedRows
+
+    names, weights = zip(*((each.name, each.weight) for each in dataset.mixture), strict=True)
+    return MixedRows(tuple(parts), names, weights)
 
 
 def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
@@ -154,8 +192,8 @@ def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows |
     return Collator(
         pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
         has_answers=is_sft,
-        column_names=rows.column_names if isinstance(rows, ConversationRows) else (),
-        has_steps=isinstance(rows, ConversationRows) and rows.store.step_maps is not None,
+        column_names=() if rows is None else rows.column_names,
+        has_steps=_has_steps(rows),
         isolate_documents=isolates_documents(config),
         trained_padding_id=eos_id if is_sft and dataset.eos_padding == "all" else None,
     )
@@ -223,7 +261,7 @@ def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape:
 
 def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
     dataset, evaluation = config.dataset, config.evaluation
-    source = load_source(dataset.name, split=dataset.split, streaming=True)
+    source = load_source(str(dataset.name), split=dataset.split, streaming=True)
     collate, shape = collator(config, tokenizer), step_shape(config, accelerator)
     loader = StreamLoader(
         source=source,
@@ -237,7 +275,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator
     held_out: EvaluationBatches | None = None
     origin: Sequence[str] = ()
     if evaluation.do_eval_loss and evaluation.split is not None:
-        source_held_out = load_source(dataset.name, split=evaluation.split, streaming=True)
+        source_held_out = load_source(str(dataset.name), split=evaluation.split, streaming=True)
         rows, told = _text_rows(source_held_out, attrs.evolve(dataset, split=evaluation.split), tokenizer)
         origin = told["origin"]
         held_out = _evaluation_batches(rows, config, collate, shape)

@@ -182,6 +182,8 @@ def values_of(expected: Any) -> st.SearchStrategy[Any] | None:
 
 
 RULED = [
+    "name",
+    "mixture",
     "name_or_path",
     "num_epochs",
     "max_steps",
@@ -285,7 +287,9 @@ def test_the_schema_is_a_schema_and_accepts_what_is_shown(registry: Registry) ->
         (("lora",), {"r": 4}, True),
         (("lora",), {"r": 0}, False),
         (("evaluation", "sample_prompts"), ["a", 3], False),
-        (("dataset",), {}, False),
+        (("training",), {}, False),
+        (("dataset", "mixture"), [{"name": "a", "weight": 2}], True),
+        (("dataset", "mixture"), [{"name": "a", "weight": 0}], False),
     ],
 )
 def test_the_schema_and_the_loader_agree(registry: Registry, path: tuple[str, ...], value: Any, valid: bool) -> None:

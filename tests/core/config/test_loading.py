@@ -66,7 +66,7 @@ evaluation:
             "training.lr: unknown key here; did you mean 'optim.lr'?",
             "training.batch_size: must be an integer, not '8', which is text",
             "training.noise.schedule: unknown noise_schedule 'cosin'; did you mean 'cosine'?",
-            "dataset.nam: unknown key; did you mean 'name', which is required?",
+            "dataset.nam: unknown key; did you mean 'name'?",
             "optim.lr_schedular: unknown key; did you mean 'lr_scheduler'?",
             "optim.lr: must be a number, not '3', which is text",
             "evaluation.sample_prompts[1]: must be text, not 3",
@@ -79,10 +79,11 @@ evaluation:
 
 
 def test_a_missing_key_points_to_its_section_and_a_missing_section_to_the_file(complaints: Complaints) -> None:
-    text = "model: {name_or_path: x}\n\ntraining:\n  max_steps: 3\n"
-    assert complaints(text) == [
-        "run.yaml:1: dataset.name: required, but missing",
-        "run.yaml:3: training.output_dir: required, but missing",
+    missing = "training.output_dir: required, but missing"
+    assert complaints("model: {name_or_path: x}\n\ntraining:\n  max_steps: 3\n") == [f"run.yaml:3: {missing}"]
+    assert complaints("\nmodel: {name_or_path: x}\n") == [f"run.yaml:2: {missing}"]
+    assert complaints("model: {name_or_path: x}\ntraining: {max_steps: 3, output_dir: x}\n") == [
+        "run.yaml:1: dataset.name: required, unless `mixture` names several data sets"
     ]
 
 
@@ -94,6 +95,19 @@ def test_a_section_that_is_no_mapping_is_refused(complaints: Complaints, minimal
 
 STREAM = {"dataset.streaming": True, "evaluation.do_eval_loss": False}
 RULES = [
+    ({"dataset.name": None}, "dataset.name: required, unless `mixture` names several data sets"),
+    ({"dataset.mixture": [{"name": "./a", "weight": 1}]}, "dataset.mixture: give name or mixture, not both"),
+    (
+        {"dataset.name": None, "dataset.mixture": [{"name": "./a", "weight": 1}] * 2},
+        "dataset.mixture: './a' is named twice; add up its weights",
+    ),
+    (
+        {"dataset.name": None, "dataset.mixture": [{"name": "./a", "weight": 1}], **STREAM},
+        "dataset.mixture: reads its data sets first; set dataset.streaming to false",
+    ),
+    ({"dataset.mixture": [{"name": "./a", "weight": 0}]}, "dataset.mixture[0].weight: must be > 0: 0"),
+    ({"dataset.mixture": [{"name": "./a"}]}, "dataset.mixture[0].weight: required, but missing"),
+    ({"dataset.mixture": []}, "dataset.mixture: "),
     ({"training.num_epochs": 2}, "training.num_epochs: give max_steps or num_epochs"),
     ({"training.max_steps": None}, "training.max_steps: required, unless num_epochs"),
     (

@@ -118,6 +118,7 @@ ELSEWHERE = {
     "training.block_attention": "among the switches; idle while it is not enabled",
     "dataset.name": "other data",
     "dataset.split": "other data",
+    "dataset.mixture": "other data",
     "dataset.streaming": "among the switches",
     "dataset.pack": "among the switches",
     "training.parallel.timeout_seconds": "needs a process that waits for another",
