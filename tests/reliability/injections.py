@@ -111,11 +111,11 @@ def _told_when(steps: list[int]) -> Callable[[], bool]:
 
     call, is_now = TrainingStep.__call__, False
 
-    def step_call(self: Any, step_batch: Any, step: int) -> Any:
+    def step_call(self: Any, step_batch: Any, step: int, *others: Any) -> Any:
         nonlocal is_now
         is_now = step + 1 in steps
         try:
-            return call(self, step_batch, step)
+            return call(self, step_batch, step, *others)
         finally:
             is_now = False
 
