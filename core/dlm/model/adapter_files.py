@@ -1,13 +1,13 @@
 """A folder with low-rank adapters, as peft reads and writes it, and what dlm keeps beside them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlm.errors import ModelError
 
@@ -40,8 +40,13 @@ def write_adapter_config(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def fingerprint_of(model: nn.Module) -> str:
     """SHA-256 of all weights of a model: names, dtypes, shapes and bits."""
+    return fingerprint_of_tensors(model.named_parameters())
+
+
+def fingerprint_of_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
+    """The same of tensors that are handed over one by one."""
     digest = sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in named:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): which layers get adapters, put in by peft; they alone are trained."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,28 @@ def add_adapters(
             base_model_name_or_path=base,
         )
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
+        with _placeholders(model):
+            peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
     setattr(model.config, BASE_FINGERPRINT, fingerprint)
     return AdapterWeights(model, settings, fingerprint)
+
+
+@contextmanager
+def _placeholders(model: nn.Module) -> Iterator[None]:
+    """Let parameters on the meta device seem to be on the CPU: adapters are made, and drawn, where their base is."""
+    places = [
+        (module, key, parameter)
+        for module in model.modules()
+        for key, parameter in module._parameters.items()
+        if parameter is not None and parameter.is_meta
+    ]
+    for module, key, parameter in places:
+        zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)  # of no size to speak of
+        module._parameters[key] = nn.Parameter(zeros, requires_grad=parameter.requires_grad)
+    yield
+    for module, key, parameter in places:
+        parameter.requires_grad_(False)
+        module._parameters[key] = parameter
 
 
 def _targets(model: PreTrainedModel, lora: LoraConfig) -> list[str]:

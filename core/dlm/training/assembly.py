@@ -114,7 +114,7 @@ def assemble(
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
     build = partial(build_model_and_weights, config, tokenizer, registry, trust_remote_code=trust_remote_code)
     plan = make_plan(training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
-    model, weights, contents = build_model_for(plan, build, accelerator)
+    model, weights, contents = build_model_for(plan, build, config.model.name_or_path, accelerator)
     components = run_components(config, registry)
     choose_attention(config, model, components, accelerator.device)
     data = prepare_data(config, tokenizer, accelerator, started)

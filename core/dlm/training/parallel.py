@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import PreTrainedModel
@@ -25,7 +25,7 @@ from dlm.training.processes import on_main
 from dlm.training.weights import Weights
 
 if TYPE_CHECKING:
-    from dlm.training.meta_model import Build
+    from dlm.training.meta_model import Build, Contents
 
 _COMPUTE_DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 _GRADIENT_AND_MOMENTS = 12
@@ -129,18 +129,24 @@ def device_mesh(plan: Plan, device: torch.device) -> DeviceMesh:
 
 
 def build_model_for(
-    plan: Plan, build: "Build", accelerator: Accelerator
-) -> tuple[PreTrainedModel, Weights, dict[str, Tensor]]:
-    """The model of a run, what of it is saved, and its contents where they are still to be sharded.
+    plan: Plan, build: "Build", name_or_path: str | None, accelerator: Accelerator
+) -> "tuple[PreTrainedModel, Weights, Contents | None]":
+    """The model of a run, what of it is saved, and its contents where it is to be sharded first.
+
+    Args:
+        plan: of :func:`make_plan`.
+        build: makes the model.
+        name_or_path: where it comes from; None: from scratch.
+        accelerator: knows the processes.
 
     Raises:
         DlmError: The model cannot be built.
     """
     if not plan.shards:
-        return *build(), {}
+        return *build(), None
     from dlm.training.meta_model import build_on_meta
 
-    return build_on_meta(build, accelerator)
+    return build_on_meta(build, name_or_path, accelerator)
 
 
 def distribute(
@@ -148,7 +154,7 @@ def distribute(
     model: PreTrainedModel,
     plan: Plan,
     accelerator: Accelerator,
-    contents: dict[str, Tensor],
+    contents: "Contents | None",
 ) -> nn.Module:
     """The objective as it is trained: sharded in place and filled, or prepared by accelerate.
 
@@ -159,16 +165,18 @@ def distribute(
         model: of :func:`build_model_for`.
         plan: of :func:`make_plan`.
         accelerator: knows the processes.
-        contents: of the model, where the plan shards; used up.
+        contents: of the model, where the plan shards.
     """
-    if not plan.shards:
+    if contents is None:
         model.to(accelerator.device)  # 8-bit optimizers try themselves out on the device of the parameters
         whole: nn.Module = accelerator.prepare(objective)
         return whole
-    from dlm.training.meta_model import fill
+    from dlm.training.meta_model import fill, prove
 
     shard(objective, model, device_mesh(plan, accelerator.device), accelerator.mixed_precision)
     fill(model, contents, accelerator)
+    if not contents.is_proved:
+        prove(objective, model, accelerator)
     # Autocast alone: in training, accelerate would average gradients as well (DDP).
     sharded: nn.Module = accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
     return sharded
