@@ -14,7 +14,7 @@ from dlm_plugins.registry import Registry
 NAMES = {
     "loss": {"guidelines", "dllm", "soft_ce", "elbo"},
     "noise_schedule": {"uniform", "cosine", "power", "sigmoid"},
-    "masking": {"bernoulli", "contiguous"},
+    "masking": {"all", "bernoulli", "complementary", "contiguous", "semi_ar", "trace", "two_stage"},
     "noise_type": {"mask", "random_replace"},
     "attention_bias": {"full", "block", "block_causal", "alternating"},
     "remasking": {
