@@ -6,7 +6,7 @@ import attrs
 
 from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.errors import Problem
 from dlm_plugins.masking import NEEDS_TRACE
 from dlm_plugins.problems import reason_of
@@ -70,12 +70,22 @@ def _without_trace(run: RunComponents) -> Iterator[Problem]:
         )
 
 
+def _against_origin(config: RunConfig, bias: AttentionBias) -> Iterator[Problem]:
+    """A prompt cut into blocks must still be seen by the blocks after it, clean."""
+    blocks = config.training.block_attention
+    counts = config.training.mode != "pretrain" and blocks.enabled and blocks.origin == "document"
+    if counts and not NEEDS_CLEAN_COPY.of(bias):
+        message = "document cuts the prompt into blocks, which later blocks see under block_causal only; set bias to it"
+        yield Problem("training.block_attention.origin", message)
+
+
 def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem]:
     """What the components refuse, each at its own key."""
     run = run_components(config, registry)
     yield from _without_trace(run)
     if config.model.logit_shift:
         yield from _against_shift(run.attention_bias, config.sampling.attention_bias or run.attention_bias)
+    yield from _against_origin(config, run.attention_bias)
     in_effect = {kind: getattr(run, kind) for kind in run.names}
     in_effect |= {"remasking": config.sampling.remasking, "optimizer": config.optim.optimizer}
     for kind, component in in_effect.items():

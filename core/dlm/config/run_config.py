@@ -121,9 +121,14 @@ class BlockAttentionConfig:
 
     enabled: bool = setting("Restrict who sees whom by blocks; false: everybody sees everybody.", default=False)
     block_length: int = setting(
-        "Length of a block, counted from the start of the answer (pre-training: of the document).", 32, POSITIVE
+        "Length of a block, counted from `origin` (pre-training: from the start of the document).", 32, POSITIVE
     )
     bias: AttentionBias = component_setting("Which blocks see which.", "block")
+    origin: Literal["answer", "document"] = setting(
+        "Where blocks start in fine-tuning: at the answer, or at the prompt, as SGLang and lmdeploy count them. "
+        "Pre-training: always at the document.",
+        "answer",
+    )
 
 
 def _positive_unless_auto(_: object, attribute: "attrs.Attribute[str | int]", value: str | int) -> None:

@@ -37,7 +37,8 @@ class Batch:
     eligible: Tensor
     """bool: positions that may be corrupted and scored. Pre-training: all real tokens; fine-tuning: the answers."""
     answer_start: Tensor
-    """int64: position at which the answer of the document starts; 0 in pre-training."""
+    """int64: position from which blocks count: the start of the document's answer; 0 in pre-training, or if they
+    count from the start of the prompt."""
     answer_length: Tensor | None
     """int64: eligible positions of the document; 0 on padding. None in pre-training."""
     row_index: Tensor

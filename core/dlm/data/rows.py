@@ -21,7 +21,8 @@ class Row:
     eligible: NDArray[np.bool_]
     """Positions that may be corrupted and scored."""
     answer_start: NDArray[np.int32]
-    """Position at which the answer of the document starts; 0 in pre-training."""
+    """Position from which blocks count: the start of the document's answer; 0 in pre-training, or if they count
+    from the start of the prompt."""
     answer_length: NDArray[np.int32] | None = None
     """Eligible positions of the document; None in pre-training."""
     columns: Mapping[str, float] = attrs.field(factory=dict)

@@ -111,9 +111,7 @@ def build_model(
     model.config.mask_token = tokenizer.mask_token
     model.config.attention_bias_component = unstructure_component(registry, "attention_bias", components.attention_bias)
     model.config.block_length = config.training.block_attention.block_length
-    if config.training.mode == "pretrain" and config.training.block_attention.enabled:
-        # The sampler counts blocks from the answer otherwise.
-        model.config.block_origin = "document"
+    model.config.block_origin = _block_origin(config)
     _warn_about_shift(model, config)
     model.config.logit_shift = settings.logit_shift
     noise_type = components.noise_type
@@ -122,6 +120,14 @@ def build_model(
         model.config.prompt_rendering = "chat_template" if config.dataset.chat_template else "plain"
     model.config.noise_shows_mask = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
+
+
+def _block_origin(config: RunConfig) -> str:
+    """From where the sampler counts blocks: as training did. A loaded model may have been trained otherwise."""
+    blocks = config.training.block_attention
+    if not blocks.enabled:
+        return "answer"
+    return "document" if config.training.mode == "pretrain" else blocks.origin
 
 
 def _warn_about_shift(model: PreTrainedModel, config: RunConfig) -> None:

@@ -102,6 +102,7 @@ def prepare_data(
     all_rows, training, held_out, told = [], [], [], []
     for each in _sources(dataset):
         rows, told_of_rows = make_rows(load_source(str(each.name), split=each.split), each, tokenizer, clock)
+        rows = _with_origin(rows, config)
         _check_steps(rows, each, config)
         all_rows.append(rows)
         told.append(told_of_rows)
@@ -110,6 +111,7 @@ def prepare_data(
             other, told_of_other = make_rows(
                 load_source(str(each.name), split=in_split.split), in_split, tokenizer, clock
             )
+            other = _with_origin(other, config)
             _check_steps(other, in_split, config)
             held_out.append(other)
             told.append({"origin": told_of_other["origin"]})
@@ -250,6 +252,14 @@ def _conversation_rows(
         "unused": rows.unused,
         "has_reasoning": rows.counts.num_reasoned_answers > 0,
     }
+
+
+def _with_origin(rows: Rows, config: RunConfig) -> Rows:
+    """Conversations whose blocks count from where ``training.block_attention.origin`` says."""
+    blocks = config.training.block_attention
+    if not isinstance(rows, ConversationRows) or not blocks.enabled:
+        return rows
+    return attrs.evolve(rows, blocks_from_start=blocks.origin == "document")
 
 
 def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape: StepShape) -> EvaluationBatches:

@@ -134,6 +134,13 @@ RULES = [
         "model.logit_shift: does not go with BlockAttention",
     ),
     (
+        {
+            "training.mode": "sft",
+            "training.block_attention": {"enabled": True, "bias": "block", "block_length": 4, "origin": "document"},
+        },
+        "training.block_attention.origin: document cuts the prompt into blocks",
+    ),
+    (
         {"model.logit_shift": True, "sampling.attention_bias": "block"},
         "sampling.attention_bias: model.logit_shift does not go with BlockAttention",
     ),

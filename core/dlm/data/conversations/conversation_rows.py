@@ -80,6 +80,8 @@ class ConversationRows:
     """Those of the source, and a line on columns and keys that nobody read, if there are any."""
     origin: tuple[str, ...] = ()
     """Where the ids came from: a line each."""
+    blocks_from_start: bool = False
+    """Whether blocks count from the start of the prompt instead of the answer's."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -123,6 +125,8 @@ class ConversationRows:
     def fingerprint(self) -> str:
         """SHA-256 of ids, spans, rows and settings."""
         digest = hashlib.sha256(f"{self.store.tokens.digest} {self.max_length} {self.pack}".encode())
+        if self.blocks_from_start:
+            digest.update(b"blocks from the start")
         for array in (self.store.prompt_lengths, self.store.conversations, self.examples, self.offsets):
             digest.update(array.tobytes())
         if self.store.step_maps is not None:
@@ -140,14 +144,15 @@ class ConversationRows:
         lengths, prompts = ends - starts, self.store.prompt_lengths[numbers]
         position = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
         answer_start = np.repeat(prompts, lengths).astype(np.int32)
+        eligible = position >= answer_start
         return Row(
             input_ids=np.concatenate(
                 [self.store.tokens.span(start, end) for start, end in zip(starts, ends, strict=True)]
             ),
             document_id=np.repeat(np.arange(len(numbers), dtype=np.int32), lengths),
             position=position,
-            eligible=position >= answer_start,
-            answer_start=answer_start,
+            eligible=eligible,
+            answer_start=np.zeros_like(answer_start) if self.blocks_from_start else answer_start,
             answer_length=np.repeat(lengths - prompts, lengths).astype(np.int32),
             columns={name: float(self.store.columns[name][numbers[0]]) for name in self.column_names},
             committed_step=self._committed_step(numbers, prompts),

@@ -167,6 +167,38 @@ def test_block_diffusion_sees_the_same_texts(bench) -> None:
             assert torch.equal(noisy_half[active].any(dim=0).nonzero()[:, 0], torch.arange(length)[active])
 
 
+def test_blocks_from_the_prompt_are_trained_sampled_and_cached_alike(bench) -> None:
+    """``origin: document``: a block may hold the end of the prompt and the start of the answer."""
+    changes = attention("block_causal")
+    changes["training.block_attention"]["origin"] = "document"
+    engine = trained(bench, changes)
+    model = dlm.load(engine.saver.folder.final)
+    assert model.config.block_origin == "document"
+    (batch,) = next(iter(engine.data.loader.steps())).micro_batches
+    prompts = (~batch.eligible & (batch.document_id >= 0)).sum(dim=1).tolist()
+    assert any(length % BLOCK_LENGTH for length in prompts)
+    assert not batch.answer_start.any()
+    for (ids, mask, _), num_prompt in zip(training_rows(engine), prompts, strict=True):
+        length = len(ids)
+        block = torch.arange(length) // BLOCK_LENGTH
+        noisy_half, clean_half = mask[0, :length, :length], mask[0, :length, length:]
+        assert torch.equal(noisy_half, block[:, None] == block)
+        assert torch.equal(clean_half, block[:, None] > block)
+        sampled = sampled_masks(model, ids, num_prompt)
+        assert len(sampled) == length - num_prompt
+        for place, seen in enumerate(sampled, start=num_prompt):
+            # One token a step: step and block go up together. Clean before, noisy within.
+            active = slice(place // BLOCK_LENGTH * BLOCK_LENGTH, (place // BLOCK_LENGTH + 1) * BLOCK_LENGTH)
+            assert torch.equal(seen[0, 0, active, :length], (noisy_half | clean_half)[active])
+    ids, num_prompt = training_rows(engine)[0][0], prompts[0]
+    wide = dlm.load(engine.saver.folder.final, dtype="float64")
+    texts = [
+        dlm.generate(wide, ids[None, :num_prompt], gen_length=12, steps=12, eos="free", cache=cache).sequences
+        for cache in ("off", "prompt")
+    ]
+    assert torch.equal(*texts)
+
+
 def test_full_attention_needs_no_mask_in_either(bench) -> None:
     engine = trained(bench, {"training.batch_size": 1})
     model = dlm.load(Path(engine.saver.folder.final))
