@@ -1,5 +1,6 @@
 """Likelihood of many rows: draws are added round by round until the interval is narrow enough; paired differences."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import log
 
@@ -160,7 +161,7 @@ def measure(
         isolate_documents: whether documents of one row are hidden from each other.
         on_progress: called after each forward and each round.
     """
-    texts = [ScoredText(row=row, key=text_key(row.input_ids[row.eligible])) for row in rows]
+    texts = _keyed(rows)
     keys = np.array([text.key for text in texts], dtype=np.uint64)
     by_rate, by_confidence, pieces = Bins(), Bins(), list[_Pieces]()
     num_rows, figure, estimates = 0, None, list[Estimate]()
@@ -200,6 +201,16 @@ def measure(
         num_rows=num_rows,
         is_precise=figure.relative <= precision,
     )
+
+
+def _keyed(rows: Sequence[Row]) -> list[ScoredText]:
+    """Rows with the keys of their draws: a text that comes again has others, as its noise would not average out."""
+    times, texts = Counter[int](), list[ScoredText]()
+    for row in rows:
+        key = text_key(row.input_ids[row.eligible])
+        texts.append(ScoredText(row=row, key=text_key([*key.to_bytes(8, "little"), times[key]]) if times[key] else key))
+        times[key] += 1
+    return texts
 
 
 def _lengths(texts: Sequence[ScoredText]) -> NDArray[np.float64]:
