@@ -260,3 +260,10 @@ def test_a_launch_that_would_do_something_else_is_refused(
     assert result.returncode != 0
     assert message in result.stderr
     assert not (tmp_path / "launched" / "run" / "checkpoints").exists()
+
+
+def test_a_sharded_model_is_not_compiled(laboratory: Any, tmp_path: Path) -> None:
+    config = laboratory.config("sharded-compiled", {"training": {"compile": True}})
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert "training.compile: does not work on a sharded model yet" in outcome.log

@@ -114,6 +114,8 @@ def assemble(
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
     build = partial(build_model_and_weights, config, tokenizer, registry, trust_remote_code=trust_remote_code)
     plan = make_plan(training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
+    if plan.shards and training.compile:
+        raise UserInputError("training.compile: does not work on a sharded model yet; set it to false")
     model, weights, contents = build_model_for(plan, build, config.model.name_or_path, accelerator)
     components = run_components(config, registry)
     choose_attention(config, model, components, accelerator.device)
