@@ -46,6 +46,7 @@ def generate_like_transformers(
     if ids is None:
         raise UserInputError("generate needs the ids of a prompt: generate(input_ids) or generate(**tokenizer(...))")
     check_input_ids(ids, model.config.get_text_config().vocab_size)
+    options.pop("tokenizer", None)  # transformers' own callers hand it over, for stop strings
     unknown = sorted(set(options) - _OWN - _THEIRS)
     if unknown:
         raise UserInputError(f"{unknown[0]} means nothing to a diffusion language model; leave it out")

@@ -106,3 +106,9 @@ def test_the_streamer_of_transformers_prints_the_text(
         ids, max_new_tokens=8, streamer=TextStreamer(tokenizer, skip_prompt=True), suppress_tokens=range(44, 50)
     )
     assert tokenizer.decode(sequences[0, 5:]).strip() in capsys.readouterr().out
+
+
+def test_a_tokenizer_is_accepted_and_changes_nothing(make_model: Any) -> None:
+    model, ids = make_model(), torch.tensor([[3, 4, 5]])
+    plain = model.generate(ids, max_new_tokens=4)
+    assert torch.equal(model.generate(ids, max_new_tokens=4, tokenizer=object()), plain)
