@@ -70,6 +70,7 @@ KNOWN = [
     (errors.NonFiniteError("it is wrong"), 4),
     (errors.OutOfMemoryError("it is wrong"), 5),
     (errors.FinalStateNotSavedError("it is wrong"), 6),
+    (errors.LostProcessError("it is wrong"), 70),
 ]
 
 
