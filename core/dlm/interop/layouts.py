@@ -152,7 +152,8 @@ def layout_of(settings: Mapping[str, Any], wanted: str | None, where: str) -> La
 
 
 def _refuse_other_kinds(settings: Mapping[str, Any], model_type: str, where: str) -> None:
-    architectures = " ".join(map(str, settings.get("architectures") or ()))
+    named = settings.get("architectures")
+    architectures = " ".join(map(str, named)) if isinstance(named, list) else ""
     kind = _NOT_MAPPED.get(model_type)
     # LLaDA-MoE calls itself llada, too.
     if kind is None and model_type == "llada" and ("MoE" in architectures or "hidden_size" in settings):
