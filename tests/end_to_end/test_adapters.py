@@ -95,10 +95,10 @@ def test_stopping_and_going_on_changes_nothing(run_file: Path, tmp_path: Path) -
     dlm.run(run_file, [f"training.output_dir={whole}"])
     original = TrainingStep.__call__
 
-    def interrupted(self, step_batch, number):
+    def interrupted(self, step_batch, number, meanwhile):
         if number == 3:
             raise KeyboardInterrupt
-        return original(self, step_batch, number)
+        return original(self, step_batch, number, meanwhile)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingStep, "__call__", interrupted)

@@ -65,10 +65,10 @@ def stop_at_step(config: Path, overrides: list[str], *, step: int) -> None:
 
     original = TrainingStep.__call__
 
-    def interrupted(self, step_batch, number):
+    def interrupted(self, step_batch, number, meanwhile):
         if number == step:
             raise KeyboardInterrupt
-        return original(self, step_batch, number)
+        return original(self, step_batch, number, meanwhile)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingStep, "__call__", interrupted)

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import os
-import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,10 @@ def fail_on_one(folder: Path) -> None:
 
 def in_group(action: Callable[..., None], size: int, *arguments: Any, **options: Any) -> None:
     """Run ``action`` in ``size`` forked processes that are a gloo group."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    meeting = Path(tempfile.mkdtemp()) / "store"  # a port that is free now may not be free later
     context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=_join, args=(port, rank, size, action, arguments, options)) for rank in range(size)
+        context.Process(target=_join, args=(meeting, rank, size, action, arguments, options)) for rank in range(size)
     ]
     for process in processes:
         process.start()
@@ -99,11 +97,11 @@ def in_group(action: Callable[..., None], size: int, *arguments: Any, **options:
     assert [process.exitcode for process in processes] == [0] * size
 
 
-def _join(port: int, rank: int, size: int, action: Callable[..., None], arguments: Any, options: Any) -> None:
+def _join(meeting: Path, rank: int, size: int, action: Callable[..., None], arguments: Any, options: Any) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
-        store = distributed.TCPStore("127.0.0.1", port, size, is_master=rank == 0)
+        store = distributed.FileStore(str(meeting), size)
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
         action(*arguments, **options)
         distributed.barrier()
