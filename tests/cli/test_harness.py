@@ -88,6 +88,11 @@ def asked(*arguments: Any) -> Any:
     return SimpleNamespace(args=arguments)
 
 
+def test_the_harness_s_own_default_device_is_no_demand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert DlmLM(str(folder / "model"), device="cuda:0").session.model.device.type != "cuda"
+
+
 def test_both_tasks_run_through_dlm_eval(folder: Path, tmp_path: Path) -> None:
     tasks = ["--harness-tasks", "tiny_choices,tiny_answers", "--include-path", str(folder / "tasks")]
     text = tmp_path / "text.txt"

@@ -16,6 +16,8 @@ from dlm.config.sampling_settings import SamplingArguments
 PUBLIC = {
     "ConversionReport",
     "GenerateOutput",
+    "LogLikelihood",
+    "Perplexity",
     "Qwen3LLadaConfig",
     "Qwen3LLadaForMaskedLM",
     "Qwen3LLadaModel",
@@ -24,6 +26,8 @@ PUBLIC = {
     "generate",
     "iter_generate",
     "load",
+    "log_likelihood",
+    "perplexity",
     "run",
 }
 

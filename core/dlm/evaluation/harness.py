@@ -78,6 +78,8 @@ class DlmLM(TemplateLM):  # type: ignore[misc]
         """
         super().__init__()
         check_draws(draws)
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            device = None  # the harness's own command line says cuda:0 where nobody said anything
         # The harness hands over its own options beside the model's.
         self.session: Session = open_model(
             pretrained, dtype=None if dtype == "auto" else dtype, device=device, trust_remote_code=trust_remote_code
