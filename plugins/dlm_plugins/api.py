@@ -16,7 +16,7 @@ from dlm_plugins.hookspecs import (
 )
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.loss import Loss, LossOutput, LossView
-from dlm_plugins.masking import Masking, MaskingRequest, Selection
+from dlm_plugins.masking import ManyViewed, Masking, MaskingRequest, Selection
 from dlm_plugins.metric import Choice, Metric, MetricItem, MetricRequest
 from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import CorruptionRequest, NoiseType
@@ -40,6 +40,7 @@ __all__ = [
     "Loss",
     "LossOutput",
     "LossView",
+    "ManyViewed",
     "MaskFunction",
     "Masking",
     "MaskingRequest",
