@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_who_waits_too_long_says_for_what_and_ends(laboratory: Any, tmp_path: Pa
         inject_rank=1,
     )
     assert outcome.codes == [ExitCode.BUG] * 2, outcome.log
-    assert "dlm: process 0 of 2 waited 2 s for the gradients of step 7, as long as" in outcome.log
+    # Whoever notices first; to the other, its connection breaks.
+    assert re.search(r"dlm: process [01] of 2 waited 2 s for the gradients of step 7, as long as", outcome.log)
     assert "Traceback" not in outcome.log
 
 

@@ -16,9 +16,9 @@ RESUME = "training.checkpoint.resume"
 
 @pytest.fixture
 def interrupted(laboratory: Any, tmp_path: Path) -> Path:
-    """A folder in which a run was killed after step 6."""
+    """A folder in which a run was killed when the checkpoint of step 6 was there."""
     config = laboratory.config("pretrain-adamw")
-    outcome = laboratory.run(config, tmp_path, inject=["die_in_backward", 14])
+    outcome = laboratory.run(config, tmp_path, die_at=["published", 3])
     assert outcome.code == -signal.SIGKILL
     assert (tmp_path / "run" / "checkpoints" / "step-6").is_dir()
     return tmp_path

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import UserInputError
-from dlm.training import folder_lock
+from dlm.training import output_folder
 from dlm.training.output_folder import FolderLock, OutputFolder
 
 HOLD = """
@@ -37,7 +37,7 @@ def test_another_process_is_named_and_its_end_frees_the_folder(tmp_path: Path) -
 
 
 def test_a_file_that_was_deleted_meanwhile_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, locked = folder_lock._lock, []
+    original, locked = output_folder._lock, []
 
     def lock_what_its_holder_then_deletes(descriptor: int) -> None:
         original(descriptor)
@@ -47,7 +47,7 @@ def test_a_file_that_was_deleted_meanwhile_is_not_the_lock(tmp_path: Path, monke
             os.link(tmp_path / ".lock", keep_the_number)
             (tmp_path / ".lock").unlink()
 
-    monkeypatch.setattr(folder_lock, "_lock", lock_what_its_holder_then_deletes)
+    monkeypatch.setattr(output_folder, "_lock", lock_what_its_holder_then_deletes)
     lock = FolderLock(tmp_path)
     lock.take()
     assert len(locked) == 2

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +116,32 @@ def _join(meeting: Path, rank: int, size: int, action: Callable[..., None], argu
         os._exit(code)
 
 
+IN_FRESH_PROCESS = "DLM_TEST_FORKS"
+
+
+def forking(test: Callable[[Path], None]) -> Callable[[Path, pytest.FixtureRequest], None]:
+    """Run a test in a process of its own: a fork of one that other tests gave threads may wait for them for ever."""
+
+    def run(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+        if IN_FRESH_PROCESS in os.environ:
+            test(tmp_path)
+            return
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", request.node.nodeid],
+            cwd=request.config.rootpath,
+            env={**variables, IN_FRESH_PROCESS: "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+@forking
 def test_any_number_of_processes_reads_what_any_number_wrote(tmp_path: Path) -> None:
     in_group(write, 2, tmp_path / "two")
     in_group(write, 4, tmp_path / "copies", replicate=2)
@@ -134,6 +162,7 @@ def test_any_number_of_processes_reads_what_any_number_wrote(tmp_path: Path) -> 
     )  # copies once
 
 
+@forking
 def test_the_same_processes_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         in_group(write, 2, tmp_path / name)
@@ -141,5 +170,6 @@ def test_the_same_processes_write_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
+@forking
 def test_what_fails_on_one_fails_on_all(tmp_path: Path) -> None:
     in_group(fail_on_one, 2, tmp_path)
