@@ -4,6 +4,7 @@ import json
 import pydoc_data.topics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -21,6 +22,21 @@ class Tiny:
     """An autoregressive Qwen3 folder with its tokenizer."""
     texts: Path
     """A jsonl file of English text."""
+
+
+@pytest.fixture(scope="session")
+def smallest_model() -> dict[str, Any]:
+    """Section ``model`` of a run from scratch that takes a second."""
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+    }
+    return {"config": sizes, "tokenizer": {"train": {"vocab_size": 300}}}
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,18 +22,6 @@ PATIENCE = 300.0
 """Seconds; one or two are enough where nothing else runs."""
 MANY_STEPS, FEW_STEPS = 3000, 30
 RUN = {
-    "model": {
-        "config": {
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "max_position_embeddings": 64,
-        },
-        "tokenizer": {"train": {"vocab_size": 300}},
-    },
     "training": {
         "output_dir": "out",
         "batch_size": 2,
@@ -84,9 +73,9 @@ class Terminal:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, smallest_model: dict[str, Any]) -> Path:
     folder = tmp_path_factory.mktemp("terminal")
-    (folder / "run.yaml").write_text(yaml.safe_dump(RUN), encoding="utf-8")
+    (folder / "run.yaml").write_text(yaml.safe_dump({**RUN, "model": smallest_model}), encoding="utf-8")
     (folder / "texts.txt").write_text("It is 49 degrees warm here.\n\n" * 60, encoding="utf-8")
     return folder
 

@@ -15,18 +15,6 @@ import yaml
 DLM = [sys.executable, "-c", "from dlm_cli.main import main; main()"]
 TEXT = "It is 49° warm in 日本, a ☃ melts \U0001f600.\n\n"
 RUN = {
-    "model": {
-        "config": {
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "max_position_embeddings": 64,
-        },
-        "tokenizer": {"train": {"vocab_size": 300}},
-    },
     "training": {"output_dir": "out", "max_steps": 2, "batch_size": 2},
     "dataset": {"name": "./texts.txt", "max_length": 24},
     "evaluation": {"eval_every_steps": 1, "sample_prompts": ["49°"]},
@@ -35,10 +23,10 @@ RUN = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, smallest_model: dict[str, Any]) -> Path:
     """A run file and its data."""
     folder = tmp_path_factory.mktemp("printing")
-    (folder / "run.yaml").write_text(yaml.safe_dump(RUN), encoding="utf-8")
+    (folder / "run.yaml").write_text(yaml.safe_dump({**RUN, "model": smallest_model}), encoding="utf-8")
     adapt = {**RUN, "model": {"name_or_path": "out/final"}}
     (folder / "adapt.yaml").write_text(yaml.safe_dump(adapt), encoding="utf-8")
     (folder / "texts.txt").write_text(TEXT * 60, encoding="utf-8")

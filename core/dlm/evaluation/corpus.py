@@ -162,7 +162,7 @@ def measure(
         on_progress: called after each forward and each round.
     """
     texts = _keyed(rows)
-    keys = np.array([text.key for text in texts], dtype=np.uint64)
+    lengths, keys = _lengths(texts), np.array([text.key for text in texts], dtype=np.uint64)
     by_rate, by_confidence, pieces = Bins(), Bins(), list[_Pieces]()
     num_rows, figure, estimates = 0, None, list[Estimate]()
     for draws in range(DRAWS_PER_ROUND, max_draws + 1, DRAWS_PER_ROUND):
@@ -170,30 +170,21 @@ def measure(
         places = places_of(keys, numbers, seed)
         left = [index for index in range(len(texts)) if not pieces or not pieces[index].is_exact]
         designed = [design_of(scorer, texts[i], "bound", numbers, seed, places[i], len(texts)) for i in left]
-
-        def count(more: int, draws: int = draws, figure: Figure | None = figure) -> None:
-            nonlocal num_rows
-            num_rows += more
-            if on_progress is not None:
-                on_progress(Progress(draws=draws - DRAWS_PER_ROUND, num_rows=num_rows, nats_per_token=figure))
-
+        count = _Count(on_progress, numbers.first, num_rows, figure)
         scores = scorer.score([each.job for each in designed], isolate_documents=isolate_documents, on_rows=count)
+        num_rows = count.num_rows
         for index, one, score in zip(left, designed, scores, strict=True):
             by_rate.add(one.mask_rates, score, one.job.scored)
             by_confidence.add(score.confidence, score, one.job.scored)
-            found = _Pieces.of(one, score)
-            if len(pieces) < len(texts):
-                pieces.append(found)
-            else:
-                pieces[index].add(found)
+            _take(pieces, index, _Pieces.of(one, score))
         estimates = [estimate(each.parts, each.cross_entropies) for each in pieces]
-        figure = _figure(estimates, _lengths(texts))
+        figure = _figure(estimates, lengths)
         if figure.relative <= precision:
             break
     assert figure is not None
     return Measurement(
         estimates=estimates,
-        num_tokens=_lengths(texts),
+        num_tokens=lengths,
         num_bytes=np.array(num_bytes, dtype=np.float64),
         by_rate=by_rate,
         by_confidence=by_confidence,
@@ -201,6 +192,29 @@ def measure(
         num_rows=num_rows,
         is_precise=figure.relative <= precision,
     )
+
+
+@attrs.define
+class _Count:
+    """Counts rows within a round, and tells of them."""
+
+    on_progress: Callable[[Progress], None] | None
+    draws: int
+    num_rows: int
+    figure: Figure | None
+
+    def __call__(self, more: int) -> None:
+        self.num_rows += more
+        if self.on_progress is not None:
+            self.on_progress(Progress(draws=self.draws, num_rows=self.num_rows, nats_per_token=self.figure))
+
+
+def _take(pieces: list[_Pieces], index: int, found: _Pieces) -> None:
+    """Note what a round says of a row; in the first round the rows come in order."""
+    if index == len(pieces):
+        pieces.append(found)
+    else:
+        pieces[index].add(found)
 
 
 def _keyed(rows: Sequence[Row]) -> list[ScoredText]:

@@ -112,6 +112,7 @@ class Evaluated:
     name: str
     session: Session
     data: EvaluationData
+    metrics: Mapping[str, Metric]
     measurement: Measurement
     results: dict[str, Any]
     """What the report holds."""
@@ -146,7 +147,7 @@ def evaluate(
     Raises:
         DlmError: data that cannot be used.
     """
-    items = Items.read(options)
+    items, config = Items.read(options), run_config(name)
     data = evaluation_data(name, session, options.data, options.window) if data is None else data
     scorer = Scorer.of(session.model, num_ids=num_ids(session.tokenizer), batch_tokens=options.batch_tokens)
     least = len(data.rows) * DRAWS_PER_ROUND
@@ -169,9 +170,10 @@ def evaluate(
     results["likelihood"] = likelihood_results(measurement)
     results["by_mask_rate"] = _bin_results(measurement.by_rate)
     results["calibration"] = _bin_results(measurement.by_confidence)
-    results["sampling"] = _speed(session, run_config(name))
-    results |= _item_results(session, scorer, options, items, metrics_of(name), tell)
-    return Evaluated(name=name, session=session, data=data, measurement=measurement, results=results)
+    results["sampling"] = _speed(session, config)
+    metrics = metrics_of(config)
+    results |= _item_results(session, scorer, options, items, metrics, tell)
+    return Evaluated(name=name, session=session, data=data, metrics=metrics, measurement=measurement, results=results)
 
 
 def against(one: Evaluated, name: str, session: Session, options: EvalOptions, tell: Tell) -> dict[str, Any]:
@@ -262,17 +264,12 @@ def _speed(session: Session, config: RunConfig | None) -> dict[str, Any]:
     }
 
 
-def metrics_of(name: str) -> dict[str, Metric]:
-    """The metrics of a model: those of the run's ``evaluation.metrics``, else those that fit."""
-    config = run_config(name)
+def metrics_of(config: RunConfig | None) -> dict[str, Metric]:
+    """The metrics of a model: those of its run's ``evaluation.metrics``, else those that fit."""
     if config is not None and config.evaluation.metrics:
-        return {_name_of(metric): metric for metric in config.evaluation.metrics}
+        # A class with the options that differ is the name a reader knows it by.
+        return {str(metric): metric for metric in config.evaluation.metrics}
     return {label: component("metric", value) for label, value in DEFAULT_METRICS.items()}
-
-
-def _name_of(metric: Metric) -> str:
-    """Its class with the options that differ, which is the name a reader knows it by."""
-    return str(metric)
 
 
 def _item_results(

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from dlm.data.conversations.rendering import encode_text
-from dlm.data.source_records import Record
 from dlm.data.sources import load_source
 from dlm.errors import DataError
 from dlm.evaluation.intervals import mean_figure, wilson
@@ -81,15 +80,11 @@ def _read(name: str, parse: Callable[[Mapping[str, Any]], Item | str]) -> list[I
     for record in load_source(name).open():
         found = f"cannot be read: {record.problem}" if record.problem is not None else parse(record.values)
         if isinstance(found, str):
-            raise DataError(f"{_place(record)}: {found}")
+            raise DataError(f"{record.origin}: {found}")
         items.append(found)
     if not items:
         raise DataError(f"{name}: no row in it")
     return items
-
-
-def _place(record: Record) -> str:
-    return str(record.origin)
 
 
 def _prompt(values: Mapping[str, Any]) -> str | None:

@@ -54,11 +54,9 @@ def sweep(
 
     Perplexity under the model itself falls where a text repeats itself: entropy stands beside it.
     """
-    from dlm.evaluation.evaluate import metrics_of
-
     session = one.session
     tasks = read_tasks(options.answers) if options.answers else _prompts(one)
-    metrics, found = metrics_of(one.name), []
+    metrics, found = one.metrics, []
     combinations = list(product(*grid.values()))
     for number, values in enumerate(combinations, start=1):
         changes = dict(zip(grid, values, strict=True))

@@ -1,12 +1,14 @@
 """``config.json`` of published diffusion models in terms of Qwen3, Qwen2 or Llama, or why it means another model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from dlm.errors import ModelError
 from dlm.interop.layouts import Layout, Target
+from dlm.model.checkpoint_sources import one_line, quiet_transformers
+from dlm.model.foreign_config import blamed_keys, refuse_absurd_numbers
 
 _CONFIGS: Mapping[Target, tuple[Any, str]] = {
     "qwen3": (Qwen3Config, "Qwen3ForCausalLM"),
@@ -24,6 +26,8 @@ _SHAPE = (
     "max_position_embeddings",
 )
 """Keys without which the defaults of a class would make another model."""
+_MEASURES = ("rms_norm_eps", "rope_theta")
+"""Keys whose numbers need not be whole."""
 _CARRIED = frozenset(_SHAPE) | {
     "head_dim",
     "hidden_act",
@@ -90,8 +94,23 @@ def plain_config(
         has_head: Whether a head of its own is among the tensors: the files decide, whatever the flag says.
 
     Raises:
-        ModelError: A key is missing whose default would make another model, or a switch means another model.
+        ModelError: A key is missing whose default would make another model, a switch means another model, or no model
+            can be made of a value; with the key.
     """
+    refuse_absurd_numbers(settings, where)
+    try:
+        with quiet_transformers():
+            return _mapped(layout, settings, where, has_head=has_head)
+    except ModelError:
+        raise
+    except Exception as error:
+        keys = blamed_keys(settings, lambda some: _mapped(layout, some, where, has_head=has_head))
+        raise ModelError(f"{where}: {keys}no model can be made of it: {one_line(error)}") from error
+
+
+def _mapped(
+    layout: Layout, settings: Mapping[str, Any], where: str, *, has_head: bool
+) -> tuple[dict[str, Any], list[str]]:
     if layout.name == "llada":
         settings, left = _llada_as_llama(settings, where)
     else:
@@ -102,6 +121,7 @@ def plain_config(
     missing = [key for key in needed if settings.get(key) is None]
     if missing:
         raise ModelError(f"{where}: {', '.join(missing)} missing; a default would make another model")
+    _check_sizes(settings, needed, where)
     if any(kind != "full_attention" for kind in settings.get("layer_types") or ()):
         raise ModelError(f"{where}: layer_types: some layers look at a window, which diffusion models do not")
     if not has_head and settings.get("tie_word_embeddings") is False:
@@ -122,9 +142,18 @@ def _rope(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     theta = settings.get("rope_theta", nested.get("rope_theta"))
     if theta is None:
         raise ModelError(f"{where}: rope_theta is missing; its default would make another model")
+    _check_sizes({"rope_theta": theta}, ["rope_theta"], where)
     if nested.get("rope_type", "default") != "default" or nested.get("rope_theta", theta) != theta:
         raise ModelError(f"{where}: rope_parameters: a scaled or contradictory rotary embedding cannot be mapped")
     return {"rope_type": "default", "rope_theta": float(theta)}
+
+
+def _check_sizes(settings: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        value, kinds = settings[key], (int, float) if key in _MEASURES else (int,)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+            whole = "" if key in _MEASURES else "whole "
+            raise ModelError(f"{where}: {key} is {value!r}; it must be a {whole}number above 0")
 
 
 def _refuse_switches(settings: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], where: str) -> None:
@@ -140,6 +169,7 @@ def _llada_as_llama(settings: Mapping[str, Any], where: str) -> tuple[dict[str, 
     absent = [key for key in (*_LLADA_KEYS, *_LLADA_NEEDED) if settings.get(key) is None]
     if absent:
         raise ModelError(f"{where}: {', '.join(absent)} missing; a default would make another model")
+    _check_sizes(settings, [*_LLADA_KEYS], where)
     _refuse_switches(settings, _LLADA_SWITCHES, where)
     rows = settings.get("embedding_size") or settings["vocab_size"]
     if rows != settings["vocab_size"]:

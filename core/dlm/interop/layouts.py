@@ -177,7 +177,8 @@ def block_length_of(layout: Layout, settings: Mapping[str, Any], wanted: int | N
         return None
     said = next((settings[key] for key in layout.block_keys if settings.get(key) is not None), None)
     if said is not None and (isinstance(said, bool) or not isinstance(said, int) or said < 1):
-        raise ModelError(f"{where}: the length of a block is {said!r}; it must be a whole number of at least 1")
+        key = next(key for key in layout.block_keys if settings.get(key) is not None)
+        raise ModelError(f"{where}: {key}, the length of a block, is {said!r}; it must be a whole number of at least 1")
     if said is None and wanted is None:
         raise ModelError(
             f"{where}: does not say how long the blocks are that this {layout.name} model was trained with; give "

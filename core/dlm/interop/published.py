@@ -184,8 +184,11 @@ def _mask_token_of(
     said = {f"the token {token}": vocabulary[token] for token in layout.mask_tokens if token in vocabulary}
     if tokenizer.mask_token is not None:
         said[f"the tokenizer's mask_token {tokenizer.mask_token}"] = int(tokenizer.mask_token_id)
-    if settings.get("mask_token_id") is not None:
-        said["mask_token_id of config.json"] = int(settings["mask_token_id"])
+    own = settings.get("mask_token_id")
+    if own is not None and (isinstance(own, bool) or not isinstance(own, int)):
+        raise ModelError(f"{source / 'config.json'}: mask_token_id is {own!r}; it must be the id of a token")
+    if own is not None:
+        said["mask_token_id of config.json"] = own
     if not said and layout.adds_mask:
         return DEFAULT_MASK_TOKEN
     if len(set(said.values())) != 1:
@@ -206,9 +209,14 @@ def _ends(
     """Ids that end a text: of both configurations, the tokenizer, and the family's turns."""
     found: list[Any] = []
     generation: Any = {}
-    if (source / "generation_config.json").is_file():
-        generation = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
-    for said in (settings.get("eos_token_id"), generation.get("eos_token_id"), tokenizer.eos_token_id):
+    path = source / "generation_config.json"
+    if path.is_file():
+        try:
+            generation = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path}: not readable: {error}") from error
+    own = generation.get("eos_token_id") if isinstance(generation, dict) else None
+    for said in (settings.get("eos_token_id"), own, tokenizer.eos_token_id):
         found += said if isinstance(said, list) else [said]
     vocabulary = tokenizer.get_vocab()
     found += [vocabulary.get(token) for token in layout.ends]

@@ -1,7 +1,7 @@
 """Load any decoder of transformers (``dlm.load``) as a bidirectional one: dtype, attention backend, mask token."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,22 +66,34 @@ def load_model(
     if empty:
         return empty_model(config, config.dtype if dtype is None else dtype, attn_implementation, trust_remote_code)
     try:
-        with foreign_code(f"{source}: the model cannot be loaded"):
-            model, report = auto_class_of(config).from_pretrained(
-                source,
-                config=config,
-                dtype="auto" if dtype is None else dtype,
-                attn_implementation=proven_with(attn_implementation),
-                use_safetensors=True,
-                output_loading_info=True,
-                **origin,
-            )
+        model = _read_weights(source, config, dtype, attn_implementation, origin)
     except ModelError:
         if is_folder:
             _refuse_other_shapes(Path(source), config)
         raise
-    _check_report(source, report)
     return finish_loading(model, source, mask_token_id, attn_implementation)
+
+
+def _read_weights(
+    source: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype | str | None,
+    attn_implementation: str | None,
+    origin: Mapping[str, Any],
+) -> PreTrainedModel:
+    with foreign_code(f"{source}: the model cannot be loaded"):
+        model: PreTrainedModel
+        model, report = auto_class_of(config).from_pretrained(
+            source,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            attn_implementation=proven_with(attn_implementation),
+            use_safetensors=True,
+            output_loading_info=True,
+            **origin,
+        )
+    _check_report(source, report)
+    return model
 
 
 def empty_model(

@@ -4,13 +4,13 @@ Only where a file holds the very tensor: what transformers renames, merges or co
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
@@ -33,36 +33,13 @@ class StoredParameters:
             tensor: Tensor = handle.get_tensor(tensor_name).to(parameter.dtype)
         return tensor if tensor.shape == parameter.shape else extended(tensor, parameter.shape[0])
 
-    def share(self, name: str, parameter: DTensor, device: torch.device) -> DTensor:
-        """This process's share of a parameter that ``fully_shard`` has spread over its first dimension."""
+    @contextmanager
+    def opened(self, name: str, parameter: Tensor) -> Iterator[Any]:
+        """A parameter's contents, of which only what is asked for is read (unless the vocabulary has been extended)."""
         file, tensor_name = self.places[name]
-        start, stop = _rows(parameter)
-        local = torch.empty((stop - start, *parameter.shape[1:]), dtype=parameter.dtype, device=device)
         with safe_open(file, framework="pt") as handle:
             rows = handle.get_slice(tensor_name)
-            if rows.get_shape() == list(parameter.shape):
-                local.copy_(rows[start:stop])
-            else:
-                local.copy_(self.whole(name, parameter)[start:stop])
-        return DTensor.from_local(
-            local,
-            parameter.device_mesh,
-            parameter.placements,
-            run_check=False,
-            shape=parameter.shape,
-            stride=parameter.stride(),
-        )
-
-
-def _rows(parameter: DTensor) -> tuple[int, int]:
-    """From where to where the rows of this process go: as ``torch.chunk`` cuts them."""
-    mesh = parameter.device_mesh
-    dimension = mesh.ndim - 1
-    chunk = -(-parameter.shape[0] // mesh.size(dimension))
-    start = min(mesh.get_local_rank(dimension) * chunk, parameter.shape[0])
-    stop = min(start + chunk, parameter.shape[0])
-    assert parameter.to_local().shape[0] == stop - start
-    return start, stop
+            yield rows if rows.get_shape() == list(parameter.shape) else self.whole(name, parameter)
 
 
 def find_stored(folder: Path, model: PreTrainedModel) -> StoredParameters | None:

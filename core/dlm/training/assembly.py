@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import accelerate
 import torch
@@ -9,6 +10,8 @@ import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
 from dlm.diffusion.forward_process import ForwardProcess
@@ -31,6 +34,7 @@ from dlm.training.model_and_noise import (
 from dlm.training.optimisation import build_scheduler, depends_on_num_steps, parameter_groups, warn_of_lost_updates
 from dlm.training.output_folder import OutputFolder
 from dlm.training.parallel import (
+    Plan,
     build_model_for,
     bytes_of_whole_copy,
     check_mesh,
@@ -47,6 +51,9 @@ from dlm.training.saver import Saver
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 from dlm.user_paths import user_path
+
+if TYPE_CHECKING:
+    from dlm.training.meta_model import Build, Contents
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -106,42 +113,31 @@ def assemble(
         DlmError: Model, tokenizer or data cannot be used.
     """
     config, registry = loaded.config, loaded.registry
-    training = config.training
-    if training.deterministic is True or (training.deterministic == "auto" and accelerator.device.type == "cpu"):
-        make_deterministic()
-    seed_everything(training.seed)
+    _own_randomness(config, accelerator)
     tokenizer = build_tokenizer(config)
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
     build = partial(build_model_and_weights, config, tokenizer, registry, trust_remote_code=trust_remote_code)
-    plan = make_plan(training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
-    if plan.shards and training.compile:
-        raise UserInputError("training.compile: does not work on a sharded model yet; set it to false")
-    model, weights, contents = build_model_for(plan, build, config.model.name_or_path, accelerator)
+    plan, (model, weights, contents) = _shared_model(config, accelerator, build)
     components = run_components(config, registry)
     choose_attention(config, model, components, accelerator.device)
     data = prepare_data(config, tokenizer, accelerator, started)
-    if config.training.mode == "sft":
-        # Whoever samples asks for reasoning where answers were trained with it.
-        model.config.prompt_thinking = data.has_reasoning
+    _note_reasoning(config, model, data)
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     process = build_forward_process(config, components, registry, vocabulary)
     objective = build_objective(model.train(), config, components, vocabulary)
     prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
-    optimizer_name = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
     warn_of_lost_updates(optimizer)
-    num_steps = training.max_steps or (training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
-    scheduler = build_scheduler(config.optim, optimizer, num_steps)
-    optimizer = accelerator.prepare(optimizer)
+    num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     objects = TrainingObjects(
         accelerator=accelerator,
         model=model,
         weights=weights,
         tokenizer=tokenizer,
-        optimizer=optimizer,
-        scheduler=scheduler,
+        scheduler=build_scheduler(config.optim, optimizer, num_steps),
+        optimizer=accelerator.prepare(optimizer),
         config_text=dump_config(config, registry),
-        identity=_identity(loaded, data, weights, accelerator, optimizer_name),
+        identity=_identity(loaded, data, weights, accelerator, optimizer),
     )
     return Engine(
         accelerator=accelerator,
@@ -149,19 +145,46 @@ def assemble(
         step=_training_step(config, data, objects, prepared, process),
         evaluation=_evaluation(data, accelerator, prepared, process),
         sampler=_sampler(config, objects, prepared),
-        saver=Saver(
-            objects=objects,
-            folder=OutputFolder(user_path(training.output_dir)),
-            store=build_store(config),
-            sharded={"single": False, "sharded": True, "auto": plan.shards}[training.checkpoint.format],
-        ),
+        saver=_saver(config, objects, plan),
         console=TrainingConsole(num_steps=num_steps, is_main=accelerator.is_main_process),
         num_steps=num_steps,
         logging_every=config.logging.every_steps,
         evaluate_every=config.evaluation.eval_every_steps,
-        save_every=training.checkpoint.every_steps,
+        save_every=config.training.checkpoint.every_steps,
         parallel=plan,
-        way_on=_way_on(training.checkpoint.resume),
+        way_on=_way_on(config.training.checkpoint.resume),
+    )
+
+
+def _own_randomness(config: RunConfig, accelerator: Accelerator) -> None:
+    deterministic = config.training.deterministic
+    if deterministic is True or (deterministic == "auto" and accelerator.device.type == "cpu"):
+        make_deterministic()
+    seed_everything(config.training.seed)
+
+
+def _shared_model(
+    config: RunConfig, accelerator: Accelerator, build: "Build"
+) -> "tuple[Plan, tuple[PreTrainedModel, Weights, Contents | None]]":
+    """How the processes share the model, and the model, built for that."""
+    plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
+    if plan.shards and config.training.compile:
+        raise UserInputError("training.compile: does not work on a sharded model yet; set it to false")
+    return plan, build_model_for(plan, build, config.model.name_or_path, accelerator)
+
+
+def _note_reasoning(config: RunConfig, model: PreTrainedModel, data: PreparedData) -> None:
+    """Whoever samples asks for reasoning where answers were trained with it."""
+    if config.training.mode == "sft":
+        model.config.prompt_thinking = data.has_reasoning
+
+
+def _saver(config: RunConfig, objects: TrainingObjects, plan: Plan) -> Saver:
+    return Saver(
+        objects=objects,
+        folder=OutputFolder(user_path(config.training.output_dir)),
+        store=build_store(config),
+        sharded={"single": False, "sharded": True, "auto": plan.shards}[config.training.checkpoint.format],
     )
 
 
@@ -218,7 +241,7 @@ def _identity(
     data: PreparedData,
     weights: Weights,
     accelerator: Accelerator,
-    optimizer: str,
+    optimizer: Optimizer,
 ) -> dict[str, object]:
     config = loaded.config
     facts: dict[str, object] = {
@@ -226,7 +249,7 @@ def _identity(
         CLOCK: data.clock,
         **weights.facts(),
         "num_processes": accelerator.num_processes,
-        "optimizer_used": optimizer,
+        "optimizer_used": f"{type(optimizer).__module__}.{type(optimizer).__name__}",
         "num_threads": torch.get_num_threads(),
         "device": accelerator.device.type,
         "plugin_versions": {plugin.name: plugin.version for plugin in loaded.registry.plugins},

@@ -24,7 +24,7 @@ from dlm.model.checkpoint_sources import resolve_source
 from dlm.model.load_checks import prove_bidirectional
 from dlm.model.stored_parameters import StoredParameters, find_stored, original_name
 from dlm.training.processes import on_main, waiting_for
-from dlm.training.sharding import lend
+from dlm.training.sharding import lend, part
 from dlm.training.weights import Weights
 
 Build = Callable[..., tuple[PreTrainedModel, Weights]]
@@ -54,7 +54,8 @@ class FromFiles:
 
     def share(self, name: str, parameter: DTensor) -> Tensor:
         """See :class:`Contents`."""
-        return self.stored.share(name, parameter, self.device)
+        with self.stored.opened(name, parameter) as saved:
+            return part(saved, parameter, self.device).to(parameter.dtype)
 
 
 @attrs.frozen(kw_only=True)

@@ -100,19 +100,19 @@ def prepare_data(
         return _streamed(config, tokenizer, accelerator)
     make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
     all_rows, training, held_out, told = [], [], [], []
+
+    def read(section: DatasetConfig) -> tuple[Rows, dict[str, Any]]:
+        made, told_of = make_rows(load_source(str(section.name), split=section.split), section, tokenizer, clock)
+        made = _with_origin(made, config)
+        _check_steps(made, section, config)
+        return made, told_of
+
     for each in _sources(dataset):
-        rows, told_of_rows = make_rows(load_source(str(each.name), split=each.split), each, tokenizer, clock)
-        rows = _with_origin(rows, config)
-        _check_steps(rows, each, config)
+        rows, told_of_rows = read(each)
         all_rows.append(rows)
         told.append(told_of_rows)
         if evaluation.do_eval_loss and evaluation.split is not None:
-            in_split = attrs.evolve(each, split=evaluation.split)
-            other, told_of_other = make_rows(
-                load_source(str(each.name), split=in_split.split), in_split, tokenizer, clock
-            )
-            other = _with_origin(other, config)
-            _check_steps(other, in_split, config)
+            other, told_of_other = read(attrs.evolve(each, split=evaluation.split))
             held_out.append(other)
             told.append({"origin": told_of_other["origin"]})
         elif evaluation.do_eval_loss:

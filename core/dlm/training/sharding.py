@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -73,17 +74,19 @@ def local_copy(tensor: Tensor) -> Tensor:
     return (local.to_local() if isinstance(local, DTensor) else local).to("cpu", copy=True)
 
 
-def part(saved: Any, model: Tensor) -> Tensor:
+def part(saved: Any, model: Tensor, device: torch.device | None = None) -> Tensor:
     """A copy of this process's part of a whole tensor, spread as ``model`` is; no more than that is read.
 
     Args:
         saved: a tensor, or a slice of a file, of the shape of ``model``.
-        model: says where the result lives.
+        model: says how, and where the result lives unless ``device`` does.
+        device: of the result.
     """
+    device = model.device if device is None else device
     if not isinstance(model, DTensor):
-        return _cut(saved, model.shape, (0,) * model.ndim).to(model.device, copy=True)
+        return _cut(saved, model.shape, (0,) * model.ndim).to(device, copy=True)
     shape, offset = compute_local_shape_and_global_offset(model.shape, model.device_mesh, model.placements)
-    local = _cut(saved, shape, offset).to(model.device, copy=True)
+    local = _cut(saved, shape, offset).to(device, copy=True)
     return DTensor.from_local(
         local, model.device_mesh, model.placements, run_check=False, shape=model.shape, stride=model.stride()
     )

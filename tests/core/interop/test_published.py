@@ -15,6 +15,8 @@ from torch import Tensor
 import dlm
 from dlm.errors import ModelError
 from dlm.interop.convert import convert
+from dlm.interop.layout_configs import plain_config
+from dlm.interop.layouts import block_length_of, layout_of
 from dlm.interop.sdar import export_sdar
 from dlm_cli.main import cli
 
@@ -312,6 +314,43 @@ def test_a_published_model_is_read_as_it_was_meant(name: str, tmp_path: Path) ->
             model(ids[None], attention_mask=mask).logits[0], expected, atol=1e-5 * float(expected.abs().max())
         )
     assert_decodes_alike(model, case, tensors, shape)
+
+
+ODD_VALUES: list[Any] = [None, True, -1, 0, 3, 7.5, "wide", [], [3], {}, {"rope_type": 3}, 10**9, float("nan"), 1e300]
+
+
+@pytest.mark.parametrize("name", [each for each in CASES if not each.startswith("a2d") or "bd3lm" in each])
+def test_no_damaged_configuration_is_a_traceback(name: str) -> None:
+    case, refused = CASES[name], 0
+    for key in {*case.config, "rope_parameters", "layer_types", "architectures"}:
+        for value in ODD_VALUES:
+            settings = {**case.config, key: value}
+            try:
+                layout = layout_of(settings, case.options.get("layout"), "config.json")
+                if layout is not None:  # another model_type: an ordinary checkpoint
+                    block_length_of(layout, settings, case.options.get("block_length"), "config.json")
+                    plain_config(layout, settings, "config.json", has_head=case.head)
+            except ModelError as error:
+                refused += 1
+                message = str(error)
+                assert message.startswith("config.json"), (key, value)
+                assert "\n" not in message
+                assert any(each in message for each in (key, *case.config, "hidden size", "blocks")), (key, value)
+    assert refused > len(case.config)
+
+
+@pytest.mark.parametrize("said", ["abc", True, [126336], 1.5])
+def test_a_mask_that_is_no_id_is_refused(tmp_path: Path, said: Any) -> None:
+    write(tmp_path / "theirs", CASES["llada"], {**LLADA, "mask_token_id": said})
+    with pytest.raises(ModelError, match=r"mask_token_id is .*; it must be the id of a token"):
+        convert(tmp_path / "theirs", tmp_path / "ours")
+
+
+def test_generation_settings_that_are_no_json_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "theirs", CASES["sdar"])
+    (tmp_path / "theirs" / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generation_config\.json: not readable"):
+        convert(tmp_path / "theirs", tmp_path / "ours", **CASES["sdar"].options)
 
 
 def assert_decodes_alike(model: Any, case: Case, tensors: Mapping[str, Tensor], shape: Mapping[str, Any]) -> None:

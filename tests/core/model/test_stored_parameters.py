@@ -15,6 +15,7 @@ from dlm.model.load_model import load_model
 from dlm.model.stored_parameters import find_stored, original_name
 from dlm.model.tokenizer import fit_vocabulary
 from dlm.training.adapters import add_adapters
+from dlm.training.meta_model import FromFiles
 
 Write = Callable[..., Path]
 
@@ -45,8 +46,9 @@ def test_a_share_of_one_process_is_all_of_it(tiny: Any, write_checkpoint: Write,
     stored = find_stored(source, empty)
     assert stored is not None
     fully_shard(empty)
+    contents = FromFiles(stored=stored, device=torch.device("cpu"))
     for name, parameter in empty.named_parameters():
-        share = stored.share(name, parameter, torch.device("cpu"))
+        share = contents.share(name, parameter)
         assert (share.placements, share.shape) == (parameter.placements, parameter.shape)
         assert torch.equal(share.to_local(), expected[name])
 

@@ -30,7 +30,7 @@ from dlm.data.conversations.formats import find_format
 from dlm.data.conversations.rendering import PlainRendering, Rendering
 from dlm.data.rows import Row
 from dlm.data.source_records import Source, SourceState
-from dlm.data.token_cache import tokenized
+from dlm.data.token_cache import Tokenized, tokenized
 from dlm.data.token_store import Part, TokenStore, offsets_of
 from dlm.data.tokenization import with_progress
 from dlm.errors import DataError
@@ -248,11 +248,14 @@ def conversation_rows(
     settings = {"format": format_name, "template": _templates(tokenizer, clock) if chat_template else None}
     recipe = Examples(source, tokenizer, maker, settings, clock, skip_bad_rows)
     found = tokenized(recipe, split)
-    findings = recipe.findings
-    clock.was_read |= findings.clock_was_read
+    clock.was_read |= recipe.findings.clock_was_read
+    return _all_rows(found, recipe.findings, source.name, max_length, pack=pack)
+
+
+def _all_rows(found: Tokenized, findings: Findings, name: str, max_length: int, *, pack: bool) -> ConversationRows:
     store = _example_store(found.store)
     nothing = np.zeros(0, np.int64)
-    notes = (*found.notes, *findings.unused.lines(source.name, used=() if pack else store.columns))
+    notes = (*found.notes, *findings.unused.lines(name, used=() if pack else store.columns))
     empty = ConversationRows(
         store, nothing, nothing, max_length, pack, findings.counts, findings.unused_rows, notes, found.origin
     )
