@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dlm_builtin_plugins import (
+    advantages,
     attention_biases,
     losses,
     maskings,
@@ -10,9 +11,11 @@ from dlm_builtin_plugins import (
     noise_types,
     optimizers,
     remasking,
+    rewards,
     schedules,
 )
 from dlm_plugins import (
+    Advantage,
     AttentionBias,
     Loss,
     Masking,
@@ -21,6 +24,7 @@ from dlm_plugins import (
     NoiseType,
     OptimizerFactory,
     Remasker,
+    Reward,
     hookimpl,
 )
 
@@ -65,6 +69,18 @@ def dlm_remaskers() -> Mapping[str, type[Remasker]]:
 def dlm_metrics() -> Mapping[str, type[Metric]]:
     """Metrics by name."""
     return metrics.COMPONENTS
+
+
+@hookimpl
+def dlm_rewards() -> Mapping[str, type[Reward]]:
+    """Rewards by name."""
+    return rewards.COMPONENTS
+
+
+@hookimpl
+def dlm_advantages() -> Mapping[str, type[Advantage]]:
+    """Advantages by name."""
+    return advantages.COMPONENTS
 
 
 @hookimpl

@@ -1,9 +1,11 @@
 """Every name that authors of plugins import: hooks, protocols and the objects that components are handed."""
 
+from dlm_plugins.advantage import Advantage, AdvantageRequest
 from dlm_plugins.attention_bias import AttentionBias, LayeredAttentionBias, MaskFunction, SequenceLayout, bias_of_layer
 from dlm_plugins.claims import Claim
 from dlm_plugins.draws import Draws, KeyedDraws
 from dlm_plugins.hookspecs import (
+    ProvidesAdvantages,
     ProvidesAttentionBiases,
     ProvidesLosses,
     ProvidesMaskings,
@@ -12,6 +14,7 @@ from dlm_plugins.hookspecs import (
     ProvidesNoiseTypes,
     ProvidesOptimizers,
     ProvidesRemaskers,
+    ProvidesRewards,
     hookimpl,
 )
 from dlm_plugins.kinds import KINDS, Kind
@@ -22,10 +25,13 @@ from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import CorruptionRequest, NoiseType
 from dlm_plugins.optimizer import OptimizerFactory, ParameterGroup
 from dlm_plugins.remasking import Decision, DecodingState, Remasker
+from dlm_plugins.reward import Reward, RewardItem, RewardRequest
 from dlm_plugins.run_components import ChecksRun, RunComponents
 
 __all__ = [
     "KINDS",
+    "Advantage",
+    "AdvantageRequest",
     "AttentionBias",
     "ChecksRun",
     "Choice",
@@ -51,6 +57,7 @@ __all__ = [
     "NoiseType",
     "OptimizerFactory",
     "ParameterGroup",
+    "ProvidesAdvantages",
     "ProvidesAttentionBiases",
     "ProvidesLosses",
     "ProvidesMaskings",
@@ -59,7 +66,11 @@ __all__ = [
     "ProvidesNoiseTypes",
     "ProvidesOptimizers",
     "ProvidesRemaskers",
+    "ProvidesRewards",
     "Remasker",
+    "Reward",
+    "RewardItem",
+    "RewardRequest",
     "RunComponents",
     "Selection",
     "SequenceLayout",

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import pluggy
 
+from dlm_plugins.advantage import Advantage
 from dlm_plugins.attention_bias import AttentionBias
 from dlm_plugins.kinds import KINDS, Kind
 from dlm_plugins.loss import Loss
@@ -15,6 +16,7 @@ from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import NoiseType
 from dlm_plugins.optimizer import OptimizerFactory
 from dlm_plugins.remasking import Remasker
+from dlm_plugins.reward import Reward
 
 PROJECT = "dlm"
 
@@ -101,6 +103,22 @@ class ProvidesMetrics(Protocol):
 
     def dlm_metrics(self) -> Mapping[str, type[Metric]]:
         """Metrics by name."""
+        ...
+
+
+class ProvidesRewards(Protocol):
+    """A module or object with the rewards' hook."""
+
+    def dlm_rewards(self) -> Mapping[str, type[Reward]]:
+        """Rewards by name."""
+        ...
+
+
+class ProvidesAdvantages(Protocol):
+    """A module or object with the advantages' hook."""
+
+    def dlm_advantages(self) -> Mapping[str, type[Advantage]]:
+        """Advantages by name."""
         ...
 
 

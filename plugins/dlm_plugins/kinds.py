@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from dlm_plugins.advantage import NEEDS_VALUES, Advantage
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
 from dlm_plugins.claims import Claim
 from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, Loss
@@ -15,6 +16,7 @@ from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
 from dlm_plugins.optimizer import OptimizerFactory
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Remasker
+from dlm_plugins.reward import COLUMNS, RUNS_CODE, Reward
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +91,23 @@ _ROWS = (
         key="evaluation.metrics",
         decides="what an item of an evaluation is worth",
         claims=(HIGHER_IS_BETTER, NEEDS),
+    ),
+    Kind(
+        name="reward",
+        hook="dlm_rewards",
+        protocol=Reward,
+        key="rl.rewards",
+        decides="what an answer is worth",
+        claims=(COLUMNS, RUNS_CODE),
+        reserved=frozenset({"weight"}),
+    ),
+    Kind(
+        name="advantage",
+        hook="dlm_advantages",
+        protocol=Advantage,
+        key="rl.advantage",
+        decides="how much better than expected an answer is, given the rewards",
+        claims=(NEEDS_VALUES,),
     ),
     Kind(
         name="optimizer",

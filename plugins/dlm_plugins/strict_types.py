@@ -233,6 +233,10 @@ UNSTRUCTURED_DEFAULT = "unstructured_default"
 """Key of a field's metadata: a value as a run file would write it, structured when the key is absent. It is how a field
 of another package's component type can have a default: ``metadata={"unstructured_default": "cosine"}``."""
 
+BESIDE = "beside"
+"""Key of a field's metadata: the component of this field is written flat, its name and its options beside the other
+keys of the class. Those keys are the kind's ``reserved`` ones."""
+
 _FAILURES = (Exception, SystemExit)
 
 
@@ -242,6 +246,11 @@ def fields_by_key(cls: Any) -> dict[str, "attrs.Attribute[Any]"]:
     with suppress(NameError):  # an annotation that only type checkers can see
         attrs.resolve_types(base)
     return {field.alias or field.name: field for field in attrs.fields(base) if field.init}
+
+
+def component_beside(cls: Any) -> "attrs.Attribute[Any] | None":
+    """The field of a class whose component is written flat, if there is one."""
+    return next((field for field in fields_by_key(cls).values() if field.metadata.get(BESIDE)), None)
 
 
 def structure_object(

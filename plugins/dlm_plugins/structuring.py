@@ -12,7 +12,10 @@ from dlm_plugins.kinds import KINDS
 from dlm_plugins.problems import problems_of, shown
 from dlm_plugins.registry import Registry
 from dlm_plugins.strict_types import (
+    BESIDE,
     SCALARS,
+    UNSTRUCTURED_DEFAULT,
+    component_beside,
     fields_by_key,
     is_mapping,
     is_sequence,
@@ -52,6 +55,9 @@ def make_converter(registry: Registry | None = None, places: Mapping[str, str] |
     def structure_attrs(value: object, cls: Any) -> Any:
         if type(value) is cls:  # Python hands over objects that are ready
             return value
+        beside = component_beside(cls)
+        if registry is not None and beside is not None:
+            return _structure_flat(converter, registry, value, cls, beside)
         return structure_object(converter, value, cls, places=places or {})
 
     _register(converter, attrs.has, structure_attrs)
@@ -94,6 +100,33 @@ def structure_component(
         ) from error
 
 
+def _structure_flat(
+    converter: Converter, registry: Registry, value: object, cls: Any, field: "attrs.Attribute[Any]"
+) -> Any:
+    """Build a class one of whose components is written flat, from a name or from one mapping."""
+    own = [key for key in fields_by_key(cls) if key != field.name]
+    parts: dict[str, object] = {}
+    if isinstance(value, Mapping):
+        parts = {key: item for key, item in value.items() if key in own}
+        default = field.metadata.get(UNSTRUCTURED_DEFAULT)
+        name = {} if default is None else {"name": default}
+        value = {**name, **{key: item for key, item in value.items() if key not in parts}}
+    problems: list[Problem] = []
+    free = [key for key in own if key not in parts]
+    try:
+        kind = next(kind.name for kind in KINDS.values() if kind.protocol is field.type)
+        parts[field.name] = structure_component(registry, kind, value, also_known=free, converter=converter)
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        built = structure_object(converter, parts, cls)
+    except ConfigurationError as error:
+        problems += [problem for problem in error.problems if problem.path != field.name]
+    if problems:
+        raise ConfigurationError(problems)
+    return built
+
+
 def unstructure_component(registry: Registry, kind: str, component: object) -> dict[str, object]:
     """The component as a run file writes it: its qualified ``name`` and all its options, as plain values."""
     entry = registry.entry_of(component)
@@ -124,7 +157,11 @@ def _options(registry: Registry, value: object) -> dict[str, object]:
     for key, field in fields_by_key(type(value)).items():
         content = getattr(value, field.name)
         kind = _kind_of(field.type) if content is not None else None
-        options[key] = unstructure_component(registry, kind, content) if kind else unstructure(registry, content)
+        plain = unstructure_component(registry, kind, content) if kind else unstructure(registry, content)
+        if field.metadata.get(BESIDE) and isinstance(plain, dict):
+            options = {**plain, **options}
+        else:
+            options[key] = plain
     return options
 
 

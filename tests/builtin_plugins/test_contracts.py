@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from dlm_builtin_plugins.advantages.group import GroupAdvantage
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
@@ -34,6 +35,7 @@ from dlm_builtin_plugins.remasking.random import RandomOrder
 from dlm_builtin_plugins.remasking.random_topk import RandomTopK
 from dlm_builtin_plugins.remasking.remdm import ReMDM
 from dlm_builtin_plugins.remasking.threshold import Threshold
+from dlm_builtin_plugins.rewards.references import ExactReward
 from dlm_builtin_plugins.schedules.cosine import CosineSchedule
 from dlm_builtin_plugins.schedules.power import PowerSchedule
 from dlm_builtin_plugins.schedules.sigmoid import SigmoidSchedule
@@ -41,6 +43,7 @@ from dlm_builtin_plugins.schedules.uniform import UniformSchedule
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.registry import Registry
 from dlm_plugins.testing import (
+    AdvantageContract,
     AttentionBiasContract,
     LossContract,
     MaskingContract,
@@ -49,6 +52,7 @@ from dlm_plugins.testing import (
     NoiseTypeContract,
     OptimizerContract,
     RemaskerContract,
+    RewardContract,
 )
 
 
@@ -214,6 +218,14 @@ class TestDistinctN(MetricContract):
 
 class TestEntropy(MetricContract):
     component = Entropy
+
+
+class TestExactReward(RewardContract):
+    component = ExactReward
+
+
+class TestGroupAdvantage(AdvantageContract):
+    component = GroupAdvantage
 
 
 class TestAdamW(OptimizerContract):

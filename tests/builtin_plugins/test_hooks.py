@@ -30,6 +30,8 @@ NAMES = {
         "remdm",
     },
     "metric": {"elbo", "accuracy", "exact_match", "contains", "number", "pattern", "distinct_n", "entropy"},
+    "reward": {"exact"},
+    "advantage": {"group"},
     "optimizer": {"adamw", "adamw8bit", "lion8bit"},
 }
 

@@ -67,6 +67,8 @@ def test_the_package_brings_one_component_of_every_kind(acme: Environment) -> No
         "attention_bias": "acme:sliding_window",
         "remasking": "acme:annealed_confidence",
         "metric": "acme:rouge_l",
+        "reward": "acme:word_overlap",
+        "advantage": "acme:ranked",
         "optimizer": "acme:lion",
     }
     assert {each["distribution"] for each in document["plugins"]} == {"dlm", "dlm-acme"}
@@ -75,7 +77,7 @@ def test_the_package_brings_one_component_of_every_kind(acme: Environment) -> No
 def test_its_components_keep_their_contracts(acme: Environment) -> None:
     done = acme.dlm("plugins", "check", "acme", "--json")
     failures = [each["failures"] for each in json.loads(done.stdout)["plugins"][0]["components"]]
-    assert failures == [[]] * 8
+    assert failures == [[]] * 10
     assert done.returncode == 0
 
 

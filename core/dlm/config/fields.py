@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 from attrs.validators import and_, ge, gt, le, lt, optional
 
-from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
+from dlm_plugins.strict_types import BESIDE, UNSTRUCTURED_DEFAULT
 
 POSITIVE = gt(0)
 NOT_NEGATIVE = ge(0)
@@ -23,6 +23,12 @@ def setting(help: str, default: Any = attrs.NOTHING, validator: Any = None) -> A
 def component_setting(help: str, default: str) -> Any:
     """A key that selects a component; ``default`` is a name, looked up when the run file is read."""
     return attrs.field(metadata={"help": help, UNSTRUCTURED_DEFAULT: default})
+
+
+def component_beside_setting(help: str, default: str | None = None) -> Any:
+    """A component that is written flat, its name and options beside the other keys of the class."""
+    named = {} if default is None else {UNSTRUCTURED_DEFAULT: default}
+    return attrs.field(metadata={"help": help, BESIDE: True, **named})
 
 
 def section(help: str) -> Any:

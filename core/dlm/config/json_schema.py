@@ -6,12 +6,19 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
-from dlm.config.optim_section import LearningRateConfig, OptimConfig
 from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.discovery import Entry
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT, fields_by_key, is_mapping, is_required, is_sequence, is_union
+from dlm_plugins.strict_types import (
+    UNSTRUCTURED_DEFAULT,
+    component_beside,
+    fields_by_key,
+    is_mapping,
+    is_required,
+    is_sequence,
+    is_union,
+)
 from dlm_plugins.structuring import unstructure
 
 Schema = dict[str, Any]
@@ -62,8 +69,9 @@ class _SchemaBuilder:
         kind = next((kind.name for kind in KINDS.values() if kind.protocol is expected), None)
         if kind is not None:
             return self.component(kind)
-        if expected is OptimConfig:
-            return self.component("optimizer", self.object(LearningRateConfig)["properties"], names_required=False)
+        beside = component_beside(expected) if attrs.has(expected) else None
+        if beside is not None:
+            return self.flat(expected, beside)
         if is_union(expected):
             return _any_of([self.type(member) for member in get_args(expected)])
         if get_origin(expected) is Literal:
@@ -75,6 +83,12 @@ class _SchemaBuilder:
         if is_mapping(expected):
             return {"type": "object"}
         return self.object(expected) if attrs.has(expected) else dict(_SCALARS.get(expected, {}))
+
+    def flat(self, cls: Any, beside: "attrs.Attribute[Any]") -> Schema:
+        """A class one of whose components is written flat, beside its other keys."""
+        others = {key: self.field(field) for key, field in fields_by_key(cls).items() if key != beside.name}
+        kind = next(kind.name for kind in KINDS.values() if kind.protocol is beside.type)
+        return self.component(kind, others, names_required=is_required(beside))
 
     def sequence(self, expected: Any) -> Schema:
         """Lists of one type, or of a fixed number of types."""
@@ -112,7 +126,7 @@ def _is_needed(field: "attrs.Attribute[Any]") -> bool:
     """Required itself, or a section that cannot be left out because something in it is required."""
     is_section = field.default is attrs.NOTHING and field.type is not None and attrs.has(field.type)
     inside = fields_by_key(field.type).values() if is_section else ()
-    return is_required(field) or (field.type is not OptimConfig and any(map(_is_needed, inside)))
+    return is_required(field) or any(map(_is_needed, inside))
 
 
 def _any_of(members: list[Schema]) -> Schema:

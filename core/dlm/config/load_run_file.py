@@ -10,7 +10,6 @@ import attrs
 from cattrs import Converter
 
 from dlm.config.components_in_effect import incompatibilities
-from dlm.config.optim_section import OptimConfig, structure_optim
 from dlm.config.rules import RULES, idle_notes
 from dlm.config.run_config import PluginsConfig, RunConfig, places_of
 from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, WrittenRunFile, parent_of, read_source
@@ -63,11 +62,7 @@ def load_mapping(
 
 def run_converter(registry: Registry) -> Converter:
     """The converter that structures a whole run file."""
-    converter = make_converter(registry, places_of(registry))
-    converter.register_structure_hook_func(
-        lambda expected: expected is OptimConfig, lambda value, _: structure_optim(converter, registry, value)
-    )
-    return converter
+    return make_converter(registry, places_of(registry))
 
 
 def _load(source: WrittenRunFile, overrides: Sequence[str], disable: Collection[str], strict: bool) -> LoadedConfig:

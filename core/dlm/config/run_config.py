@@ -23,6 +23,7 @@ from dlm.config.fields import (
     setting,
 )
 from dlm.config.optim_section import DEFAULT_OPTIMIZER, OptimConfig
+from dlm.config.rl_section import RlConfig
 from dlm.config.sampling_settings import SamplingSettings
 from dlm_plugins import KINDS, Metric
 from dlm_plugins.attention_bias import AttentionBias
@@ -32,7 +33,7 @@ from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import NoiseType
 from dlm_plugins.problems import join_path
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT, fields_by_key, is_component, is_required, is_union
+from dlm_plugins.strict_types import BESIDE, UNSTRUCTURED_DEFAULT, fields_by_key, is_component, is_required, is_union
 
 
 @attrs.frozen(kw_only=True)
@@ -315,6 +316,7 @@ class RunConfig:
     lora: LoraConfig | None = setting(
         "Train low-rank adapters only (extra: dlm[lora]), to be merged by dlm merge; null: all weights.", None
     )
+    rl: RlConfig = section("Learning from rewards.")
     evaluation: EvaluationConfig = section("Evaluation during training.")
     sampling: SamplingSettings = section("Generation of samples.")
     logging: LoggingConfig = section("Metrics and trackers.")
@@ -342,7 +344,7 @@ def _paths_below(cls: Any, path: str) -> Iterator[str]:
     for key, field in fields_by_key(cls).items():
         place = join_path(path, key)
         # Fine-tuning's noise has the keys of pre-training's: a key means the latter.
-        if key == "sft_noise":
+        if key == "sft_noise" or field.metadata.get(BESIDE):
             continue
         yield place
         for member in sections_of(field.type):
@@ -351,6 +353,8 @@ def _paths_below(cls: Any, path: str) -> Iterator[str]:
 
 def _short_forms(cls: Any, path: str) -> Iterator[tuple[str, str | None]]:
     for key, field in fields_by_key(cls).items():
+        if field.metadata.get(BESIDE):
+            continue
         members = get_args(field.type) if is_union(field.type) else (field.type,)
         has_name = len(members) > 1 and any(map(_has_name, members))
         if not is_required(field) and (has_name or any(map(is_component, members))):

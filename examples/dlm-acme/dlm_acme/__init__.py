@@ -7,10 +7,13 @@ from dlm_acme.clipped import ClippedSchedule
 from dlm_acme.focal import FocalLoss
 from dlm_acme.lion import LionFactory
 from dlm_acme.mixed import MixedNoise
+from dlm_acme.ranked import RankedAdvantage
 from dlm_acme.rouge_l import RougeL
 from dlm_acme.sliding_window import SlidingWindow
 from dlm_acme.whole_word import WholeWordMasking
+from dlm_acme.word_overlap import WordOverlap
 from dlm_plugins import (
+    Advantage,
     AttentionBias,
     Loss,
     Masking,
@@ -19,6 +22,7 @@ from dlm_plugins import (
     NoiseType,
     OptimizerFactory,
     Remasker,
+    Reward,
     hookimpl,
 )
 
@@ -63,6 +67,18 @@ def dlm_remaskers() -> Mapping[str, type[Remasker]]:
 def dlm_metrics() -> Mapping[str, type[Metric]]:
     """Metrics by name."""
     return {"rouge_l": RougeL}
+
+
+@hookimpl
+def dlm_rewards() -> Mapping[str, type[Reward]]:
+    """Rewards by name."""
+    return {"word_overlap": WordOverlap}
+
+
+@hookimpl
+def dlm_advantages() -> Mapping[str, type[Advantage]]:
+    """Advantages by name."""
+    return {"ranked": RankedAdvantage}
 
 
 @hookimpl

@@ -6,11 +6,14 @@ from dlm_acme.clipped import ClippedSchedule
 from dlm_acme.focal import FocalLoss
 from dlm_acme.lion import LionFactory
 from dlm_acme.mixed import MixedNoise
+from dlm_acme.ranked import RankedAdvantage
 from dlm_acme.rouge_l import RougeL
 from dlm_acme.sliding_window import SlidingWindow
 from dlm_acme.whole_word import WholeWordMasking
+from dlm_acme.word_overlap import WordOverlap
 
 from dlm_plugins import (
+    ProvidesAdvantages,
     ProvidesAttentionBiases,
     ProvidesLosses,
     ProvidesMaskings,
@@ -19,8 +22,10 @@ from dlm_plugins import (
     ProvidesNoiseTypes,
     ProvidesOptimizers,
     ProvidesRemaskers,
+    ProvidesRewards,
 )
 from dlm_plugins.testing import (
+    AdvantageContract,
     AttentionBiasContract,
     LossContract,
     MaskingContract,
@@ -29,6 +34,7 @@ from dlm_plugins.testing import (
     NoiseTypeContract,
     OptimizerContract,
     RemaskerContract,
+    RewardContract,
     check_plugin,
 )
 
@@ -40,6 +46,8 @@ noise_types: ProvidesNoiseTypes = dlm_acme
 attention_biases: ProvidesAttentionBiases = dlm_acme
 remaskers: ProvidesRemaskers = dlm_acme
 metrics: ProvidesMetrics = dlm_acme
+rewards: ProvidesRewards = dlm_acme
+advantages: ProvidesAdvantages = dlm_acme
 optimizers: ProvidesOptimizers = dlm_acme
 
 
@@ -88,6 +96,18 @@ class TestRougeL(MetricContract):
     """RougeL with its defaults and with other options."""
 
     component = RougeL
+
+
+class TestWordOverlap(RewardContract):
+    """WordOverlap with its defaults and with other options."""
+
+    component = WordOverlap
+
+
+class TestRankedAdvantage(AdvantageContract):
+    """RankedAdvantage with its defaults and with other options."""
+
+    component = RankedAdvantage
 
 
 class TestLion(OptimizerContract):

@@ -13,6 +13,7 @@ and one for the package, so that a hook that dlm would not find fails there too:
 
 from dlm_plugins.testing.component_check import PROPERTIES, check_component
 from dlm_plugins.testing.contract_classes import (
+    AdvantageContract,
     AttentionBiasContract,
     Contract,
     LossContract,
@@ -22,6 +23,7 @@ from dlm_plugins.testing.contract_classes import (
     NoiseTypeContract,
     OptimizerContract,
     RemaskerContract,
+    RewardContract,
 )
 from dlm_plugins.testing.instances import options_strategy, variants
 from dlm_plugins.testing.plugin_check import check_plugin
@@ -29,6 +31,7 @@ from dlm_plugins.testing.reference_view import ReferenceView
 
 __all__ = [
     "PROPERTIES",
+    "AdvantageContract",
     "AttentionBiasContract",
     "Contract",
     "LossContract",
@@ -39,6 +42,7 @@ __all__ = [
     "OptimizerContract",
     "ReferenceView",
     "RemaskerContract",
+    "RewardContract",
     "check_component",
     "check_plugin",
     "options_strategy",

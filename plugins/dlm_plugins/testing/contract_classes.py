@@ -84,6 +84,18 @@ class MetricContract(Contract):
     kind = "metric"
 
 
+class RewardContract(Contract):
+    """Tests of a reward."""
+
+    kind = "reward"
+
+
+class AdvantageContract(Contract):
+    """Tests of an advantage."""
+
+    kind = "advantage"
+
+
 class OptimizerContract(Contract):
     """Tests of an optimizer factory."""
 

@@ -26,12 +26,16 @@ def test_a_minimal_file_gets_every_default(minimal: dict[str, Any]) -> None:
 
 
 def test_every_kind_is_selected_at_its_own_key(minimal: dict[str, Any], registry: Registry) -> None:
-    config = load_mapping({**minimal, "evaluation": {"metrics": ["elbo", "exact_match"]}}).config
+    config = load_mapping(
+        {**minimal, "evaluation": {"metrics": ["elbo", "exact_match"]}, "rl": {"rewards": ["exact"]}}
+    ).config
     for kind in KINDS.values():
         holder: Any = config
         for key in kind.key.split("."):
             holder = getattr(holder, key)
         found = holder.optimizer if kind.key == "optim" else holder
+        if kind.name == "reward":
+            found = tuple(each.reward for each in holder)
         # Where several may be chosen, the key holds a list.
         for component in found if isinstance(found, tuple) else (found,):
             assert registry.entry_of(component).kind == kind.name

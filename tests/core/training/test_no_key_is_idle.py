@@ -125,6 +125,7 @@ ELSEWHERE = {
     "evaluation.metrics": "read by dlm eval",
     "optim.name": "needs bitsandbytes",
     "optim.warmup_steps": "another way to say warmup_ratio",
+    "rl": "read in mode rl",
     "lora": "needs a pretrained model",
     "evaluation.do_eval_loss": "among the switches",
     "evaluation.split": "among the switches",
