@@ -15,6 +15,22 @@ IS_LIKELIHOOD_WEIGHTED = Claim(
     "cross-entropy of the eligible positions. False for focal and other losses that weigh on purpose.",
 )
 
+NEEDS_ADVANTAGE = Claim(
+    "needs_advantage",
+    False,
+    "Learns from rewards: scores rollouts by how much better or worse than expected they are (training.mode: rl).",
+)
+NEEDS_REFERENCE = Claim(
+    "needs_reference",
+    False,
+    "Compares with a frozen model, whose log-probabilities the view then has.",
+)
+RATIO_BOUNDS = Claim(
+    "ratio_bounds",
+    (0.0, float("inf")),
+    "Ratios of new to old probability beyond these are clipped: what share of them is, is reported.",
+)
+
 
 class LossView(Protocol):
     """What a loss sees of one micro-batch: B rows, L positions, V vocabulary, N scored positions.
@@ -102,6 +118,33 @@ class LossView(Protocol):
         """(B,) float32 each: further numeric columns of the data set, by name; none where rows are packed."""
         ...
 
+    @property
+    def row_index(self) -> Tensor:
+        """(B,) int64: which row of the global step batch this is a view of; -1 for a row of nothing but padding."""
+        ...
+
+    @property
+    def advantage(self) -> Tensor | None:
+        """(B, L) float32: how much better than expected a rollout was; None where nothing is learned from rewards."""
+        ...
+
+    @property
+    def group_advantage(self) -> Tensor | None:
+        """(B, G) float32: the mean advantages of all G answers to the prompt of each row, its own among them."""
+        ...
+
+    @property
+    def old_log_probability(self) -> Tensor | None:
+        """(B, L) float32: what ``log_probabilities`` said when the rollout was drawn, wherever this view scores;
+        None: the model is still the one that drew it."""
+        ...
+
+    @property
+    def reference_log_probability(self) -> Tensor | None:
+        """(B, L) float32: what ``log_probabilities`` would say of a frozen model, wherever this view scores; None:
+        there is none."""
+        ...
+
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over ``where`` of weight x cross-entropy with the clean id: a float32 scalar, differentiable.
 
@@ -117,7 +160,8 @@ class LossView(Protocol):
         """Log-probability of the clean id at each position of ``where`` (B, L) bool, row by row: (N,) float32.
 
         For losses that are not linear in the cross-entropy (focal, policy gradients). Differentiable: recomputed chunk
-        by chunk in the backward pass.
+        by chunk in the backward pass. Of rollouts it is the log-probability under the law that drew them: at their
+        temperature, without the mask and other ids that are never written.
         """
         ...
 

@@ -10,6 +10,8 @@ from dlm_builtin_plugins.attention_biases.full import FullAttention
 from dlm_builtin_plugins.losses.dllm import DllmLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
+from dlm_builtin_plugins.losses.policy_clip import PolicyClipLoss
+from dlm_builtin_plugins.losses.policy_weighted import PolicyWeightedLoss
 from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
 from dlm_builtin_plugins.maskings.all import FullMasking
 from dlm_builtin_plugins.maskings.bernoulli import BernoulliMasking
@@ -62,6 +64,14 @@ class TestGuidelinesLoss(LossContract):
 
 class TestDllmLoss(LossContract):
     component = DllmLoss
+
+
+class TestPolicyClipLoss(LossContract):
+    component = PolicyClipLoss
+
+
+class TestPolicyWeightedLoss(LossContract):
+    component = PolicyWeightedLoss
 
 
 class TestSoftCrossEntropyLoss(LossContract):

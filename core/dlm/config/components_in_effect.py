@@ -8,6 +8,7 @@ from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.errors import Problem
+from dlm_plugins.loss import NEEDS_ADVANTAGE
 from dlm_plugins.masking import NEEDS_TRACE
 from dlm_plugins.problems import reason_of
 from dlm_plugins.registry import Registry
@@ -70,6 +71,15 @@ def _without_trace(run: RunComponents) -> Iterator[Problem]:
         )
 
 
+def _without_rewards(run: RunComponents) -> Iterator[Problem]:
+    if NEEDS_ADVANTAGE.of(run.loss) and run.mode != "rl":
+        message = f"{run.names['loss']} learns from rewards, and mode {run.mode} has none: set training.mode to rl"
+        yield Problem("training.loss_impl", f"{message}, or choose another loss")
+    if run.mode == "rl" and not NEEDS_ADVANTAGE.of(run.loss):
+        message = f"{run.names['loss']} does not learn from rewards, as mode rl does: choose policy_clip"
+        yield Problem("training.loss_impl", f"{message}, policy_weighted or another loss that claims needs_advantage")
+
+
 def _against_origin(config: RunConfig, bias: AttentionBias) -> Iterator[Problem]:
     """A prompt cut into blocks must still be seen by the blocks after it, clean."""
     blocks = config.training.block_attention
@@ -83,6 +93,7 @@ def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem
     """What the components refuse, each at its own key."""
     run = run_components(config, registry)
     yield from _without_trace(run)
+    yield from _without_rewards(run)
     if config.model.logit_shift:
         yield from _against_shift(run.attention_bias, config.sampling.attention_bias or run.attention_bias)
     yield from _against_origin(config, run.attention_bias)

@@ -190,25 +190,44 @@ def _minus_labels(softmax_nV: Tensor, target: Tensor, scale: Tensor, smoothing: 
     return softmax_nV.addcmul_(scale, smoothing.share.to(scale.dtype)[None, :], value=-smoothing.amount)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class SamplingLaw:
+    """The law that tokens are drawn by: softmax(logits / temperature), without some ids."""
+
+    temperature: float
+    """Greater than 0."""
+    excluded: Tensor
+    """(E,) int64: ids that are never written, the mask among them."""
+
+    def apply_(self, logits_nV: Tensor) -> Tensor:
+        """The logits of the law, in place."""
+        return logits_nV.div_(self.temperature).index_fill_(1, self.excluded.to(logits_nV.device), -torch.inf)
+
+
 class LogProbabilities(torch.autograd.Function):
     """Log-probability of the target at N positions, differentiable; backward recomputes the logits chunk by chunk."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        law: SamplingLaw | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities (N,) and whether the target is the argmax (N,)."""
+        """Return the log-probabilities (N,), under a law if there is one, and whether the target is the argmax (N,)."""
         head = ChunkedHead(hidden_NH, weight_VH, bias_V, (False, False, False))
         log_probability_N = torch.empty_like(targets_N, dtype=head.exact)
         correct_N = torch.empty_like(targets_N, dtype=torch.bool)
         with torch.autocast(hidden_NH.device.type, enabled=False):
             for chunk in head.chunks():
-                logits = head.logits(chunk)
+                logits = _under(law, head.logits(chunk))
                 at_target = logits.gather(1, targets_N[chunk, None])
                 log_probability_N[chunk] = at_target[:, 0] - logits.logsumexp(dim=1)
                 correct_N[chunk] = logits.argmax(dim=1) == targets_N[chunk]
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N)
-        ctx.compute_dtype = head.dtype
+        ctx.compute_dtype, ctx.law = head.dtype, law
         ctx.mark_non_differentiable(correct_N)
         return log_probability_N, correct_N
 
@@ -222,6 +241,11 @@ class LogProbabilities(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for chunk in head.chunks():
                 grad = grad_N[chunk, None].to(head.exact)
-                grad_logits = head.logits(chunk).softmax(dim=1).mul_(-grad)
-                head.add_gradient(chunk, grad_logits.scatter_add_(1, targets_N[chunk, None], grad))
-        return (*head.gradients(), None)
+                grad_logits = _under(ctx.law, head.logits(chunk)).softmax(dim=1).mul_(-grad)
+                grad_logits.scatter_add_(1, targets_N[chunk, None], grad)
+                head.add_gradient(chunk, grad_logits if ctx.law is None else grad_logits.div_(ctx.law.temperature))
+        return (*head.gradients(), None, None)
+
+
+def _under(law: SamplingLaw | None, logits_nV: Tensor) -> Tensor:
+    return logits_nV if law is None else law.apply_(logits_nV)

@@ -24,6 +24,26 @@ from dlm_plugins.masking import has_many_views, views_of
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class PolicyFigures:
+    """What is known of rollouts beside their tokens. Tensors are (B, L) float, with B the views of all rows."""
+
+    advantage: Tensor
+    """How much better than expected each token was."""
+    group_advantage: Tensor
+    """(B, G): the mean advantages of all answers to the same prompt."""
+    old_log_probability: Tensor | None = None
+    """Of the model that drew them; None: it is the one that is trained still."""
+    reference_log_probability: Tensor | None = None
+    """Of a frozen model; None: there is none."""
+
+    def to(self, device: torch.device) -> "PolicyFigures":
+        """The same on ``device``."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(PolicyFigures)}
+        moved: dict[str, Any] = {name: sent(value, device) for name, value in values.items() if value is not None}
+        return attrs.evolve(self, **moved)
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class NoisedBatch:
     """A batch after the forward process. Tensors are (B, L), with B the views of all rows."""
 
@@ -55,6 +75,8 @@ class NoisedBatch:
         default=attrs.Factory(lambda noised: noised.clean.layout_key(), takes_self=True)
     )
     """Of the clean batch, looked up there too: batches with the same key can share one attention mask."""
+    policy: PolicyFigures | None = None
+    """Where the rows are rollouts."""
 
     def to(self, device: torch.device) -> "NoisedBatch":
         """The same batch on ``device``."""
@@ -64,7 +86,8 @@ class NoisedBatch:
         }
         if self.scored is self.corrupted:  # losses may ask for either
             moved["scored"] = moved["corrupted"]
-        return attrs.evolve(self, clean=self.clean.to(device), **moved)
+        policy = None if self.policy is None else self.policy.to(device)
+        return attrs.evolve(self, clean=self.clean.to(device), policy=policy, **moved)
 
 
 @attrs.frozen(kw_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from dlm.data.batch import Batch, LayoutKey
+from dlm.diffusion.cross_entropy import SamplingLaw
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.diffusion.layout import padded, shift_source, training_layout, with_clean_copy
 from dlm.diffusion.sums import Sums
@@ -100,6 +101,7 @@ class DiffusionObjective(nn.Module):
         attention: Attention,
         logit_shift: bool,
         compiles: bool = False,
+        law: SamplingLaw | None = None,
     ) -> None:
         super().__init__()
         self.body = body
@@ -109,13 +111,19 @@ class DiffusionObjective(nn.Module):
         self._attention = attention
         self._logit_shift = logit_shift
         self._compiles = compiles
+        self._law = law
 
     def forward(self, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
         """Return the loss's total (a sum, differentiable) and the sums of :class:`dlm.diffusion.sums.Sums`, packed."""
-        hidden_BLH = self._hidden(noised)
-        view = BatchView(noised, hidden_BLH, self.head, self._vocabulary, compiles=self._compiles)
+        view = self._view(noised)
         output = self._loss(view)
         return output.total, Sums.pack(view, output.total, output.normaliser)
+
+    @torch.no_grad()
+    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
+        """(B, L): log-probability of the clean ids where they are scored, under the law of the run; 0 elsewhere."""
+        values = self._view(noised).log_probabilities(noised.scored)
+        return values.new_zeros(noised.scored.shape).masked_scatter_(noised.scored, values)
 
     def lend(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, which uses body and head by themselves.
@@ -123,6 +131,10 @@ class DiffusionObjective(nn.Module):
         To a sharded model this is a forward pass: embedding and head are gathered meanwhile, by whoever sharded it.
         """
         return action()
+
+    def _view(self, noised: NoisedBatch) -> BatchView:
+        hidden_BLH = self._hidden(noised)
+        return BatchView(noised, hidden_BLH, self.head, self._vocabulary, compiles=self._compiles, law=self._law)
 
     def _hidden(self, noised: NoisedBatch) -> Tensor:
         return self._attention.hidden(

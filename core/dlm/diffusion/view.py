@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dlm.diffusion.cross_entropy import LogProbabilities, Smoothing, WeightedCrossEntropy
+from dlm.diffusion.cross_entropy import LogProbabilities, SamplingLaw, Smoothing, WeightedCrossEntropy
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.diffusion.vocabulary import Vocabulary
 
@@ -21,12 +21,14 @@ class BatchView:
         vocabulary: Vocabulary,
         *,
         compiles: bool = False,
+        law: SamplingLaw | None = None,
     ) -> None:
         # On the CPU it is slower than what torch has.
         self._compiles = compiles and hidden_BLH.is_cuda
         self._hidden = hidden_BLH.flatten(0, 1)
         self._head = head
         self._vocabulary = vocabulary
+        self._law = law
         self.noisy_ids = noised.noisy_ids
         self.clean_ids = noised.clean.input_ids
         self.mask_id = vocabulary.mask_id
@@ -42,6 +44,12 @@ class BatchView:
         self.answer_length = noised.clean.answer_length
         self.document_id = noised.clean.document_id
         self.columns: Mapping[str, Tensor] = noised.clean.columns
+        self.row_index = noised.clean.row_index
+        policy = noised.policy
+        self.advantage = None if policy is None else policy.advantage
+        self.group_advantage = None if policy is None else policy.group_advantage
+        self.old_log_probability = None if policy is None else policy.old_log_probability
+        self.reference_log_probability = None if policy is None else policy.reference_log_probability
         self.cross_entropy = torch.zeros_like(self.p_mask)
         """(B, L) float32: unweighted cross-entropy, wherever it has been computed."""
         self.correct = torch.zeros_like(self.corrupted)
@@ -70,7 +78,7 @@ class BatchView:
         """(N,) float32, differentiable, see the contract."""
         scored_N = self._index(where)
         log_probability_N, correct_N = LogProbabilities.apply(  # type: ignore[no-untyped-call]
-            self._hidden[scored_N], self._head.weight, self._head.bias, self.clean_ids.flatten()[scored_N]
+            self._hidden[scored_N], self._head.weight, self._head.bias, self.clean_ids.flatten()[scored_N], self._law
         )
         self._record(where, scored_N, -log_probability_N.detach(), correct_N)
         result: Tensor = log_probability_N

@@ -56,6 +56,10 @@ class LossRows:
             document_id=self.document_id,
             answer_length=self._answer_length() if self.answers else None,
             vocabulary_size=VOCABULARY_SIZE,
+            # As of rollouts that were better than expected.
+            advantage=0.5 + self.t,
+            group_advantage=torch.stack((0.5 + self.t.amax(dim=1), -1.0 - self.t.amax(dim=1)), dim=1),
+            reference_log_probability=-1.5 - self.t,
         )
 
     def take(self, rows: list[int]) -> "LossRows":

@@ -30,6 +30,13 @@ class ReferenceView:
     reweight_cap: float | None = None
     scored: Tensor = attrs.field(default=attrs.Factory(lambda self: self.corrupted, takes_self=True))
     num_views: Tensor = attrs.field(default=attrs.Factory(lambda self: torch.ones_like(self.p_mask), takes_self=True))
+    row_index: Tensor = attrs.field(
+        default=attrs.Factory(lambda self: torch.arange(len(self.p_mask), device=self.p_mask.device), takes_self=True)
+    )
+    advantage: Tensor | None = None
+    group_advantage: Tensor | None = None
+    old_log_probability: Tensor | None = None
+    reference_log_probability: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:

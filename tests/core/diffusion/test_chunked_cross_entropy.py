@@ -13,6 +13,7 @@ from dlm.diffusion import cross_entropy
 from dlm.diffusion.cross_entropy import (
     CHUNK_ELEMENTS,
     LogProbabilities,
+    SamplingLaw,
     Smoothing,
     WeightedCrossEntropy,
     most_logits,
@@ -82,13 +83,19 @@ def test_weighted_cross_entropy_equals_plain_autograd(chunk_elements: int, amoun
     assert torch.equal(correct, logits.argmax(dim=1) == given["targets"])
 
 
+@pytest.mark.parametrize("temperature", [None, 0.5])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_log_probabilities_equal_plain_autograd(chunk_elements: int, has_bias: bool) -> None:
+def test_log_probabilities_equal_plain_autograd(chunk_elements: int, has_bias: bool, temperature: float | None) -> None:
     given = inputs()
     bias = given["bias"] if has_bias else None
     wanted = [given["hidden"], given["weight"], *([given["bias"]] if has_bias else [])]
-    ours, correct = LogProbabilities.apply(given["hidden"], given["weight"], bias, given["targets"])
-    logits = functional.linear(given["hidden"], given["weight"], bias)
+    logits, law = functional.linear(given["hidden"], given["weight"], bias), None
+    if temperature is not None:  # what a sampler draws from, which writes neither id 3 nor the last four
+        excluded = torch.tensor([3, *range(25, V)])
+        law = SamplingLaw(temperature=temperature, excluded=excluded)
+        given["targets"] = torch.where(torch.isin(given["targets"], excluded), 4, given["targets"])
+        logits = (logits / temperature).index_fill(1, excluded, -torch.inf)
+    ours, correct = LogProbabilities.apply(given["hidden"], given["weight"], bias, given["targets"], law)
     plain = logits.log_softmax(dim=1).gather(1, given["targets"][:, None])[:, 0]
     torch.testing.assert_close(ours, plain, **EXACT)
     assert torch.equal(correct, logits.argmax(dim=1) == given["targets"])
