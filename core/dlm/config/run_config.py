@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import attrs
 from attrs.validators import and_, ge, gt, lt, min_len, optional
 
+from dlm.config.eval_options import EvalOptions
 from dlm.config.fields import (
     FRACTION,
     NOT_NEGATIVE,
@@ -282,6 +283,11 @@ class EvaluationConfig:
     )
     sample_prompts: Sequence[str] = setting("Prompts that are continued at each evaluation.", ())
     metrics: Sequence[Metric] = setting("Metrics of `dlm eval`; empty: those that fit what is evaluated.", ())
+    at_end: EvalOptions | None = setting(
+        "Evaluate the final model as `dlm eval` does: report.json and report.html in the output folder; {}: with the "
+        "defaults; null: not.",
+        None,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -347,6 +353,8 @@ def _paths_below(cls: Any, path: str) -> Iterator[str]:
         if key == "sft_noise" or field.metadata.get(BESIDE):
             continue
         yield place
+        if key == "at_end":
+            continue  # its seed is not the one that is meant without a section
         for member in sections_of(field.type):
             yield from _paths_below(member, place)
 

@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from dlm.config.eval_options import DRAWS_PER_ROUND
 from dlm.data.rows import Row
 from dlm.evaluation.estimates import Estimate, estimate
 from dlm.evaluation.intervals import Figure, ratio_figure
@@ -15,7 +16,7 @@ from dlm.evaluation.likelihood import DesignedText, ScoredText, design_of, text_
 from dlm.evaluation.mask_designs import Bools, DrawNumbers, Floats, Part, places_of
 from dlm.evaluation.scoring import Scorer, Scores
 
-DRAWS_PER_ROUND, STRATA_PER_ROUND = 8, 4
+STRATA_PER_ROUND = 4
 NUM_BINS = 10
 """Of mask rates, and of confidences."""
 

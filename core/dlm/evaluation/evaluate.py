@@ -14,8 +14,8 @@ import transformers
 
 import dlm
 from dlm.config import RunConfig
-from dlm.errors import UserInputError
-from dlm.evaluation.corpus import DRAWS_PER_ROUND, Bins, Measurement, Progress, measure
+from dlm.config.eval_options import DRAWS_PER_ROUND, EvalOptions
+from dlm.evaluation.corpus import Bins, Measurement, Progress, measure
 from dlm.evaluation.intervals import Figure, mean_figure, wilson
 from dlm.evaluation.items import (
     Likelihoods,
@@ -29,9 +29,8 @@ from dlm.evaluation.items import (
     read_questions,
     read_tasks,
 )
-from dlm.evaluation.likelihood import Method, check_draws
 from dlm.evaluation.own_rows import EvaluationData, evaluation_data, for_other_tokenizer, run_config
-from dlm.evaluation.scoring import DEFAULT_BATCH_TOKENS, Scorer
+from dlm.evaluation.scoring import Scorer
 from dlm.model.body_and_head import num_parameters
 from dlm.model.tokenizer import num_ids
 from dlm.sampling.arguments import component, settings_of
@@ -52,35 +51,6 @@ DEFAULT_METRICS = {
     "entropy": "entropy",
 }
 _SPEED_PROMPTS = ("The ", "In ", "A ", "If ")
-
-
-@attrs.frozen(kw_only=True)
-class EvalOptions:
-    """What to measure, and how closely."""
-
-    data: str | None = None
-    questions: str | None = None
-    answers: str | None = None
-    preferences: str | None = None
-    method: Method = "bound"
-    """For questions and preferences."""
-    draws: int = 32
-    """For each choice."""
-    precision: float = 0.01
-    max_draws: int = 64
-    """For each row of the data."""
-    seed: int = 0
-    window: int | None = None
-    batch_size: int = 8
-    """Answers that are written at once."""
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
-
-    def __attrs_post_init__(self) -> None:
-        check_draws(self.draws)
-        if not 0 < self.precision < 1:
-            raise UserInputError(f"precision is {self.precision}; it must lie between 0 and 1, both excluded")
-        if self.max_draws < DRAWS_PER_ROUND or self.max_draws % DRAWS_PER_ROUND:
-            raise UserInputError(f"max_draws is {self.max_draws}; it must be a multiple of {DRAWS_PER_ROUND}")
 
 
 @attrs.frozen(kw_only=True)
@@ -353,17 +323,21 @@ def _told(likelihoods: Likelihoods, pairs: Sequence[tuple[str, str]], what: str,
     return likelihoods.choices(pairs, on_rows)
 
 
-def _model_facts(name: str, session: Session) -> dict[str, Any]:
-    weights = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
-    digest = sha256()
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of the weights in a folder; None where it has none."""
+    weights, digest = sorted(folder.glob("*.safetensors")), sha256()
     for file in weights:
         with file.open("rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
+    return digest.hexdigest() if weights else None
+
+
+def _model_facts(name: str, session: Session) -> dict[str, Any]:
     return {
         "name": name,
         "parameters": num_parameters(session.model)[0],
-        "weights_sha256": digest.hexdigest() if weights else None,
+        "weights_sha256": weights_digest(Path(name)),
         "dtype": str(session.model.dtype).removeprefix("torch."),
         "device": str(session.model.device),
     }
@@ -377,6 +351,18 @@ def _data_facts(data: EvaluationData) -> dict[str, Any]:
         "bytes": int(sum(data.num_bytes)),
         "fingerprint": data.fingerprint,
         "notes": list(data.notes),
+    }
+
+
+def new_report(title: str, command: str, options: EvalOptions) -> dict[str, Any]:
+    """What a report says of itself; the models are yet to come."""
+    return {
+        "title": title,
+        "command": command,
+        "seed": options.seed,
+        "versions": versions(),
+        "notes": [],
+        "models": [],
     }
 
 

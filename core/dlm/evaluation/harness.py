@@ -16,12 +16,12 @@ import torch.distributed as dist
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
+from dlm.config.eval_options import DEFAULT_BATCH_TOKENS, Method
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
 from dlm.evaluation.evaluate import open_model, versions
 from dlm.evaluation.likelihood import (
     DesignedText,
-    Method,
     ScoredText,
     check_draws,
     design_of,
@@ -30,7 +30,7 @@ from dlm.evaluation.likelihood import (
     windows,
 )
 from dlm.evaluation.mask_designs import DrawNumbers
-from dlm.evaluation.scoring import DEFAULT_BATCH_TOKENS, Scorer
+from dlm.evaluation.scoring import Scorer
 from dlm.model.tokenizer import num_ids
 from dlm.sampling.arguments import settings_of
 from dlm.sampling.session import Session, TextTask

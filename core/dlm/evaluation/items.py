@@ -7,11 +7,12 @@ import attrs
 import numpy as np
 import torch
 
+from dlm.config.eval_options import Method
 from dlm.data.conversations.rendering import encode_text
 from dlm.data.sources import load_source
 from dlm.errors import DataError
 from dlm.evaluation.intervals import mean_figure, wilson
-from dlm.evaluation.likelihood import Method, ScoredText, score_texts
+from dlm.evaluation.likelihood import ScoredText, score_texts
 from dlm.evaluation.scoring import Scorer
 from dlm.sampling.prompts import prompt_ids
 from dlm.sampling.session import Session

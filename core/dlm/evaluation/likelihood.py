@@ -2,27 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
+from dlm.config.eval_options import DEFAULT_BATCH_TOKENS, DEFAULT_DRAWS, Method, problem_with_draws
 from dlm.data.conversations.rendering import encode_text
 from dlm.data.rows import Row
 from dlm.errors import UserInputError
 from dlm.evaluation.estimates import Estimate, estimate
 from dlm.evaluation.intervals import Figure, ratio_figure
 from dlm.evaluation.mask_designs import METHODS, DrawNumbers, Floats, Part, PartRequest
-from dlm.evaluation.scoring import DEFAULT_BATCH_TOKENS, Job, Scorer
+from dlm.evaluation.scoring import Job, Scorer
 from dlm.model.tokenizer import num_ids
 from dlm.sampling.resolve import context_of
 
-Method: TypeAlias = Literal["bound", "chain_rule", "all_masked"]
 Text: TypeAlias = str | Sequence[int] | Tensor
 """A text, for which a tokenizer is needed, or its ids."""
-DEFAULT_DRAWS = 32
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -157,8 +156,8 @@ def check_draws(draws: int) -> None:
     Raises:
         UserInputError: an odd number, or less than two.
     """
-    if draws < 2 or draws % 2:
-        raise UserInputError(f"draws is {draws}; it must be even and at least 2: the interval comes from pairs")
+    if problem := problem_with_draws(draws):
+        raise UserInputError(problem)
 
 
 @attrs.frozen(kw_only=True, eq=False)

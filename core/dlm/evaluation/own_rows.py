@@ -7,7 +7,6 @@ from typing import Any
 
 import attrs
 import numpy as np
-from accelerate import Accelerator
 
 from dlm.config import RunConfig, load_config
 from dlm.data.rows import Row
@@ -18,7 +17,7 @@ from dlm.errors import DataError, DlmError, UserInputError
 from dlm.evaluation.likelihood import ScoredText, window_of, windows
 from dlm.sampling.session import Session
 from dlm.training.output_folder import CONFIG
-from dlm.training.run_data import isolates_documents, prepare_data
+from dlm.training.run_data import OneProcess, isolates_documents, prepare_data
 from dlm.training.trainer_state import TrainerState
 
 DEFAULT_DATA = "python-docs"
@@ -78,7 +77,7 @@ def run_config(model: str) -> RunConfig | None:
 
 def _held_out(run: Path, config: RunConfig, session: Session) -> EvaluationData:
     """The rows that the run evaluated itself on, as its configuration makes them again."""
-    data = prepare_data(config, session.tokenizer, Accelerator(cpu=True))
+    data = prepare_data(config, session.tokenizer, OneProcess())
     assert data.evaluation is not None
     rows = data.evaluation.loader.rows
     notes = []

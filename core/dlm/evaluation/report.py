@@ -3,13 +3,13 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dlm.training.output_folder import METRICS, SAMPLES
+from dlm.training.output_folder import METRICS, REPORT_JSON, REPORT_PAGE, SAMPLES
 
-JSON_FILE, HTML_FILE = "report.json", "report.html"
 _PLACE = "<!--REPORT-->"
 
 
@@ -25,10 +25,18 @@ def write_report(folder: Path, report: Mapping[str, Any], run: Path | None) -> l
         Notes for the user.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / JSON_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / REPORT_JSON).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page, notes = page_of(report, run)
-    (folder / HTML_FILE).write_text(page, encoding="utf-8")
+    (folder / REPORT_PAGE).write_text(page, encoding="utf-8")
     return notes
+
+
+def report_in(folder: Path) -> dict[str, Any] | None:
+    """The report that is in a folder; None: there is none, or it cannot be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / REPORT_JSON).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def page_of(report: Mapping[str, Any], run: Path | None) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlm.config.eval_options import DEFAULT_BATCH_TOKENS
 from dlm.data.batch import Batch, Collator
 from dlm.data.rows import Row
 from dlm.diffusion.objective import Attention
@@ -20,7 +21,6 @@ from dlm.sampling.resolve import bias_of, mask_id_of
 from dlm_plugins import AttentionBias
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 
-DEFAULT_BATCH_TOKENS = 4096
 _ONE_BLOCK = 1 << 30
 _CHUNK_ELEMENTS = 1 << 24
 """Most logits that exist at once: 64 MiB in float32."""

@@ -14,7 +14,8 @@ from dlm.sampling.arguments import settings_of
 from dlm_plugins.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from dlm.evaluation.evaluate import EvalOptions, Evaluated, Tell
+    from dlm.config.eval_options import EvalOptions
+    from dlm.evaluation.evaluate import Evaluated, Tell
 
 _PROMPTS = 16
 

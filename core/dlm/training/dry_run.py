@@ -16,6 +16,10 @@ def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> st
         DlmError: As the run itself would.
     """
     config, registry = loaded.config, loaded.registry
+    if config.evaluation.at_end is not None:
+        from dlm.evaluation.at_end import check_at_end  # evaluation builds on training
+
+        check_at_end(loaded)
     engine = assemble(loaded, build_accelerator(config), trust_remote_code=trust_remote_code)
     data, model = engine.data, engine.saver.objects.model
     num_all, num_trained = num_parameters(model)

@@ -103,6 +103,7 @@ BAD_BATCHES = "bad_batches.jsonl"
 TIMINGS = "timings.jsonl"
 CONFIG = "config.yaml"
 BAD_ROWS = "bad_rows.jsonl"
+REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
 PROMISED = (METRICS, SAMPLES, BAD_BATCHES)
 """Logs that are byte for byte the same whether or not the run was interrupted."""
 
@@ -188,7 +189,7 @@ class OutputFolder:
 
     def contents(self) -> list[Path]:
         """Everything a run leaves in its folder, as far as it is there; the checkpoints first."""
-        names = (self.checkpoints.name, self.final.name, *PROMISED, TIMINGS, CONFIG, BAD_ROWS)
+        names = (self.checkpoints.name, self.final.name, *PROMISED, TIMINGS, CONFIG, BAD_ROWS, REPORT_JSON, REPORT_PAGE)
         return [self.path / name for name in names if (self.path / name).exists()]
 
     def set_aside(self, paths: Iterable[Path]) -> Path:

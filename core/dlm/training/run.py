@@ -61,6 +61,11 @@ def run(
 
 def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_code: bool) -> RunResult:
     config = loaded.config
+    if config.evaluation.at_end is not None:
+        # Imported where it is wanted: evaluation builds on training.
+        from dlm.evaluation.at_end import check_at_end, evaluate_at_end
+
+        check_at_end(loaded)
     accelerator, store = build_accelerator(config), build_store(config)
     with ExitStack() as stack:
         folder = OutputFolder(user_path(config.training.output_dir))
@@ -69,9 +74,11 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
             stack.enter_context(folder)
             return starting_point(folder, store, config.training.checkpoint.resume)
 
-        start = on_main(accelerator, enter_and_choose, "the output folder")
+        start, is_main = on_main(accelerator, enter_and_choose, "the output folder"), accelerator.is_main_process
         final_step = _train(loaded, accelerator, start, allow_change, trust_remote_code=trust_remote_code)
         close_group(accelerator)
+        if is_main and config.evaluation.at_end is not None:
+            evaluate_at_end(loaded, folder, print, trust_remote_code=trust_remote_code)
     return RunResult(final_step=final_step, output_dir=folder.path)
 
 

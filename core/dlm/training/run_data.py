@@ -3,11 +3,10 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from dlm.config import DatasetConfig, RunConfig
@@ -29,6 +28,26 @@ from dlm.data.token_cache import tokenized
 from dlm.data.tokenization import Documents, eos_id_of
 from dlm.errors import DataError
 from dlm_plugins.masking import NEEDS_TRACE
+
+
+class Processes(Protocol):
+    """What shares the rows out; an ``Accelerator`` is one."""
+
+    @property
+    def process_index(self) -> int:
+        """Number of this process."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+
+
+@attrs.frozen
+class OneProcess:
+    """All rows, whoever else is there."""
+
+    process_index: int = 0
+    num_processes: int = 1
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -82,14 +101,14 @@ def read_training_texts(config: RunConfig) -> Iterator[str]:
 
 
 def prepare_data(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator, started: datetime | None = None
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: Processes, started: datetime | None = None
 ) -> PreparedData:
     """Read, tokenize, pack and split the data set of a run.
 
     Args:
         config: of the run.
         tokenizer: with a mask token.
-        accelerator: knows the processes.
+        processes: that share the rows.
         started: when the run was first started, for chat templates that print the time; None: now.
 
     Raises:
@@ -97,7 +116,7 @@ def prepare_data(
     """
     dataset, evaluation = config.dataset, config.evaluation
     if dataset.streaming:
-        return _streamed(config, tokenizer, accelerator)
+        return _streamed(config, tokenizer, processes)
     make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
     all_rows, training, held_out, told = [], [], [], []
 
@@ -120,7 +139,7 @@ def prepare_data(
             held_out.append(other)
         training.append(rows)
     whole, rows = _together(all_rows, dataset), _together(training, dataset)
-    collate, shape = collator(config, tokenizer, rows), step_shape(config, accelerator)
+    collate, shape = collator(config, tokenizer, rows), step_shape(config, processes)
     loader = StepLoader(
         rows=rows,
         collate=collate,
@@ -172,13 +191,13 @@ def _together(parts: Sequence[Rows], dataset: DatasetConfig) -> Rows:
     return MixedRows(tuple(parts), names, weights)
 
 
-def step_shape(config: RunConfig, accelerator: Accelerator) -> StepShape:
+def step_shape(config: RunConfig, processes: Processes) -> StepShape:
     """How a step's rows are shared out over micro-steps and processes."""
     return StepShape(
         batch_size=config.training.batch_size,
         accumulation=config.training.gradient_accumulation_steps,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        rank=processes.process_index,
+        world_size=processes.num_processes,
     )
 
 
@@ -269,10 +288,10 @@ def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape:
     return EvaluationBatches(loader=loader, num_held_out=len(rows))
 
 
-def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> PreparedData:
+def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: Processes) -> PreparedData:
     dataset, evaluation = config.dataset, config.evaluation
     source = load_source(str(dataset.name), split=dataset.split, streaming=True)
-    collate, shape = collator(config, tokenizer), step_shape(config, accelerator)
+    collate, shape = collator(config, tokenizer), step_shape(config, processes)
     loader = StreamLoader(
         source=source,
         tokenizer=tokenizer,

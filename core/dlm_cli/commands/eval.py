@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from dlm.config.eval_options import EvalOptions
     from dlm.evaluation.intervals import Figure
 
 EXAMPLES = """\b
@@ -61,12 +62,12 @@ def eval_(
     Draws are added until the interval of the draws is narrow enough. Two intervals of 95 % are given: of the draws
     alone, and of draws and data.
     """
-    from dlm.evaluation.evaluate import EvalOptions, evaluate, open_model, versions
     from dlm.evaluation.evaluate import against as compare
+    from dlm.evaluation.evaluate import evaluate, new_report, open_model
     from dlm.evaluation.sweep import parse_sweep, sweep
 
     loading = {name: options.pop(name) for name in ("dtype", "device", "trust_remote_code")}
-    chosen = EvalOptions(**(options | {"precision": share(options["precision"])}))
+    chosen = _options(options | {"precision": share(options["precision"])})
     grid = parse_sweep(sweeps)
     if len(models) > 1 and against:
         raise click.UsageError("--against compares one --model with another: give one --model")
@@ -75,14 +76,7 @@ def eval_(
         for name in models:
             click.echo(_needs(name, open_model(name, **loading), chosen))
         return
-    report: dict[str, Any] = {
-        "title": " and ".join(models),
-        "command": shlex.join(["dlm", *sys.argv[1:]]),
-        "seed": chosen.seed,
-        "versions": versions(),
-        "notes": [],
-        "models": [],
-    }
+    report = new_report(" and ".join(models), shlex.join(["dlm", *sys.argv[1:]]), chosen)
     with EvalProgress() as progress:
         for name in models:
             found = evaluate(name, open_model(name, **loading), chosen, progress.tell)
@@ -97,6 +91,16 @@ def eval_(
     _print(report)
     if out is not None:
         _write(out, report, models[0])
+
+
+def _options(values: dict[str, Any]) -> "EvalOptions":
+    from dlm.config.eval_options import EvalOptions
+    from dlm.errors import UserInputError
+
+    try:
+        return EvalOptions(**values)
+    except ValueError as error:
+        raise UserInputError(str(error)) from error
 
 
 def _harness() -> Any:
@@ -119,7 +123,7 @@ def share(text: str) -> float:
 
 
 def _needs(name: str, session: Any, options: Any) -> str:
-    from dlm.evaluation.corpus import DRAWS_PER_ROUND
+    from dlm.config.eval_options import DRAWS_PER_ROUND
     from dlm.evaluation.own_rows import evaluation_data
 
     data = evaluation_data(name, session, options.data, options.window)
@@ -167,13 +171,14 @@ def _print(report: dict[str, Any]) -> None:
 
 def _write(out: str, report: dict[str, Any], model: str) -> None:
     from dlm.evaluation.own_rows import run_of
-    from dlm.evaluation.report import HTML_FILE, write_report
+    from dlm.evaluation.report import write_report
+    from dlm.training.output_folder import REPORT_PAGE
     from dlm.user_paths import user_path
 
     folder = user_path(out)
     for note in write_report(folder, report, run_of(model)):
         click.echo(f"dlm: note: {note}", err=True)
-    click.echo(f"report written to {folder / HTML_FILE}", err=True)
+    click.echo(f"report written to {folder / REPORT_PAGE}", err=True)
 
 
 class EvalProgress:
@@ -208,18 +213,22 @@ class EvalProgress:
 @click.argument("run", metavar="RUN")
 @click.option("--out", metavar="FILE.html", help="The page to write.  [default: report.html in the run's folder]")
 def report(run: str, out: str | None) -> None:
-    """Write the page of a run, its training curves and samples over time, without evaluating anything."""
+    """Write the page of a run: training curves, samples over time, and what evaluation.at_end found, if anything.
+
+    Nothing is evaluated.
+    """
     from dlm.errors import UserInputError
     from dlm.evaluation.evaluate import versions
-    from dlm.evaluation.report import HTML_FILE, page_of
-    from dlm.training.output_folder import METRICS
+    from dlm.evaluation.report import page_of, report_in
+    from dlm.training.output_folder import METRICS, REPORT_PAGE
     from dlm.user_paths import user_path
 
     folder = user_path(run)
     if not (folder / METRICS).is_file():
         raise UserInputError(f"{run}: no {METRICS} here: give the output folder of a run")
-    path: Path = folder / HTML_FILE if out is None else user_path(out)
-    page, notes = page_of({"title": run, "command": shlex.join(["dlm", *sys.argv[1:]]), "versions": versions()}, folder)
+    path: Path = folder / REPORT_PAGE if out is None else user_path(out)
+    made = {"title": run, "command": shlex.join(["dlm", *sys.argv[1:]]), "versions": versions()}
+    page, notes = page_of(report_in(folder) or made, folder)
     path.write_text(page, encoding="utf-8")
     for note in notes:
         click.echo(f"dlm: note: {note}", err=True)

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from dlm.config import LoraConfig, OptimConfig, RunConfig, TokenizerConfig, json_schema, load_config
+from dlm.config.eval_options import EvalOptions
 from dlm.config.yaml12 import parse_yaml
 from dlm_plugins import KINDS
 from dlm_plugins.registry import Registry
@@ -18,7 +19,13 @@ from dlm_plugins.structuring import unstructure
 REFERENCE = Path(__file__).parents[3] / "configs" / "reference.yaml"
 TEXT = REFERENCE.read_text(encoding="utf-8")
 DOCUMENT = parse_yaml(TEXT)
-INSIDE: dict[str, type] = {"lora": LoraConfig, "model.tokenizer": TokenizerConfig}
+INSIDE: dict[str, type] = {
+    "lora": LoraConfig,
+    "model.tokenizer": TokenizerConfig,
+    "evaluation.at_end": EvalOptions,
+}
+IN_COMMENTS = ("lora.", "evaluation.at_end.")
+"""Below keys whose default is none."""
 
 
 def fields_below(cls: type, path: str = "") -> Iterator[tuple[str, "attrs.Attribute[Any]"]]:
@@ -46,8 +53,11 @@ def comment_above(line: int) -> str:
 
 
 def line_of(path: str) -> int:
-    if path.startswith("lora."):  # written as a comment, because the default is none
-        return next(i for i, line in enumerate(TEXT.splitlines(), 1) if line.startswith(f"#   {path[5:]}:"))
+    if path.startswith(IN_COMMENTS):
+        section, _, key = path.rpartition(".")
+        lines = TEXT.splitlines()
+        start = next(i for i, line in enumerate(lines) if line.strip() == f"# {section.split('.')[-1]}:")
+        return next(i for i, line in enumerate(lines[start:], start + 1) if line.strip().startswith(f"#   {key}:"))
     return DOCUMENT.lines[path]
 
 
@@ -77,7 +87,7 @@ def test_every_key_is_there_with_its_help_its_choices_and_its_default(path: str,
     for choice in choices(field, registry):
         assert choice in comment
     default = field.metadata.get(UNSTRUCTURED_DEFAULT, field.default)
-    if path.startswith("lora.") or default is attrs.NOTHING or isinstance(default, dict):
+    if path.startswith(IN_COMMENTS) or default is attrs.NOTHING or isinstance(default, dict):
         return
     value = DOCUMENT.value
     for key in path.split("."):

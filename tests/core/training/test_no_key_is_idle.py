@@ -123,6 +123,7 @@ ELSEWHERE = {
     "dataset.pack": "among the switches",
     "training.parallel.timeout_seconds": "needs a process that waits for another",
     "evaluation.metrics": "read by dlm eval",
+    "evaluation.at_end": "after the run; tests/cli/test_eval_at_end.py",
     "optim.name": "needs bitsandbytes",
     "optim.warmup_steps": "another way to say warmup_ratio",
     "rl": "read in mode rl",
