@@ -36,6 +36,7 @@ NOT_QUICK = (
     "core/model/test_gguf.py",
     "core/sampling/test_ending.py",
     "core/sampling/test_oracle.py",
+    "core/serving",
     "core/training",
     "end_to_end",
     "golden",

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("dlm_cli.commands.eval:eval_", "Evaluate trained folders, with intervals and a report."),
     "report": ("dlm_cli.commands.eval:report", "Write the page of a run: curves, samples."),
     "chat": ("dlm_cli.commands.chat:chat", "Talk with a trained model in the terminal."),
+    "serve": ("dlm_cli.commands.serve:serve", "Serve a trained model over HTTP, in OpenAI's form."),
     "convert": ("dlm_cli.commands.convert:convert", "Make a diffusion model of a checkpoint, or read a published one."),
     "export": ("dlm_cli.commands.export:export", "Write a trained model in an engine's layout."),
     "merge": ("dlm_cli.commands.merge:merge", "Merge the adapters of a run into their base."),

@@ -1,4 +1,4 @@
-"""Options of the sampler for ``generate`` and ``chat``: one for each field of ``SamplingSettings``, and the model's."""
+"""Options of the sampler for ``generate``, ``chat``, ``serve``: the fields of ``SamplingSettings``, and the model's."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,9 +24,16 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def sampling_options(command: _Function) -> _Function:
-    """Add the options of the sampler to a command; :func:`open_session` takes their values."""
+    """Add ``--model`` and the options of the sampler to a command; :func:`open_session` takes their values."""
+    model = click.option(
+        "--model", required=True, metavar="FOLDER|HUB_NAME", help="A trained model with its tokenizer."
+    )
+    return model(settings_options(command))
+
+
+def settings_options(command: _Function) -> _Function:
+    """The same for a command that has the model as an argument ``model``."""
     options = [
-        click.option("--model", required=True, metavar="FOLDER|HUB_NAME", help="A trained model with its tokenizer."),
         click.option(
             "--config", metavar="FILE", help="YAML with sampling settings: a run file, or its sampling keys alone."
         ),
@@ -64,7 +71,7 @@ def open_session(ctx: click.Context, options: dict[str, Any]) -> "Session":
 
     Args:
         ctx: of the command, for options with dots.
-        options: values of :func:`sampling_options`.
+        options: values of :func:`sampling_options` or :func:`settings_options`.
     """
     from dlm.sampling.arguments import read_settings
     from dlm.sampling.session import Session

@@ -55,6 +55,20 @@ class GenerateState(GenerateOutput):
         shared = {field.name: getattr(self, field.name) for field in attrs.fields(GenerateOutput)}
         return GenerateOutput(**shared)
 
+    def num_settled(self, takes_nothing_back: bool) -> int:
+        """Positions at the beginning of the one row that stay as they are.
+
+        Args:
+            takes_nothing_back: what the remasking rule claims (``RESPECTS_QUOTA``).
+        """
+        waiting = self.masked[0]
+        if not takes_nothing_back:
+            # What was written may be taken back until a later block is begun; side by side all are begun at once.
+            is_begun = (self.committed_step[0] >= 0) & (self.cache != "side_by_side")
+            newest = torch.where(is_begun, self.block[0], 0).max()
+            waiting = waiting | (self.block[0] >= newest)
+        return int(waiting.long().argmax()) if bool(waiting.any()) else len(waiting)
+
 
 def generate(
     model: Any,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from cattrs import Converter
@@ -18,6 +18,7 @@ from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import structure_component
 
 _SECTION = "sampling"
+_Kind = TypeVar("_Kind")
 
 
 def settings_of(arguments: Mapping[str, Any]) -> SamplingSettings:
@@ -26,13 +27,20 @@ def settings_of(arguments: Mapping[str, Any]) -> SamplingSettings:
     Raises:
         UserInputError: an unknown argument, a value out of its range, an unknown component.
     """
+    return structured(arguments, SamplingSettings)
+
+
+def structured(arguments: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
+    """An object of an attrs class, whose fields are sampling settings or like them, from values by name.
+
+    Raises:
+        UserInputError: an unknown argument, a value out of its range, an unknown component.
+    """
     try:
-        settings: SamplingSettings = _installed(
-            lambda plugins: plugins.converter.structure(dict(arguments), SamplingSettings)
-        )
+        found: _Kind = _installed(lambda plugins: plugins.converter.structure(dict(arguments), kind))
     except ConfigurationError as error:
         raise UserInputError("\n".join(str(problem) for problem in problems_of(error))) from None
-    return settings
+    return found
 
 
 def component(kind: str, value: Any) -> Any:

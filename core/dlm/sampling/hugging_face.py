@@ -81,7 +81,7 @@ def stream(
     for state in states:
         if state.step == 0:
             streamer.put(state.sequences[0, :prompt_length].cpu())
-        settled = state.sequences[0, num_put : _num_settled(state, takes_nothing_back)].cpu()
+        settled = state.sequences[0, num_put : state.num_settled(takes_nothing_back)].cpu()
         if tokenizer is not None:
             settled = settled[: num_whole(tokenizer, settled.tolist())]
         if len(settled):
@@ -91,17 +91,6 @@ def stream(
     if state is not None and num_put < state.sequences.shape[1]:
         streamer.put(state.sequences[0, num_put:].cpu())
     streamer.end()
-
-
-def _num_settled(state: GenerateState, takes_nothing_back: bool) -> int:
-    """Positions at the beginning of the one row that stay as they are."""
-    waiting = state.masked[0]
-    if not takes_nothing_back:
-        # What was written may be taken back until a later block is begun; side by side all are begun at once.
-        is_begun = (state.committed_step[0] >= 0) & (state.cache != "side_by_side")
-        newest = torch.where(is_begun, state.block[0], 0).max()
-        waiting = waiting | (state.block[0] >= newest)
-    return int(waiting.long().argmax()) if bool(waiting.any()) else len(waiting)
 
 
 def _said_by(config: Any) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""Limits of the server: sizes of bodies, prompts and answers, rows at once and waiting, seconds."""
+
+import attrs
+import torch
+
+from dlm.config.fields import setting
+from dlm.sampling.resolve import resolve
+from dlm.sampling.session import Session
+from dlm.serving.api_errors import refused
+from dlm.serving.requests import Wanted
+
+MAX_STEPS_PER_TOKEN = 4
+"""More denoising steps than this for a token are refused: they would hold up everybody else."""
+_DEFAULT_MAX_BODY = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What one server takes on."""
+
+    max_rows: int = setting("Texts that are written at the same time.", 8)
+    max_waiting: int = setting("Texts that may wait for their turn; further requests get 503.", 64)
+    max_length: int | None = setting("Tokens of prompt and answer together; null: the model's context.", None)
+    max_body: int = setting("Bytes of a request.", _DEFAULT_MAX_BODY)
+    seconds: float = setting("Seconds from a request to the end of its text.", 600.0)
+    body_seconds: float = setting("Seconds that the body of a request may take to arrive.", 30.0)
+
+
+def check_size(wanted: Wanted, session: Session, limits: Limits) -> None:
+    """Refuse what does not fit the model, or is too much for this server, before it waits for its turn.
+
+    Raises:
+        ApiError: more than the limits allow.
+        UserInputError: prompts or settings that do not fit the model.
+    """
+    num_rows = len(wanted.prompts) * wanted.body.num_samples
+    if num_rows > limits.max_waiting:
+        raise refused(f"{num_rows} texts are more than the {limits.max_waiting} that may wait here", "n")
+    for ids in wanted.prompts:
+        resolved = resolve(session.model, torch.tensor([ids], dtype=torch.long), wanted.settings, None)
+        length = len(ids) + resolved.gen_length
+        if limits.max_length is not None and length > limits.max_length:
+            raise refused(
+                f"prompt ({len(ids)} tokens) and answer ({resolved.gen_length}) exceed this server's limit of "
+                f"{limits.max_length} tokens",
+                "max_tokens",
+                "context_length_exceeded",
+            )
+        if resolved.steps > MAX_STEPS_PER_TOKEN * max(length, 1):
+            raise refused(f"steps must be at most {MAX_STEPS_PER_TOKEN * length} here", "dlm.steps")

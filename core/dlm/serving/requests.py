@@ -1,0 +1,257 @@
+"""Bodies of requests in OpenAI's form: what they may hold, what is refused, and the rows of ids they ask for."""
+
+from collections.abc import Mapping, Sequence
+from secrets import randbelow
+from typing import Any
+
+import attrs
+from attrs.validators import ge, le, min_len, optional
+
+from dlm.config.fields import NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, setting
+from dlm.config.sampling_settings import SamplingSettings
+from dlm.data.conversations.reasoning import gpt_turn
+from dlm.data.conversations.turns import Conversation, Turn
+from dlm.errors import UserInputError
+from dlm.sampling.arguments import structured
+from dlm.sampling.prompts import check_prompt, infill_ids, prompt_ids
+from dlm.sampling.session import Session
+from dlm.serving.api_errors import refused
+
+MAX_SAMPLES = 16
+MAX_STOPS = 4
+_SEEDS = 1 << 31
+
+ASKS_FOR_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none",),
+    "tools": ([],),
+    "top_logprobs": (),
+    "top_p": (1,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""Keys of OpenAI's that have no meaning here, with the values, besides null, that ask for nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamOptions:
+    """What a stream holds besides the text."""
+
+    include_usage: bool | None = setting("Whether the last chunk counts tokens.", None)
+    include_obfuscation: bool | None = setting("Accepted, and ignored: nothing is obfuscated.", None)
+
+
+@attrs.frozen(kw_only=True)
+class Body:
+    """Keys that all requests share; null means left out."""
+
+    model: str | None = setting("Name of the model; only the one that is served exists.", None)
+    max_tokens: int | None = setting("Tokens to write: gen_length of the sampler.", None, POSITIVE_OR_NULL)
+    stop: str | Sequence[str] | None = setting("Texts before which the answer ends, at most four.", None)
+    seed: int | None = setting(
+        "Of the randomness; left out, another one for each request, which the answer names.", None, NOT_NEGATIVE_OR_NULL
+    )
+    temperature: float | None = setting("As in the sampler's settings.", None, NOT_NEGATIVE_OR_NULL)
+    n: int | None = setting("Texts for each prompt.", None, optional([ge(1), le(MAX_SAMPLES)]))
+    stream: bool | None = setting("Whether the text comes as it is written (server-sent events).", None)
+    stream_options: StreamOptions | None = setting("What a stream holds besides the text.", None)
+    user: str | None = setting("Accepted, and ignored: no user is told from another.", None)
+    dlm: Mapping[str, Any] | None = setting("Settings of the sampler, by their names there.", None)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def num_samples(self) -> int:
+        """Texts for each prompt."""
+        return self.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+@attrs.frozen(kw_only=True)
+class CompletionBody(Body):
+    """Body of ``/v1/completions``."""
+
+    prompt: Any = setting("A text, a list of texts, a list of ids, or a list of lists of ids.")
+
+    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+        """The ids of each prompt. Texts are rendered as ``dlm generate`` does."""
+        given = self.prompt
+        if isinstance(given, str) or _is_list_of(int, given):
+            given = [given]
+        if not isinstance(given, list) or not given:
+            raise refused("prompt must be a text, a list of texts, or ids", "prompt")
+        return [self._ids(session, each) for each in given]
+
+    def _ids(self, session: Session, prompt: Any) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            return tuple(prompt_ids(session.tokenizer, prompt, session.rendering))
+        size = session.model.config.get_text_config().vocab_size
+        if not _is_list_of(int, prompt) or not all(0 <= each < size for each in prompt):
+            raise refused(f"prompt must be a text, or ids from 0 to {size - 1}", "prompt")
+        if session.mask_id in prompt:
+            raise refused(f"prompt holds the mask, id {session.mask_id}: gaps are filled by /v1/infill", "prompt")
+        return tuple(prompt)
+
+
+@attrs.frozen(kw_only=True)
+class ChatBody(Body):
+    """Body of ``/v1/chat/completions``."""
+
+    messages: Sequence[Mapping[str, Any]] = setting("The conversation so far.", validator=min_len(1))
+    max_completion_tokens: int | None = setting("The same as max_tokens.", None, POSITIVE_OR_NULL)
+
+    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+        """The ids of the one prompt."""
+        if session.rendering is None:
+            raise refused(
+                "this model was not trained on conversations: use /v1/completions, or fine-tune it with mode: sft",
+                "messages",
+            )
+        conversation = _conversation(self.messages)
+        for turn in conversation.turns:
+            check_prompt(session.tokenizer, turn.text)
+        if conversation.system is not None:
+            check_prompt(session.tokenizer, conversation.system)
+        return [tuple(session.rendering.prompt(conversation))]
+
+
+@attrs.frozen(kw_only=True)
+class InfillBody(Body):
+    """Body of ``/v1/infill``."""
+
+    prompt: str = setting("A text with gaps: <|mask|> is one token, <|mask:3|> three.")
+
+    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+        """The ids of the text, masks at its gaps."""
+        return [tuple(infill_ids(session.tokenizer, self.prompt, session.mask_id))]
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """What a request comes to."""
+
+    body: Body
+    prompts: tuple[tuple[int, ...], ...]
+    settings: SamplingSettings
+    is_infill: bool
+
+
+def wanted_of(kind: type[Body], value: Any, session: Session) -> Wanted:
+    """Read the body of a request.
+
+    Args:
+        kind: of its keys.
+        value: the JSON of the body.
+        session: the model that is served, with the settings that hold where a request says nothing.
+
+    Raises:
+        ApiError: what OpenAI's interface does not allow, or what means nothing here.
+        UserInputError: prompts and settings that do not fit the model.
+    """
+    body: Any = structured(_meaningful(value), kind)
+    if len(body.stops) > MAX_STOPS or not all(body.stops):
+        raise refused(f"stop is one text, or at most {MAX_STOPS}, none of them empty", "stop")
+    prompts = tuple(body.prompts(session))
+    is_infill = isinstance(body, InfillBody)
+    settings = _settings(body, session.settings, is_infill)
+    return Wanted(body=body, prompts=prompts, settings=settings, is_infill=is_infill)
+
+
+def _meaningful(value: Any) -> dict[str, Any]:
+    """The body without what asks for nothing."""
+    if not isinstance(value, dict):
+        raise refused("the body must be a JSON object")
+    for key, neutral in ASKS_FOR_NOTHING.items():
+        if value.get(key) is not None and value[key] not in neutral:
+            raise refused(f"{key} means nothing to this model: leave it out", key, "unsupported_parameter")
+    return {key: each for key, each in value.items() if key not in ASKS_FOR_NOTHING and each is not None}
+
+
+def _settings(body: Any, defaults: SamplingSettings, is_infill: bool) -> SamplingSettings:
+    """The server's settings, and what the request says on top."""
+    standard = {
+        "gen_length": body.max_tokens,
+        "seed": body.seed,
+        "temperature": body.temperature,
+    }
+    more = getattr(body, "max_completion_tokens", None)
+    if more is not None:
+        if body.max_tokens not in (None, more):
+            raise refused("max_tokens and max_completion_tokens are the same: give one", "max_completion_tokens")
+        standard["gen_length"] = more
+    if is_infill and body.max_tokens is not None:
+        raise refused("an infill writes its gaps and nothing else: leave max_tokens out", "max_tokens")
+    said = {key: value for key, value in standard.items() if value is not None}
+    own = dict(body.dlm or {})
+    if twice := sorted(said.keys() & own.keys()):
+        raise refused(f"{twice[0]} is said twice, in dlm and beside it: give one", f"dlm.{twice[0]}")
+    said = {"seed": randbelow(_SEEDS), **({"gen_length": 0} if is_infill else {}), **said, **own}
+    try:
+        given = structured(said, SamplingSettings)
+    except UserInputError as error:
+        raise refused(f"dlm: {error}", "dlm") from error
+    settings = attrs.evolve(defaults, **{key: getattr(given, key) for key in said})
+    # What the tokenizer knows (unused ids) stays suppressed.
+    suppressed = tuple(dict.fromkeys((*defaults.suppress_tokens, *settings.suppress_tokens)))
+    return attrs.evolve(settings, suppress_tokens=suppressed)
+
+
+def _conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
+    turns: list[Turn] = []
+    system: str | None = None
+    for index, message in enumerate(messages):
+        role, text = message.get("role"), _text(message, f"messages[{index}]")
+        if unknown := sorted(set(message) - {"role", "content", "name", "refusal"}):
+            raise refused(f"messages[{index}].{unknown[0]} means nothing to this model: leave it out", "messages")
+        if role in ("system", "developer"):
+            if index:
+                raise refused(f"messages[{index}]: only the first message may be the {role}'s", "messages")
+            system = text
+            continue
+        expected = "assistant" if turns and turns[-1].role == "human" else "user"
+        if role != expected:
+            raise refused(f"messages[{index}].role must be {expected}: users and assistant take turns", "messages")
+        turns.append(Turn("human", text) if role == "user" else gpt_turn(text))
+    if not turns or turns[-1].role != "human":
+        raise refused("the last message must be a user's: it is what is answered", "messages")
+    return Conversation(turns=tuple(turns), system=system)
+
+
+def _text(message: Mapping[str, Any], where: str) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        content = "".join(parts) if _is_list_of(str, parts) else None
+    if not isinstance(content, str) or not content.strip():
+        raise refused(f"{where}.content must be a text, or parts of type text, and not empty", "messages")
+    return content
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(each) is kind for each in value)

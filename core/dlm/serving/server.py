@@ -1,0 +1,60 @@
+"""Serving over HTTP: the socket, signals (SIGTERM ends after the running requests), and the line that says where."""
+
+import socket
+import sys
+
+import uvicorn
+
+from dlm.errors import UserInputError
+from dlm.serving.app import Service
+
+
+class _Server(uvicorn.Server):
+    """Ends at the first signal when the running requests have ended, or the grace is over; at the second at once."""
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        # uvicorn would raise the signal again at the end, as if something had gone wrong.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UserInputError: the address is in use, or is not this machine's.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family, backlog=1024)
+    except OSError as error:
+        raise UserInputError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; choose with --host and --port"
+        ) from error
+
+
+def serve(service: Service, listener: socket.socket, *, grace: int) -> None:
+    """Answer requests until a signal comes.
+
+    Args:
+        service: answers.
+        listener: where requests arrive.
+        grace: seconds that running requests get to end.
+    """
+    config = uvicorn.Config(
+        service.app(),
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+    )
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {service.name} at http://{shown}:{port} (Ctrl-C ends)", file=sys.stderr, flush=True)
+    _Server(config).run(sockets=[listener])

@@ -1,0 +1,184 @@
+"""``dlm serve`` as its clients see it: OpenAI's own client and plain HTTP, on a real port."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+
+import dlm
+from dlm.sampling.arguments import settings_of
+from dlm.sampling.session import Session
+
+from .conftest import Server
+
+PROMPT = "what is it?"
+
+
+@pytest.fixture(scope="module")
+def session(folder: Path) -> Session:
+    return Session.open(str(folder), settings_of({}), dtype="float64")
+
+
+def written(session: Session, prompt: str, key: int = 0, **settings: Any) -> str:
+    """The text of ``dlm.generate`` for one prompt."""
+    ids = session.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    used = {"suppress_tokens": session.settings.suppress_tokens, "eos_id": session.eos_ids, "block_length": 8}
+    output = dlm.generate(session.model, torch.tensor([ids]), row_keys=torch.tensor([key]), **{**used, **settings})
+    found = output.sequences[0, len(ids) :].tolist()
+    ends = [index for index, each in enumerate(found) if each in session.eos_ids]
+    return str(session.tokenizer.decode(found[: ends[0] if ends else None], skip_special_tokens=True))
+
+
+def test_a_completion_is_that_of_generate(server: Server, session: Session) -> None:
+    answer = server.client.completions.create(model=server.model, prompt=PROMPT, max_tokens=24, seed=3, n=2)
+    assert [each.text for each in answer.choices] == [
+        written(session, PROMPT, key, gen_length=24, seed=3) for key in range(2)
+    ]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(PROMPT)
+    assert {each.finish_reason for each in answer.choices} <= {"stop", "length"}
+
+
+def test_settings_of_the_sampler_are_under_dlm(server: Server, session: Session) -> None:
+    own = {"steps": 6, "remasking": {"name": "random_topk", "temperature": 0.5}, "block_length": 16, "eos": "free"}
+    answer = server.client.completions.create(
+        model=server.model, prompt=PROMPT, max_tokens=24, temperature=0.8, extra_body={"dlm": {**own, "seed": 5}}
+    )
+    assert answer.choices[0].text == written(session, PROMPT, gen_length=24, temperature=0.8, seed=5, **own)
+
+
+def test_an_answer_names_the_seed_that_makes_it_come_again(server: Server) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 24, "temperature": 1.0}
+    first, second = (server.post("/v1/completions", asked).json for _ in range(2))
+    assert first["dlm"]["seed"] != second["dlm"]["seed"]
+    assert first["choices"][0]["text"] != second["choices"][0]["text"]
+    again = server.post("/v1/completions", {**asked, "seed": first["dlm"]["seed"]}).json
+    assert again["choices"] == first["choices"]
+
+
+@pytest.mark.parametrize("remasking", ["low_confidence", "remdm"])
+def test_a_stream_joins_to_the_answer(server: Server, remasking: str) -> None:
+    asked: dict[str, Any] = {
+        "model": server.model,
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+            {"role": "assistant", "content": "hello"},
+            {"role": "user", "content": "who are you?"},
+        ],
+        "max_completion_tokens": 32,
+        "n": 2,
+        "seed": 1,
+        "extra_body": {"dlm": {"remasking": remasking}},
+    }
+    whole = server.client.chat.completions.create(**asked)
+    texts, pieces = {0: "", 1: ""}, 0
+    reasons: dict[int, str | None] = {}
+    usage = None
+    for chunk in server.client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            pieces += bool(choice.delta.content)
+            reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
+    assert texts == {choice.index: choice.message.content for choice in whole.choices}
+    assert reasons == {choice.index: choice.finish_reason for choice in whole.choices}
+    assert usage == whole.usage
+    assert pieces > 4
+
+
+def test_the_answer_ends_before_a_stop(server: Server) -> None:
+    asked = {"prompt": PROMPT, "max_tokens": 32, "seed": 0, "dlm": {"eos": "free"}}
+    text = server.post("/v1/completions", asked).json["choices"][0]["text"]
+    stop = text[9:12]
+    place = text.index(stop)
+    stopped = server.post("/v1/completions", {**asked, "stop": ["\u2603", stop]}).json
+    assert stopped["choices"][0]["text"] == text[:place]
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert stopped["usage"]["completion_tokens"] == place + 3
+    stream = server.post("/v1/completions", {**asked, "stop": stop, "stream": True}).text
+    lines = [line.removeprefix("data: ") for line in stream.splitlines() if line]
+    assert lines.pop() == "[DONE]"
+    assert "".join(json.loads(line)["choices"][0]["text"] for line in lines) == text[:place]
+
+
+def test_gaps_are_filled(server: Server, session: Session) -> None:
+    text = "the <|mask:3|> of it<|mask|>"
+    (task,) = session.tasks((), (text,))
+    (batch,) = session.batches([task], 1)
+    *_, state = session.states(batch)
+    (result,) = session.results(batch, state)
+    answer = server.post("/v1/infill", {"prompt": text, "seed": 0}).json
+    assert answer["choices"][0]["text"] == result.text
+
+
+def test_models_and_health(server: Server) -> None:
+    assert [each.id for each in server.client.models.list()] == [server.model]
+    assert server.client.models.retrieve(server.model).id == server.model
+    assert server.ask("GET", "/health").json == {"status": "ok"}
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt' here"):
+        server.client.completions.create(model="gpt", prompt=PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        ("completions", {"prompt": "a", "logprobs": 3}, "logprobs", "means nothing"),
+        ("completions", {"prompt": "a", "presence_penalty": 0.5}, "presence_penalty", "means nothing"),
+        ("completions", {"prompt": "a", "max_tokns": 3}, None, "did you mean 'max_tokens'"),
+        ("completions", {"prompt": "a", "max_tokens": 1000}, None, "context of 256"),
+        ("completions", {"prompt": "a", "max_tokens": 8, "dlm": {"gen_length": 8}}, "dlm.gen_length", "twice"),
+        ("completions", {"prompt": "a", "dlm": {"remasking": "lowest"}}, "dlm", "remasking"),
+        ("completions", {"prompt": "a", "dlm": {"steps": 1 << 40}}, "dlm.steps", "at most"),
+        ("completions", {"prompt": "a", "dlm": {"steps": 1}, "max_tokens": 64}, None, "steps of at least 8"),
+        ("completions", {"prompt": "a <|mask|>"}, None, "mask"),
+        ("completions", {"prompt": [1, 99]}, "prompt", "0 to 59"),
+        ("completions", {"prompt": "a", "stop": ["a"] * 5}, "stop", "at most 4"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "a"}], "tools": [{}]}, "tools", "means nothing"),
+        ("chat/completions", {"messages": [{"role": "assistant", "content": "a"}]}, "messages", "must be user"),
+        ("chat/completions", {"messages": []}, None, "messages"),
+        ("infill", {"prompt": "a"}, None, "no gap"),
+        ("infill", {"prompt": "<|mask|>", "max_tokens": 3}, "max_tokens", "leave max_tokens out"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_is_refused(
+    server: Server, path: str, body: dict[str, Any], param: str | None, message: str, stream: bool
+) -> None:
+    answer = server.post(f"/v1/{path}", {**body, "stream": stream})
+    assert answer.status == 400, answer.text
+    error = answer.json["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert message in error["message"]
+
+
+def test_what_asks_for_nothing_is_let_through(server: Server) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 8, "top_p": 1, "presence_penalty": 0.0, "logprobs": None, "user": "me"}
+    assert server.post("/v1/completions", body).status == 200
+    with pytest.raises(openai.BadRequestError, match="top_p means nothing") as caught:
+        server.client.completions.create(model=server.model, prompt=PROMPT, top_p=0.5)
+    assert caught.value.code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status"),
+    [
+        ("POST", "/v1/completions", b"{", {}, 400),
+        ("POST", "/v1/completions", b"\xff\xfe", {}, 400),
+        ("POST", "/v1/completions", b"[" * 15000, {}, 400),
+        ("POST", "/v1/completions", b"x" * 30000, {}, 413),
+        ("POST", "/v1/completions", b"{}", {"Content-Type": "text/plain"}, 415),
+        ("GET", "/v1/completions", None, {}, 405),
+        ("GET", "/v1/nothing", None, {}, 404),
+    ],
+)
+def test_other_errors_have_the_same_form(
+    server: Server, method: str, path: str, content: bytes | None, headers: dict[str, str], status: int
+) -> None:
+    answer = server.ask(method, path, content, **headers)
+    assert answer.status == status
+    assert set(answer.json["error"]) == {"message", "type", "param", "code"}
