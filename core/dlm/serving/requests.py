@@ -244,10 +244,9 @@ def _conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
 def _text(message: Mapping[str, Any], where: str) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        content = "".join(parts) if _is_list_of(str, parts) else None
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str) or not content.strip():
         raise refused(f"{where}.content must be a text, or parts of type text, and not empty", "messages")
     return content

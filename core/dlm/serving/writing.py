@@ -91,8 +91,10 @@ class Writing:
 
     def _ender(self, index: int) -> Callable[[GenerateState | Exception], None]:
         def end(result: GenerateState | Exception) -> None:
-            is_error = isinstance(result, Exception)
-            self._put(result if is_error else Event(index=index, state=result, is_last=True))
+            if isinstance(result, GenerateState):
+                self._put(Event(index=index, state=result, is_last=True))
+            else:
+                self._put(result)
 
         return end
 
