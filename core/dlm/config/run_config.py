@@ -222,7 +222,7 @@ class DatasetConfig:
     """What is read, and how rows are made of it."""
 
     name: str | None = setting(
-        "python-docs (built in), a hub name, ./file or ./folder (txt, json, jsonl, csv, parquet), or pkg://package/path.",
+        "python-docs or sums (built in), a hub name, ./file or ./folder (txt, json, jsonl, csv, parquet), or pkg://package/path.",
         None,
         optional(min_len(1)),
     )

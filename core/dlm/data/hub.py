@@ -111,7 +111,7 @@ def load_from_hub(name: str, *, split: str, streaming: bool) -> Source:
         raise DataError(
             f"{name}: could not be loaded from the Hugging Face hub (split {split!r}): {_reason(error)}. If you meant "
             f"a file or folder, nothing of that name exists here; otherwise check the name, the network, and "
-            f"HF_HUB_OFFLINE. Built in and always there: python-docs"
+            f"HF_HUB_OFFLINE. Built in and always there: python-docs, sums"
         ) from error
 
 

@@ -121,14 +121,27 @@ class _MemoryReader:
         return {"row": self._row}
 
 
-def _python_docs() -> tuple[Mapping[str, object], ...]:
+def _python_docs(split: str, options: str) -> tuple[Mapping[str, object], ...]:
     from pydoc_data.topics import topics
 
+    if options:
+        raise DataError(f"python-docs:{options}: this sample has no options; write python-docs")
+    if split != "train":
+        raise DataError(f"python-docs: this sample has only the split 'train', not {split!r}")
     return tuple({"text": topics[name]} for name in sorted(topics))
 
 
-SAMPLES: Mapping[str, Callable[[], tuple[Mapping[str, object], ...]]] = {"python-docs": _python_docs}
-"""Built-in samples: always there, offline."""
+def _sums(split: str, options: str) -> tuple[Mapping[str, object], ...]:
+    from dlm.data.sums import sums  # a plain run does not read it
+
+    return sums(split, options)
+
+
+SAMPLES: Mapping[str, Callable[[str, str], tuple[Mapping[str, object], ...]]] = {
+    "python-docs": _python_docs,
+    "sums": _sums,
+}
+"""Built-in data sets: always there, offline. Called with the split, and with what follows a colon in the name."""
 
 
 def load_source(name: str, *, split: str = "train", streaming: bool = False) -> Source:
@@ -136,6 +149,7 @@ def load_source(name: str, *, split: str = "train", streaming: bool = False) -> 
 
     Args:
         name: ``python-docs`` (the English language reference that comes with Python, one row per topic);
+            ``sums`` (prompts and answers, for rewards: ``dlm.data.sums``), with options as ``sums:digits=2``;
             a file, folder or pattern (``./texts``, ``data/*.jsonl``): txt (one document per file), json, jsonl, csv or
             parquet, also compressed; a folder that the library ``datasets`` saved; ``pkg://package/path`` for files of
             an installed package; anything else is a name on the Hugging Face hub, with ``name:subset`` for a subset,
@@ -148,10 +162,9 @@ def load_source(name: str, *, split: str = "train", streaming: bool = False) -> 
         DataError: nothing there, not readable, or without a single row.
     """
     source: Source
-    if name in SAMPLES:
-        if split != "train":
-            raise DataError(f"{name}: this sample has only the split 'train', not {split!r}")
-        source = MemorySource(name, SAMPLES[name]())
+    sample, _, options = name.partition(":")
+    if sample in SAMPLES:
+        source = MemorySource(name, SAMPLES[sample](split, options))
     elif name.startswith(PACKAGE_PREFIX) or is_local(name):
         folder = path_of(name)
         found = None if is_saved(folder) else find_files(name, split)

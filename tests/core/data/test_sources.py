@@ -242,6 +242,7 @@ def test_other_split_of_a_single_file_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     expect_error(f"{tmp_path}/a.txt", "only the split 'train', not 'test'", split="test")
     expect_error("python-docs", "only the split 'train'", split="test")
+    expect_error("python-docs:long", "this sample has no options; write python-docs")
 
 
 def test_broken_json_names_its_line(tmp_path):
