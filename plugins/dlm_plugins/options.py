@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import yaml
 
+from dlm_plugins.registry import Registry
+
 
 @attrs.frozen(kw_only=True)
 class Option:
@@ -23,7 +25,7 @@ class Option:
     help: str
 
 
-def options_of(cls: type[attrs.AttrsInstance]) -> tuple[Option, ...]:
+def options_of(cls: type[attrs.AttrsInstance], registry: Registry) -> tuple[Option, ...]:
     """The options of a registered component class, in the order in which they are written."""
     attrs.resolve_types(cls)
     defaults = cls()
@@ -31,7 +33,7 @@ def options_of(cls: type[attrs.AttrsInstance]) -> tuple[Option, ...]:
         Option(
             name=field.name,
             type=_type_name(field.type),
-            default=_in_yaml(getattr(defaults, field.name)),
+            default=_in_yaml(getattr(defaults, field.name), registry),
             check=_check(field.validator),
             help=str(field.metadata.get("help", "")),
         )
@@ -53,13 +55,17 @@ def _type_name(annotation: object) -> str:
     return literal[1].replace(", ", " | ") if literal else re.sub(r"\b(?:[a-z_]\w*\.)+", "", text)
 
 
-def _in_yaml(value: object) -> object:
+def _in_yaml(value: object, registry: Registry) -> object:
     if isinstance(value, Mapping):
-        return {key: _in_yaml(each) for key, each in value.items()}
+        return {key: _in_yaml(each, registry) for key, each in value.items()}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple | list | set | frozenset):
-        return [_in_yaml(each) for each in value]
+        return [_in_yaml(each, registry) for each in value]
+    entry = next((entry for entry in registry.entries() if entry.cls is type(value)), None)
+    if entry is not None:
+        options = {each.name: _in_yaml(getattr(value, each.name), registry) for each in attrs.fields(entry.cls)}
+        return entry.selecting_name if value == entry.cls() else {"name": entry.selecting_name, **options}
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 

@@ -42,7 +42,7 @@ Whatever is random comes from `Draws`. A component may refuse to work with other
 def reference(registry: Registry) -> str:
     """A page with every component of ``registry`` and its options."""
     times = Counter(entry.name for entry in registry.entries())
-    sections = [_section(kind, registry.entries(kind.name), times) for kind in KINDS.values()]
+    sections = [_section(kind, registry, times) for kind in KINDS.values()]
     common = map(_property, component_properties.PROPERTIES)
     shared = [line for each in common_contract() for line in _described(each)]
     return "\n".join([_HEAD, *_overview(registry), "", _COMMON, *common, "", _SHARED, *shared, *sections])
@@ -60,7 +60,7 @@ def _overview(registry: Registry) -> Iterator[str]:
     return _table(("Kind", "Key in the run file", "Components"), rows)
 
 
-def _section(kind: Kind, entries: Sequence[Entry], times: Mapping[str, int]) -> str:
+def _section(kind: Kind, registry: Registry, times: Mapping[str, int]) -> str:
     lines = [f"## {kind.name}", "", f"Decides {kind.decides}. Key `{kind.key}`, hook `{kind.hook}`.", ""]
     lines += [f"### Contract of {kind.name}", "", f"A component keeps the protocol `{kind.protocol.__name__}`.", ""]
     for described in contract_of(kind):
@@ -71,9 +71,10 @@ def _section(kind: Kind, entries: Sequence[Entry], times: Mapping[str, int]) -> 
         lines += [*_table(("Claim", "Silence means", "Meaning"), claims), ""]
     own = [check for check in PROPERTIES[kind.name] if check not in component_properties.PROPERTIES]
     lines += ["Properties that the contract kit tries:", "", *map(_property, own), ""]
-    for entry in entries:
+    for entry in registry.entries(kind.name):
         # A link finds one heading of a name.
-        lines += _component(kind, entry, entry.name if times[entry.name] == 1 else f"{entry.name} ({kind.name})")
+        heading = entry.name if times[entry.name] == 1 else f"{entry.name} ({kind.name})"
+        lines += _component(kind, entry, heading, registry)
     return "\n".join(lines)
 
 
@@ -94,7 +95,7 @@ def _property(check: Callable[..., None]) -> str:
     return f"- `{property_name(check)}`: {_paragraph(statement)}"
 
 
-def _component(kind: Kind, entry: Entry, heading: str) -> Iterator[str]:
+def _component(kind: Kind, entry: Entry, heading: str, registry: Registry) -> Iterator[str]:
     yield from (f"### {heading}", "", _markdown(inspect.cleandoc(entry.cls.__doc__ or "")), "")
     built = entry.cls()
     claims = [
@@ -102,7 +103,7 @@ def _component(kind: Kind, entry: Entry, heading: str) -> Iterator[str]:
     ]
     if claims:
         yield from (f"Claims {', '.join(claims)}.", "")
-    options = options_of(entry.cls)
+    options = options_of(entry.cls, registry)
     if options:
         rows = ((f"`{each.name}`", each.type, as_yaml(each.default), each.check, each.help) for each in options)
         yield from (*_table(("Option", "Type", "Default", "Check", "Help"), rows), "")

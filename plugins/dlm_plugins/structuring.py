@@ -17,6 +17,7 @@ from dlm_plugins.strict_types import (
     UNSTRUCTURED_DEFAULT,
     component_beside,
     fields_by_key,
+    is_component,
     is_mapping,
     is_sequence,
     is_union,
@@ -155,9 +156,7 @@ def unstructure(registry: Registry, value: object) -> object:
 def _options(registry: Registry, value: object) -> dict[str, object]:
     options: dict[str, object] = {}
     for key, field in fields_by_key(type(value)).items():
-        content = getattr(value, field.name)
-        kind = _kind_of(field.type) if content is not None else None
-        plain = unstructure_component(registry, kind, content) if kind else unstructure(registry, content)
+        plain = _content(registry, getattr(value, field.name), field.type)
         if field.metadata.get(BESIDE) and isinstance(plain, dict):
             options = {**plain, **options}
         else:
@@ -165,10 +164,16 @@ def _options(registry: Registry, value: object) -> dict[str, object]:
     return options
 
 
-def _kind_of(expected: Any) -> str | None:
-    """The kind whose protocol a type is, optional included."""
+def _content(registry: Registry, value: object, expected: Any) -> object:
+    """One option: components carry their names, in a list too."""
     members = get_args(expected) if is_union(expected) else (expected,)
-    return next((kind.name for kind in KINDS.values() if kind.protocol in members), None)
+    kind = next((kind.name for kind in KINDS.values() if kind.protocol in members), None)
+    if kind is not None and value is not None:
+        return unstructure_component(registry, kind, value)
+    item = next((get_args(member)[0] for member in members if is_sequence(member) and get_args(member)), None)
+    if is_component(item) and isinstance(value, list | tuple):
+        return [_content(registry, each, item) for each in value]
+    return unstructure(registry, value)
 
 
 def _name_and_options(registry: Registry, kind: str, value: object) -> tuple[str, Mapping[Any, object], str]:

@@ -10,6 +10,7 @@ from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttentio
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
 from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
 
@@ -135,3 +136,50 @@ def test_alternating_claims_what_holds_in_every_layer(first, second, is_static):
 def test_alternating_refuses_other_biases():
     with pytest.raises(ValueError, match="'first' must be in"):
         AlternatingAttention(first="block_causal")
+
+
+PLAN = PerLayerAttention(plan=[BlockAttention(), BlockAttention(), FullAttention()])
+
+
+def test_a_plan_is_repeated_over_the_layers():
+    assert PerLayerAttention() == PLAN
+    kinds = [type(bias_of_layer(PLAN, index)) for index in range(7)]
+    assert kinds == [BlockAttention, BlockAttention, FullAttention] * 2 + [BlockAttention]
+    nested = PerLayerAttention(plan=[AlternatingAttention(), FullAttention()])
+    assert [type(bias_of_layer(nested, index)).__name__[0] for index in range(4)] == list("BFBF")
+
+
+@pytest.mark.parametrize("layers_per_turn", [1, 2])
+@pytest.mark.parametrize(("first", "second"), [("block", "full"), ("full", "block"), ("block", "block")])
+def test_alternating_is_a_plan_of_two_turns(first, second, layers_per_turn):
+    kinds = {"full": FullAttention(), "block": BlockAttention()}
+    plan = PerLayerAttention(plan=[kinds[first]] * layers_per_turn + [kinds[second]] * layers_per_turn)
+    turns = AlternatingAttention(first=first, second=second, layers_per_turn=layers_per_turn)
+    assert [turns.for_layer(index) for index in range(9)] == [plan.for_layer(index) for index in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "claims"),
+    [
+        ([BlockAttention(), BlockAttention()], (True, True, False)),
+        ([BlockAttention(), FullAttention()], (False, False, False)),
+        ([BlockCausalAttention()], (True, False, True)),
+        ([AlternatingAttention(), BlockAttention()], (False, False, False)),
+    ],
+)
+def test_a_plan_claims_what_holds_in_every_layer(plan, claims):
+    bias = PerLayerAttention(plan=plan)
+    assert tuple(claim.of(bias) for claim in (PREFIX_IS_STATIC, BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY)) == claims
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        ([], "at least one bias"),
+        (["full"], "must hold attention biases, not 'full'"),
+        ([FullAttention(), BlockCausalAttention()], "must not mix BlockCausalAttention.* with FullAttention"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(plan, reason):
+    with pytest.raises(ValueError, match=reason):
+        PerLayerAttention(plan=plan)

@@ -7,6 +7,7 @@ from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttentio
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
 from dlm_builtin_plugins.losses.dllm import DllmLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
@@ -156,6 +157,14 @@ class TestAlternatingAttention(AttentionBiasContract):
 
 class TestAlternatingAttentionOfEqualBiases(AttentionBiasContract):
     component = AlternatingAttention(first="block", second="block")
+
+
+class TestPerLayerAttention(AttentionBiasContract):
+    component: ClassVar = [
+        PerLayerAttention(),
+        PerLayerAttention(plan=[BlockCausalAttention(), BlockCausalAttention()]),
+        PerLayerAttention(plan=[BlockAttention(), AlternatingAttention(first="block", second="block")]),
+    ]
 
 
 class TestLowConfidence(RemaskerContract):

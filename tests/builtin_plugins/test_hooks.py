@@ -16,7 +16,7 @@ NAMES = {
     "noise_schedule": {"uniform", "cosine", "power", "sigmoid"},
     "masking": {"all", "bernoulli", "complementary", "contiguous", "semi_ar", "trace", "two_stage"},
     "noise_type": {"mask", "random_replace"},
-    "attention_bias": {"full", "block", "block_causal", "alternating"},
+    "attention_bias": {"full", "block", "block_causal", "alternating", "per_layer"},
     "remasking": {
         "low_confidence",
         "random",

@@ -8,6 +8,7 @@ import pytest
 from attrs import validators as v
 
 from dlm_plugins.options import as_yaml, options_of
+from dlm_plugins.registry import Registry
 
 
 class Colour(enum.Enum):
@@ -47,7 +48,7 @@ def test_a_validator_is_put_into_words(validator: Any, expected: str) -> None:
     class Component:
         option: Any = attrs.field(default=attrs.Factory(lambda: VALUES[expected]), validator=validator)
 
-    assert options_of(Component)[0].check == expected
+    assert options_of(Component, Registry(()))[0].check == expected
 
 
 VALUES: dict[str, Any] = {
@@ -81,7 +82,7 @@ class Typed:
 
 
 def test_types_and_defaults_read_as_in_yaml() -> None:
-    described = {each.name: (each.type, as_yaml(each.default)) for each in options_of(Typed)}
+    described = {each.name: (each.type, as_yaml(each.default)) for each in options_of(Typed, Registry(()))}
     assert described == {
         "number": ("float", "1.0e-08"),
         "pair": ("tuple[float, float]", "[0.9, 0.95]"),

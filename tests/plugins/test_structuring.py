@@ -62,6 +62,16 @@ class Pair:
 
 
 @attrs.frozen(kw_only=True)
+class Many:
+    """A component made of a list of components."""
+
+    members: Sequence[AttentionBias] = ()
+
+    def mask_function(self, layout: SequenceLayout) -> MaskFunction | None:
+        return None
+
+
+@attrs.frozen(kw_only=True)
 class Needy:
     """A component with a required option."""
 
@@ -97,7 +107,7 @@ def registry_of(**classes: type[Any]) -> Registry:
     return Registry((PluginRecord(name="toy", distribution="toy", version="1", status="ok", entries=entries),))
 
 
-TOYS = registry_of(everything=Everything, pair=Pair, needy=Needy, moody=Moody)
+TOYS = registry_of(everything=Everything, pair=Pair, many=Many, needy=Needy, moody=Moody)
 
 
 def structured(value: object) -> Any:
@@ -254,7 +264,7 @@ def test_unknown_names_are_placed_where_they_were_written() -> None:
 
 @pytest.mark.parametrize("value", [None, 3, True, [], ["needy"], {}, {"weight": 1.0}, {"name": None}, {"name": ["a"]}])
 def test_what_is_neither_name_nor_mapping_is_refused_with_the_names_there_are(value: object) -> None:
-    assert "everything, moody, needy, pair" in next(iter(problems(value).values()))
+    assert "everything, many, moody, needy, pair" in next(iter(problems(value).values()))
 
 
 def test_components_nest() -> None:
@@ -276,6 +286,17 @@ def test_unstructuring_writes_qualified_names_all_options_and_plain_values() -> 
         [],
     )
     assert structured(plain) == Pair(first=Everything(side=Side.RIGHT), second=None)
+
+
+def test_components_in_a_list_keep_their_names() -> None:
+    many = structured({"name": "many", "members": ["everything", {"name": "needy", "weight": 1.0}, {"name": "many"}]})
+    assert many == Many(members=(Everything(), Needy(weight=1.0), Many()))
+    plain = unstructure_component(TOYS, "attention_bias", many)
+    members = plain["members"]
+    assert isinstance(members, list)
+    assert [each["name"] for each in members] == ["toy:everything", "toy:needy", "toy:many"]
+    assert structured(plain) == many
+    assert set(problems({"name": "many", "members": ["everything", "nedy"]})) == {"members[1]"}
 
 
 def test_unstructuring_under_the_wrong_kind_is_refused() -> None:

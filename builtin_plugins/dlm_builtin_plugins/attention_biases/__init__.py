@@ -6,6 +6,7 @@ from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttentio
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
 from dlm_plugins import AttentionBias
 
 COMPONENTS: Mapping[str, type[AttentionBias]] = {
@@ -13,4 +14,5 @@ COMPONENTS: Mapping[str, type[AttentionBias]] = {
     "block": BlockAttention,
     "block_causal": BlockCausalAttention,
     "alternating": AlternatingAttention,
+    "per_layer": PerLayerAttention,
 }

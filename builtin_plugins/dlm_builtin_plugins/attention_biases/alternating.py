@@ -1,4 +1,4 @@
-"""Attention by layer: layers take turns between full and block attention (local and global)."""
+"""Attention by layer: turns of full and block attention (local and global), a special case of per_layer."""
 
 from typing import Literal
 
@@ -6,18 +6,17 @@ import attrs
 
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
 from dlm_plugins import AttentionBias, MaskFunction, SequenceLayout
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, PREFIX_IS_STATIC
 
 _BIASES: dict[str, AttentionBias] = {"full": FullAttention(), "block": BlockAttention()}
 
 
 @attrs.frozen(kw_only=True)
 class AlternatingAttention:
-    """Layers take turns between two biases: local and global attention in one model.
+    """Layers take turns between full and block attention: ``per_layer`` with a plan of two turns.
 
-    Turns of local and global layers: Beltagy et al. 2020 (Longformer, arXiv:2004.05150) and the Gemma models. Both
-    biases read a single copy of the text, so that ``block_causal``, which needs two, cannot take part.
+    Turns of local and global layers: Beltagy et al. 2020 (Longformer, arXiv:2004.05150) and the Gemma models.
     """
 
     first: Literal["full", "block"] = attrs.field(
@@ -37,19 +36,24 @@ class AlternatingAttention:
     )
 
     @property
+    def _layers(self) -> PerLayerAttention:
+        turns = (_BIASES[self.first], _BIASES[self.second])
+        return PerLayerAttention(plan=[bias for bias in turns for _ in range(self.layers_per_turn)])
+
+    @property
     def prefix_is_static(self) -> bool:
         """Only if it holds in every layer."""
-        return PREFIX_IS_STATIC.of(_BIASES[self.first]) and PREFIX_IS_STATIC.of(_BIASES[self.second])
+        return self._layers.prefix_is_static
 
     @property
     def blocks_are_independent(self) -> bool:
         """Only if it holds in every layer."""
-        return BLOCKS_ARE_INDEPENDENT.of(_BIASES[self.first]) and BLOCKS_ARE_INDEPENDENT.of(_BIASES[self.second])
+        return self._layers.blocks_are_independent
 
     def for_layer(self, index: int) -> AttentionBias:
         """The bias whose turn it is at layer ``index``, from 0."""
-        return _BIASES[(self.first, self.second)[index // self.layers_per_turn % 2]]
+        return self._layers.for_layer(index)
 
     def mask_function(self, layout: SequenceLayout) -> MaskFunction | None:
         """The rule of layer 0; ask ``for_layer`` for the others."""
-        return self.for_layer(0).mask_function(layout)
+        return self._layers.mask_function(layout)

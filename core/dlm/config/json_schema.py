@@ -35,13 +35,19 @@ _COMPARISONS = {"<": "exclusiveMaximum", "<=": "maximum", ">": "exclusiveMinimum
 
 def json_schema(registry: Registry) -> Schema:
     """The schema (draft 2020-12) of a run file, given the plugins that are installed."""
-    schema = _SchemaBuilder(registry).object(RunConfig)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dlm run file", **schema}
+    builder = _SchemaBuilder(registry)
+    schema = builder.object(RunConfig)
+    definitions = {kind: builder.component(kind) for kind in sorted(builder.nested)}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dlm run file"}
+    return {**head, **schema, **({"$defs": definitions} if definitions else {})}
 
 
 @attrs.frozen
 class _SchemaBuilder:
     registry: Registry
+    nested: set[str] = attrs.field(factory=set, init=False)
+    """Kinds whose components may hold others of the same kind: these refer to a definition, which has no end."""
+    _open: list[str] = attrs.field(factory=list, init=False)
 
     def object(self, cls: Any, extra: Mapping[str, Schema] | None = None, required: tuple[str, ...] = ()) -> Schema:
         """An attrs class, with ``extra`` properties in front."""
@@ -100,6 +106,10 @@ class _SchemaBuilder:
 
     def component(self, kind: str, core: Mapping[str, Schema] | None = None, names_required: bool = True) -> Schema:
         """A name, or a mapping with a name and the options of that component; ``core`` keys stand beside them."""
+        if kind in self._open:
+            self.nested.add(kind)
+            return {"$ref": f"#/$defs/{kind}"}
+        self._open.append(kind)
         entries = [(entry, self._names(entry)) for entry in self.registry.entries(kind)]
         short = [
             name
@@ -115,6 +125,7 @@ class _SchemaBuilder:
             }
             for entry, names in entries
         ]
+        self._open.pop()
         return {"anyOf": [{"enum": short}, *long]}
 
     def _names(self, entry: Entry) -> list[str]:

@@ -36,7 +36,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
     for warning in registry.warnings():
         click.echo(f"dlm: warning: {warning}", err=True)
     entry = registry.resolve(kind, name)
-    options = options_of(entry.cls)
+    options = options_of(entry.cls, registry)
     component = entry.cls()
     claims = {claim.name: claim.of(component) for claim in KINDS[kind].claims}
     if as_json:

@@ -1,12 +1,14 @@
 """What every component keeps, of whatever kind: it is its options, and they survive being written down."""
 
+import functools
 import pickle
 from typing import Any
 
 import attrs
 import yaml
 
-from dlm_plugins.structuring import make_converter
+from dlm_plugins.registry import Registry
+from dlm_plugins.structuring import make_converter, unstructure
 from dlm_plugins.testing.instances import variants
 from dlm_plugins.testing.property_tools import contract_property
 
@@ -35,7 +37,7 @@ def check_equality(component: Any) -> None:
     if hash(twin) != hash(component):
         raise AssertionError("hashes differently from a component with the same options")
     for other in variants(type(component)):
-        if (other == component) != (attrs.asdict(other) == attrs.asdict(component)):
+        if (other == component) != (_options(other) == _options(component)):
             raise AssertionError(f"equality with {other!r} is not that of their options")
 
 
@@ -50,9 +52,9 @@ def check_pickle_round_trip(component: attrs.AttrsInstance) -> None:
 @contract_property
 def check_yaml_round_trip(component: attrs.AttrsInstance) -> None:
     """Its options written as YAML and read again give an equal component."""
-    converter = make_converter()
-    text = yaml.safe_dump(converter.unstructure(component))
-    found = converter.structure(yaml.safe_load(text), type(component))
+    registry = _installed()
+    text = yaml.safe_dump(unstructure(registry, component))
+    found = make_converter(registry).structure(yaml.safe_load(text), type(component))
     if found != component:
         raise AssertionError(f"comes back from YAML as {found!r}; the YAML was {text!r}")
 
@@ -68,6 +70,16 @@ def check_documented(component: attrs.AttrsInstance) -> None:
             raise AssertionError(f"option {field.name!r} has no default")
         if not str(field.metadata.get("help", "")).strip():
             raise AssertionError(f'option {field.name!r} has no help text; add metadata={{"help": "..."}}')
+
+
+def _options(component: Any) -> dict[str, Any]:
+    return attrs.asdict(component, recurse=False)
+
+
+@functools.cache
+def _installed() -> Registry:
+    """Where components find those they are made of."""
+    return Registry.discover()
 
 
 PROPERTIES = (

@@ -219,6 +219,10 @@ def run_files(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         value["lora"] = {"r": 3, "targets": draw(st.none() | st.lists(names, min_size=1, max_size=2))}
     value["training"]["noise"] = {"schedule": draw(st.sampled_from(["cosine", {"name": "power", "exponent": 1.5}]))}
+    value["evaluation"]["metrics"] = draw(st.sampled_from([[], ["elbo", {"name": "elbo", "per": "byte"}]]))
+    plan = ["block", {"name": "per_layer", "plan": ["full", "alternating"]}]
+    bias = draw(st.sampled_from(["block_causal", {"name": "per_layer", "plan": plan}]))
+    value["training"]["block_attention"] = {"enabled": True, "block_length": 4, "bias": bias}
     value["optim"] = {"name": "lion8bit", "lr": draw(st.floats(1e-12, 1e3))}
     return value
 
@@ -287,6 +291,8 @@ def test_the_schema_is_a_schema_and_accepts_what_is_shown(registry: Registry) ->
         (("lora",), {"r": 4}, True),
         (("lora",), {"r": 0}, False),
         (("evaluation", "sample_prompts"), ["a", 3], False),
+        (("training", "block_attention", "bias"), {"name": "per_layer", "plan": ["full", {"name": "per_layer"}]}, True),
+        (("training", "block_attention", "bias"), {"name": "per_layer", "plan": ["full", "fulll"]}, False),
         (("training",), {}, False),
         (("dataset", "mixture"), [{"name": "a", "weight": 2}], True),
         (("dataset", "mixture"), [{"name": "a", "weight": 0}], False),

@@ -236,20 +236,23 @@ def test_a_noisy_block_is_what_sampling_would_compute(lab, docs) -> None:
 
 
 @IMPLEMENTATIONS
-def test_alternating_layers_get_masks_of_their_own(lab, docs, implementation: str) -> None:
+@pytest.mark.parametrize(
+    ("bias", "layers"), [("alternating", ("block", "full", "block")), ("per_layer", ("block", "block", "full"))]
+)
+def test_layers_get_masks_of_their_own(lab, docs, implementation: str, bias: str, layers: tuple[str, ...]) -> None:
     model = lab.model(implementation=implementation, num_hidden_layers=3)
     noised = lab.noised(lab.batch(docs((9, 6))))
-    bias = lab.component("attention_bias", "alternating")
     settings = {"block_length": 3, "implementation": implementation}
-    found = lab.hidden(model, noised, bias=bias, **settings)
-    torch.testing.assert_close(found, by_layer(lab, model, noised, implementation), **CLOSE[implementation])
+    found = lab.hidden(model, noised, bias=lab.component("attention_bias", bias), **settings)
+    by_hand = by_layer(lab, model, noised, implementation, layers)
+    torch.testing.assert_close(found, by_hand, **CLOSE[implementation])
     for name in ("full", "block"):
         alone = lab.hidden(model, noised, bias=lab.component("attention_bias", name), **settings)
         assert not torch.allclose(found, alone, atol=1e-3)
 
 
-def by_layer(lab: Any, model: Any, noised: NoisedBatch, implementation: str) -> Tensor:
-    """Layers called by hand: block, full, block."""
+def by_layer(lab: Any, model: Any, noised: NoisedBatch, implementation: str, layers: tuple[str, ...]) -> Tensor:
+    """Layers called by hand, each under the mask that is named."""
     seen = visible(lab, noised.clean, "block", 3)[None, None]
     masks = {
         name: mask if implementation == "sdpa" else torch.where(mask, 0.0, -1e30)
@@ -259,6 +262,6 @@ def by_layer(lab: Any, model: Any, noised: NoisedBatch, implementation: str) -> 
     with torch.no_grad():
         hidden = body.embed_tokens(noised.noisy_ids)
         rotary = body.rotary_emb(hidden, positions)
-        for layer, name in zip(body.layers, ("block", "full", "block"), strict=True):
+        for layer, name in zip(body.layers, layers, strict=True):
             hidden = layer(hidden, attention_mask=masks[name], position_ids=positions, position_embeddings=rotary)
         return body.norm(hidden)

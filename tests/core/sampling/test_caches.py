@@ -1,7 +1,8 @@
 """Every cache that calls itself exact gives the tokens of the plain way."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,11 +24,39 @@ from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttentio
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
+from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
+from dlm_plugins import MaskFunction, SequenceLayout
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT
+
+
+@attrs.frozen(kw_only=True)
+class ShortMemory:
+    """Block diffusion that remembers the block before only."""
+
+    prefix_is_static: ClassVar[bool] = True
+    needs_clean_copy: ClassVar[bool] = True
+
+    def mask_function(self, layout: SequenceLayout) -> MaskFunction:
+        everything, block = BlockCausalAttention().mask_function(layout), layout.block
+        return lambda b, h, q, k: everything(b, h, q, k) & (block[b, q] - block[b, k] <= 1)
+
+
+@attrs.frozen(kw_only=True)
+class PromptFirst:
+    """The prompt sees itself, the answer everything."""
+
+    prefix_is_static: ClassVar[bool] = True
+
+    def mask_function(self, layout: SequenceLayout) -> MaskFunction:
+        return lambda b, h, q, k: (layout.block[b, q] >= 0) | (layout.block[b, k] < 0)
+
 
 BIASES = {
     "block": BlockAttention(),
     "block_causal": BlockCausalAttention(),
     "alternating": AlternatingAttention(first="block", second="block"),
+    "per_layer": PerLayerAttention(plan=[BlockCausalAttention(), ShortMemory(), BlockCausalAttention()]),
+    "static": PerLayerAttention(plan=[BlockAttention(), PromptFirst()]),
 }
 EXACT = [name for name in CACHES if name not in ("auto", "off", *APPROXIMATE_CACHES)]
 
@@ -59,7 +88,12 @@ def sampling_settings(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("bias", "cache"),
-    [(bias, cache) for bias in BIASES for cache in EXACT if (bias, cache) != ("block_causal", "side_by_side")],
+    [
+        (bias, cache)
+        for bias in BIASES
+        for cache in EXACT
+        if cache != "side_by_side" or BLOCKS_ARE_INDEPENDENT.of(BIASES[bias])
+    ],
 )
 @settings(deadline=None, max_examples=20)
 @given(
