@@ -61,7 +61,7 @@ def test_killed_before_the_first_save_and_started_again_after_the_end(
 def test_a_stream_resumed_at_every_step(laboratory: Any, digest_of: Any, count: Any, tmp_path: Path) -> None:
     changes = {
         "training": {"max_steps": 10, "batch_size": 10, "checkpoint": {"every_steps": 1, "resume": "latest"}},
-        "dataset": {"max_length": 120, "streaming": True},
+        "dataset": {"max_length": 120, "streaming": True, "shuffle_buffer": 7, "num_workers": 1},
         "evaluation": {"do_eval_loss": False},
     }
     config = laboratory.config("stream", changes)

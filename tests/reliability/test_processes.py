@@ -45,6 +45,27 @@ def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_pat
     assert largest < 1e-5
 
 
+def test_two_processes_share_a_stream_and_go_on_in_it_as_one(
+    laboratory: Any, digest_of: Any, count: Any, tmp_path: Path
+) -> None:
+    stream = {"max_length": 60, "streaming": True, "shuffle_buffer": 16, "num_workers": 1}
+    changes = {"model": float64_model(laboratory), "dataset": stream, "evaluation": {"do_eval_loss": False}}
+    config = laboratory.config("shared-stream", {**changes, "logging": {"every_steps": 1}})
+    twice, once = (f"training.gradient_accumulation_steps={number}" for number in (2, 1))
+    assert laboratory.run(config, tmp_path / "alone", arguments=[twice]).code == 0
+    outcome = laboratory.run(config, tmp_path / "both", num_processes=2, arguments=[once])
+    assert outcome.codes == [0, 0], outcome.log
+    number, largest = difference(tmp_path / "alone", tmp_path / "both")
+    count("two processes that share a stream, against one", f"{number} lines, largest difference {largest:.1e}")
+    assert largest < 1e-6
+    folder = tmp_path / "killed"
+    outcome = laboratory.run(config, folder, num_processes=2, arguments=[once], inject=["die_in_backward", 7])
+    assert 0 not in outcome.codes
+    outcome = laboratory.run(config, folder, num_processes=2, arguments=[once])
+    assert outcome.codes == [0, 0], outcome.log
+    assert digest_of(folder / "run") == digest_of(tmp_path / "both" / "run")
+
+
 @pytest.fixture(scope="module")
 def pretrained(laboratory: Any) -> str:
     """A folder of a float64 model with tied weights, for fine-tuning."""

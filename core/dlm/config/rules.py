@@ -93,14 +93,12 @@ def mixture(config: RunConfig) -> Iterator[Problem]:
 
 
 def streaming(config: RunConfig) -> Iterator[Problem]:
-    """A stream is read once, in its own order, by the main process."""
+    """A stream is read as it goes: nothing that wants all of it first."""
     dataset, evaluation = config.dataset, config.evaluation
     if not dataset.streaming:
         return
     if config.training.mode == "sft":
         yield Problem("dataset.streaming", "fine-tuning reads its conversations first; set it to false")
-    if dataset.num_workers != 0:
-        yield Problem("dataset.num_workers", "has no effect on a stream, which the main process reads; set it to 0")
     if evaluation.do_eval_loss and evaluation.split is None:
         message = "a stream has no fraction to hold out; name a split, or set evaluation.do_eval_loss to false"
         yield Problem("evaluation.split", message)
@@ -197,7 +195,6 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
         (
             "dataset.streaming",
             "training.mode",
-            "dataset.num_workers",
             "evaluation.do_eval_loss",
             "evaluation.split",
         ),
@@ -235,6 +232,8 @@ def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
 def _idle(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     mode, evaluation = config.training.mode, config.evaluation
     yield f"training.mode is {mode}", _KEYS_OF_MODE["pretrain" if mode == "sft" else "sft"]
+    if not config.dataset.streaming:
+        yield "dataset.streaming is false", ("dataset.shuffle_buffer",)
     if not evaluation.do_eval_loss:
         keys = ("evaluation.fraction", "evaluation.split", "evaluation.max_rows")
         # Prompts are continued whenever there would be an evaluation.

@@ -236,6 +236,11 @@ class DatasetConfig:
         "Column that holds the text; null: found by itself. Pre-training only.", None, optional(min_len(1))
     )
     streaming: bool = setting("Read on the fly instead of preparing everything first.", default=False)
+    shuffle_buffer: int = setting(
+        "Rows of a stream that are read before they are taken in a random order; 1: as they come. Streaming only.",
+        1024,
+        ge(1),
+    )
     max_length: int = setting("Longest row, in tokens.", 512, ge(2))
     pack: bool = setting(
         "Fill rows with several documents. Default: true in pre-training, false in fine-tuning.", default=True
@@ -243,7 +248,9 @@ class DatasetConfig:
     isolate_documents: bool = setting(
         "Hide the documents of a packed row from each other. Fine-tuning always does.", default=False
     )
-    num_workers: int = setting("Processes that prepare batches; 0: the main process.", 0, NOT_NEGATIVE)
+    num_workers: int = setting(
+        "Processes that prepare batches (of a stream: tokenize ahead); 0: the main process.", 0, NOT_NEGATIVE
+    )
     format: Literal["conversations", "messages", "prompt_response", "instruction"] | None = setting(
         "Format of the conversations; null: found by itself. Fine-tuning only.", None
     )

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -18,6 +18,7 @@ from dlm.errors import DataError
 _PLACES_AT_ONCE = 4096
 """Places of the order that are worked out together: it costs hardly more than one."""
 
+T = TypeVar("T")
 Collate = Callable[[Sequence[Row | None], Sequence[int], int], Batch]
 """Takes rows (None: filler), their indices in the global step batch, and the length of the longest row of that."""
 
@@ -144,10 +145,7 @@ class StepLoader:
             )
 
     def _read(self, micro_plans: Iterator[MicroPlan]) -> Iterator[Batch]:
-        reader = MicroBatchReader(self.rows, self.collate)
-        if self.num_workers == 0:
-            return (reader[micro_plan] for micro_plan in micro_plans)
-        return _read_ahead(reader, micro_plans, self.num_workers)
+        return read_ahead(MicroBatchReader(self.rows, self.collate), micro_plans, self.num_workers)
 
 
 class ReadAhead(Iterator[StepBatch]):
@@ -185,36 +183,51 @@ class MicroBatchReader(Dataset[Batch]):
         return self._collate(rows, plan.row_index, plan.step_length)
 
 
-class _PlanSampler(Sampler[MicroPlan]):
-    def __init__(self, plans: Iterable[MicroPlan]) -> None:
-        self._plans = plans
+class _InOrder(Sampler[Any]):
+    def __init__(self, keys: Iterable[Any]) -> None:
+        self._keys = keys
 
-    def __iter__(self) -> Iterator[MicroPlan]:
-        return iter(self._plans)
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._keys)
 
 
-def _read_ahead(reader: MicroBatchReader, plans: Iterator[MicroPlan], num_workers: int) -> Iterator[Batch]:
-    # Workers never tokenize; without this the tokenizers library warns about the fork.
+def read_ahead(reader: Dataset[T], keys: Iterable[Any], num_workers: int) -> Iterator[T]:
+    """``reader[key]`` for each key, in order.
+
+    Args:
+        reader: is copied to the workers.
+        keys: are drawn a few ahead of what is taken where there are workers.
+        num_workers: processes that read; 0: this one, when a value is taken.
+
+    Raises:
+        DataError: a worker process died.
+    """
+    if num_workers == 0:
+        yield from (reader[key] for key in keys)
+        return
+    # Rust's threads do not survive the fork, of which the tokenizers library would warn.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader = DataLoader(
         reader,
         batch_size=None,
-        sampler=_PlanSampler(plans),
+        sampler=_InOrder(keys),
         num_workers=num_workers,
         collate_fn=_unchanged,
         # Its own generator: starting workers must not draw from the global one, which belongs to dropout.
         generator=torch.Generator(),
     )
-    batches = iter(loader)
+    values = iter(loader)
     while True:
         try:
-            batch = next(batches)
+            value = next(values)
+        except StopIteration:
+            return
         except RuntimeError as error:
             failure = worker_failure(error)
             if failure is None:
                 raise
             raise failure from error
-        yield batch
+        yield value
 
 
 def _unchanged(batch: Any) -> Any:

@@ -216,6 +216,26 @@ def group_of_threads(accelerator: Accelerator) -> ProcessGroup | None:
     return group
 
 
+def exchange(accelerator: Accelerator, what: str) -> Callable[[object], list[Any]]:
+    """A function that takes something from each process, and gives to each what all gave, in their order.
+
+    Args:
+        accelerator: knows the processes. All must call, also the function.
+        what: is waited for, in the words of an error.
+    """
+    group = group_of_threads(accelerator)  # its own: it does not matter what the training waits for meanwhile
+    if group is None:
+        return lambda own: [own]
+
+    def from_all(own: object) -> list[Any]:
+        every: list[Any] = [None] * int(accelerator.num_processes)
+        with waiting_for(accelerator, what):
+            distributed.all_gather_object(every, own, group=group)
+        return every
+
+    return from_all
+
+
 def close_group(accelerator: Accelerator) -> None:
     """End the trackers and the connections between the processes.
 

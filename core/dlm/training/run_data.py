@@ -27,6 +27,7 @@ from dlm.data.text_column import PREFERRED_COLUMNS, find_text_column, other_colu
 from dlm.data.token_cache import tokenized
 from dlm.data.tokenization import Documents, eos_id_of
 from dlm.errors import DataError
+from dlm.training.processes import exchange
 from dlm_plugins.masking import NEEDS_TRACE
 
 
@@ -300,6 +301,10 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
         collate=collate,
         shape=shape,
         pack=dataset.pack,
+        seed=config.training.seed,
+        shuffle_buffer=dataset.shuffle_buffer,
+        num_workers=dataset.num_workers,
+        exchange=exchange(accelerator, "the others' share of the stream"),
     )
     held_out: EvaluationBatches | None = None
     origin: Sequence[str] = ()

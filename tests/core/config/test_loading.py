@@ -119,7 +119,6 @@ RULES = [
         "training.num_epochs: a stream has no known length",
     ),
     ({"optim": {"warmup_ratio": 0.1, "warmup_steps": 3}}, "optim.warmup_steps: give warmup_ratio or warmup_steps"),
-    ({**STREAM, "dataset.num_workers": 4}, "dataset.num_workers: has no effect on a stream"),
     ({**STREAM, "training.mode": "sft"}, "dataset.streaming: fine-tuning reads its conversations first"),
     ({"dataset.streaming": True}, "evaluation.split: a stream has no fraction to hold out"),
     ({"training.mixed_precision": "bf16", "model.dtype": "float64"}, "training.mixed_precision: has no effect"),

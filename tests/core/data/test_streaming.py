@@ -1,5 +1,7 @@
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import pytest
@@ -12,6 +14,8 @@ from dlm.data.hub import StreamedSource
 from dlm.data.packing import text_rows
 from dlm.data.sources import MemorySource
 from dlm.data.streaming import StreamLoader
+from dlm.data.tokenization import encode_texts
+from dlm.data.tokenizer_training import train_tokenizer
 from dlm.errors import DataError
 
 TEXTS = [f"document {number} " * (number % 7 + 1) for number in range(40)]
@@ -72,15 +76,21 @@ def streamed_source():
 
 
 @settings(deadline=None, max_examples=25)
-@given(num_steps=st.integers(1, 40), max_length=st.sampled_from([5, 16, 300]), pack=st.booleans())
+@given(
+    num_steps=st.integers(1, 40),
+    max_length=st.sampled_from([5, 16, 300]),
+    pack=st.booleans(),
+    shuffle_buffer=st.sampled_from([1, 2, 10, 1000]),
+)
 @pytest.mark.parametrize("source", [SOURCE, streamed_source()], ids=["memory", "datasets"])
-def test_resumed_stream_equals_an_uninterrupted_one(tokenizer, source, num_steps, max_length, pack):
-    loader = loader_of(tokenizer, source=source, max_length=max_length, pack=pack)
+def test_resumed_stream_equals_an_uninterrupted_one(tokenizer, source, num_steps, max_length, pack, shuffle_buffer):
+    options = {"source": source, "max_length": max_length, "pack": pack, "shuffle_buffer": shuffle_buffer}
+    loader = loader_of(tokenizer, **options)
     steps = list(itertools.islice(loader.steps(), num_steps + 4))
     last = steps[num_steps - 1]
     # Through JSON, as a checkpoint stores it, and from an object that has read nothing.
     state = json.loads(json.dumps(last.data_state))
-    again = loader_of(tokenizer, source=source, max_length=max_length, pack=pack)
+    again = loader_of(tokenizer, **options)
     resumed = list(itertools.islice(again.steps(last.epoch, last.epoch_batch + 1, data_state=state), 2))
     # And once more from where the resumed one stopped.
     state, last = json.loads(json.dumps(resumed[-1].data_state)), resumed[-1]
@@ -95,15 +105,116 @@ def test_state_stays_small(tokenizer):
     assert max(len(json.dumps(state)) for state in states) < 500
 
 
-def test_ranks_share_the_rows_of_a_step(tokenizer):
-    (whole,) = itertools.islice(loader_of(tokenizer, shape=StepShape(batch_size=6)).steps(), 1)
-    found = {}
-    for rank in range(2):
-        shape = StepShape(batch_size=3, rank=rank, world_size=2)
-        (part,) = itertools.islice(loader_of(tokenizer, shape=shape).steps(), 1)
-        assert part.row_ids == whole.row_ids
-        found.update(zip(part.micro_batches[0].row_index.tolist(), contents(part), strict=True))
-    assert [found[index] for index in range(6)] == contents(whole)
+def in_threads(tokenizer, world_size, num_steps=None, **options):
+    """The steps of each rank, which exchange what they tokenize."""
+    barrier, given_ = threading.Barrier(world_size, timeout=60), [None] * world_size
+
+    def steps_of(rank):
+        def exchange(own):
+            given_[rank] = own
+            barrier.wait()
+            every = list(given_)
+            barrier.wait()
+            return every
+
+        shape = StepShape(batch_size=6 // world_size, rank=rank, world_size=world_size)
+        loader = loader_of(tokenizer, shape=shape, exchange=exchange, **options)
+        return list(itertools.islice(loader.steps(), num_steps))
+
+    with ThreadPoolExecutor(world_size) as pool:
+        return [future.result() for future in [pool.submit(steps_of, rank) for rank in range(world_size)]]
+
+
+@pytest.mark.parametrize("shuffle_buffer", [1, 9])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_rows_of_each_step(tokenizer, world_size, shuffle_buffer):
+    options = {"shuffle_buffer": shuffle_buffer}
+    whole = list(itertools.islice(loader_of(tokenizer, shape=StepShape(batch_size=6), **options).steps(), 30))
+    assert whole[-1].epoch > 0
+    ranks = in_threads(tokenizer, world_size, 30, **options)
+    for number, step in enumerate(whole):
+        parts = [steps[number] for steps in ranks]
+        assert all((part.row_ids, part.data_state) == (step.row_ids, step.data_state) for part in parts)
+        found = {}
+        for part in parts:
+            indices = [index for index in part.micro_batches[0].row_index.tolist() if index >= 0]
+            found.update(zip(indices, contents(part), strict=True))
+        assert [found[index] for index in range(step.num_rows)] == contents(step)
+
+
+def test_each_rank_tokenizes_its_share_once(tokenizer, monkeypatch):
+    tokenized = []
+
+    def noted(texts, tokenizer):
+        tokenized.extend(texts)
+        return encode_texts(texts, tokenizer)
+
+    monkeypatch.setattr(streaming, "encode_texts", noted)
+    steps = in_threads(tokenizer, 2, 6)[0]
+    assert steps[-1].epoch == 0
+    assert len(tokenized) == len(set(tokenized)) >= 14
+
+
+@pytest.fixture(scope="module")
+def masking():
+    """A tokenizer whose mask token is an ordinary letter, which no text may have."""
+    tokenizer = train_tokenizer(["a b"], vocab_size=258)
+    tokenizer._mask_token = None
+    tokenizer.mask_token = "z"
+    return tokenizer
+
+
+HAS_MASK = MemorySource("a-set", tuple({"text": text} for text in [*TEXTS[:10], "a z"]))
+
+
+def test_what_one_rank_cannot_tokenize_ends_all(masking):
+    with pytest.raises(DataError, match="writes the mask token 'z' for ordinary text"):
+        in_threads(masking, 2, source=HAS_MASK)
+
+
+def test_workers_change_nothing_and_say_what_is_wrong(tokenizer):
+    def steps_of(num_workers):
+        return list(itertools.islice(loader_of(tokenizer, num_workers=num_workers, shuffle_buffer=5).steps(), 25))
+
+    alone = steps_of(0)
+    assert alone[-1].epoch > 0
+    for one, other in zip(alone, steps_of(2), strict=True):
+        assert (one.row_ids, one.data_state) == (other.row_ids, other.data_state)
+        assert contents(one) == contents(other)
+
+
+def test_what_a_worker_cannot_tokenize_is_said_in_a_line(masking):
+    with pytest.raises(DataError) as problem:
+        list(itertools.islice(loader_of(masking, source=HAS_MASK, num_workers=1).steps(), 30))
+    assert str(problem.value).startswith("the tokenizer writes the mask token 'z'")
+
+
+@pytest.mark.parametrize("shuffle_buffer", [2, 10, 1000])
+def test_rows_are_shuffled_within_windows_anew_in_each_epoch(tokenizer, shuffle_buffer):
+    loader = loader_of(tokenizer, shuffle_buffer=shuffle_buffer)
+    epochs = {}
+    for step in itertools.takewhile(lambda step: step.epoch < 3, loader.steps()):
+        epochs.setdefault(step.epoch, []).extend(zip(step.row_ids, contents(step), strict=True))
+    in_order = [
+        row
+        for step in itertools.takewhile(lambda s: s.epoch == 0, loader_of(tokenizer).steps())
+        for row in contents(step)
+    ]
+    for taken in epochs.values():
+        assert [content for _, content in sorted(taken, key=lambda each: each[0])] == in_order
+        numbers = [number for number, _ in taken]
+        for start in range(0, len(numbers), shuffle_buffer):
+            window = numbers[start : start + shuffle_buffer]
+            assert sorted(window) == list(range(start, start + len(window)))
+        assert numbers != sorted(numbers)
+    assert len({tuple(number for number, _ in taken) for taken in epochs.values()}) == 3
+
+
+def test_windows_have_orders_of_their_own(tokenizer):
+    loader = loader_of(tokenizer, max_length=5, shuffle_buffer=6, shape=StepShape(batch_size=6))
+    steps = itertools.takewhile(lambda step: step.epoch == 0 and step.num_rows == 6, loader.steps())
+    orders = [tuple(number % 6 for number in step.row_ids) for step in steps]
+    assert len(set(orders)) > len(orders) / 2 > 10
 
 
 def test_rows_passed_over_are_reported(tokenizer, caplog):

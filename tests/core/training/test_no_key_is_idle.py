@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlm.config import config_to_mapping, load_config
-from dlm.data.loader import StepLoader
 from dlm.data.tokenizer_training import train_tokenizer
 from dlm.errors import DlmError
 from dlm.training.assembly import assemble, build_accelerator
@@ -77,6 +76,7 @@ CHANGED = {
     "dataset.max_length": "20",
     "dataset.isolate_documents": "true",
     "dataset.num_workers": "1",
+    "dataset.shuffle_buffer": "2",
     "dataset.on_bad_row": "error",
     "dataset.format": "prompt_response",
     "dataset.train_on": "last_answer",
@@ -204,7 +204,7 @@ def effects(engine: Engine) -> Iterator[Any]:
     yield len(tokenizer), torch.are_deterministic_algorithms_enabled(), step.max_grad_norm
     yield engine.num_steps, loader.shape, engine.save_every, engine.logging_every
     yield saver.store.keep_last, saver.store.pinned, saver.folder.path, saver.sharded
-    yield isinstance(loader, StepLoader) and loader.num_workers
+    yield loader.num_workers
     yield (engine.evaluation is not None or engine.sampler.prompts) and engine.evaluate_every
 
 
