@@ -17,7 +17,8 @@ from dlm.errors import DataError, DlmError, UserInputError
 from dlm.evaluation.likelihood import ScoredText, window_of, windows
 from dlm.sampling.session import Session
 from dlm.training.output_folder import CONFIG
-from dlm.training.run_data import OneProcess, isolates_documents, prepare_data
+from dlm.training.processes import OneProcess
+from dlm.training.run_data import isolates_documents, prepare_data
 from dlm.training.trainer_state import TrainerState
 
 DEFAULT_DATA = "python-docs"

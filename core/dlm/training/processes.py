@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import attrs
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
@@ -32,6 +33,26 @@ _GRACE_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 _PLACE = re.compile(r"^\[\S*\] ")
 """The file of C++ at the beginning of a message."""
+
+
+class Processes(Protocol):
+    """Who does the work together; an ``Accelerator`` is such."""
+
+    @property
+    def process_index(self) -> int:
+        """Number of this process."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+
+
+@attrs.frozen
+class OneProcess:
+    """This process does all of it, whoever else is there."""
+
+    process_index: int = 0
+    num_processes: int = 1
 
 
 class _Watch:
@@ -97,13 +118,13 @@ def watch_waits(accelerator: Accelerator, timeout: float) -> None:
 
 
 @contextmanager
-def waiting_for(accelerator: Accelerator, what: str) -> Iterator[None]:
+def waiting_for(processes: Processes, what: str) -> Iterator[None]:
     """Around what needs the other processes, short enough that their work in it fits into the timeout.
 
     Raises:
         LostProcessError: Another process is gone. Where one hangs, this process is ended.
     """
-    if accelerator.num_processes == 1:
+    if processes.num_processes == 1:
         yield
         return
     with _watch.waiting(what):
@@ -207,29 +228,29 @@ def _heartbeat(store: Any, key: str) -> Iterator[None]:
         thread.join()
 
 
-def group_of_threads(accelerator: Accelerator) -> ProcessGroup | None:
+def group_of_threads(processes: Processes) -> ProcessGroup | None:
     """Connections between the processes for threads beside the training; None where there is one. All must call."""
-    if accelerator.num_processes == 1:
+    if processes.num_processes == 1:
         return None
     timeout = timedelta(seconds=_watch.timeout + _GRACE_SECONDS)
     group: ProcessGroup = distributed.new_group(backend="gloo", timeout=timeout)
     return group
 
 
-def exchange(accelerator: Accelerator, what: str) -> Callable[[object], list[Any]]:
+def exchange(processes: Processes, what: str) -> Callable[[object], list[Any]]:
     """A function that takes something from each process, and gives to each what all gave, in their order.
 
     Args:
-        accelerator: knows the processes. All must call, also the function.
+        processes: all must call, also the function.
         what: is waited for, in the words of an error.
     """
-    group = group_of_threads(accelerator)  # its own: it does not matter what the training waits for meanwhile
+    group = group_of_threads(processes)  # its own: it does not matter what the training waits for meanwhile
     if group is None:
         return lambda own: [own]
 
     def from_all(own: object) -> list[Any]:
-        every: list[Any] = [None] * int(accelerator.num_processes)
-        with waiting_for(accelerator, what):
+        every: list[Any] = [None] * processes.num_processes
+        with waiting_for(processes, what):
             distributed.all_gather_object(every, own, group=group)
         return every
 

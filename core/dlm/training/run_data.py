@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import torch
@@ -27,28 +27,8 @@ from dlm.data.text_column import PREFERRED_COLUMNS, find_text_column, other_colu
 from dlm.data.token_cache import tokenized
 from dlm.data.tokenization import Documents, eos_id_of
 from dlm.errors import DataError
-from dlm.training.processes import exchange
+from dlm.training.processes import Processes, exchange
 from dlm_plugins.masking import NEEDS_TRACE
-
-
-class Processes(Protocol):
-    """What shares the rows out; an ``Accelerator`` is one."""
-
-    @property
-    def process_index(self) -> int:
-        """Number of this process."""
-
-    @property
-    def num_processes(self) -> int:
-        """How many there are."""
-
-
-@attrs.frozen
-class OneProcess:
-    """All rows, whoever else is there."""
-
-    process_index: int = 0
-    num_processes: int = 1
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -304,7 +284,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
         seed=config.training.seed,
         shuffle_buffer=dataset.shuffle_buffer,
         num_workers=dataset.num_workers,
-        exchange=exchange(accelerator, "the others' share of the stream"),
+        exchange=exchange(processes, "the others' share of the stream"),
     )
     held_out: EvaluationBatches | None = None
     origin: Sequence[str] = ()
