@@ -1,0 +1,215 @@
+"""The model card (README.md) of a published folder: licence and base, data, settings and metrics of its run."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+
+from dlm.errors import ModelError
+from dlm.interop.trained_folder import NOTICES, TrainedFolder
+from dlm.model.checkpoint_sources import one_line
+
+_UNKNOWN = "unknown: fill in"
+_SETTINGS = (
+    "training.mode",
+    "training.max_steps",
+    "training.num_epochs",
+    "training.batch_size",
+    "training.gradient_accumulation_steps",
+    "training.loss_impl",
+    "training.noise",
+    "training.sft_noise",
+    "training.block_attention",
+    "dataset.max_length",
+    "optim",
+    "lora",
+    "training.seed",
+)
+"""Keys of the run file that say how the model was made."""
+_METRICS = {"loss": "loss", "masked_ce": "cross-entropy at masked positions", "masked_accuracy": "masked accuracy"}
+
+
+@attrs.frozen
+class Card:
+    """A model card."""
+
+    text: str
+    to_fill_in: tuple[str, ...]
+    """What nobody but the author knows."""
+
+
+@attrs.frozen
+class _Run:
+    """What is known of the run beside the folder; empty where there is none."""
+
+    config: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    """The last line of the metrics that is an evaluation."""
+
+    def setting(self, key: str) -> Any:
+        """The value of a dotted key of the run file; None where it is not there."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    @property
+    def base(self) -> str | None:
+        """The model that was trained on."""
+        base = self.setting("model.name_or_path")
+        return None if base is None else str(base)
+
+    @property
+    def data_sets(self) -> list[str]:
+        """Names of what it was trained on."""
+        mixture = self.setting("dataset.mixture")
+        parts = mixture if isinstance(mixture, list) and mixture else [self.setting("dataset")]
+        return [str(each["name"]) for each in parts if isinstance(each, Mapping) and each.get("name")]
+
+
+def model_card(model: TrainedFolder, name: str) -> Card:
+    """The card of a model, of what stands in its folder and in that of its run.
+
+    Args:
+        model: The model.
+        name: What the card calls it.
+
+    Raises:
+        ModelError: The run's ``config.yaml`` or ``metrics.jsonl`` cannot be read.
+    """
+    run = _run_of(model.path)
+    licence = _licence(model.path, run.base)
+    to_fill_in = [*([] if licence else ["license"]), *([] if run.data_sets else ["the data it was trained on"])]
+    data = ModelCardData(
+        license=licence or "unknown",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["masked-diffusion", "diffusion-language-model", "dlm", "custom_code"],
+        base_model=run.base if run.base is not None and _is_hub_name(run.base) else None,
+        datasets=[each for each in map(_hub_data_set, run.data_sets) if each is not None] or None,
+        **_results(run, name),
+    )
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(model, run, licence)]
+    return Card("\n\n".join(parts) + "\n", tuple(to_fill_in))
+
+
+def _run_of(folder: Path) -> _Run:
+    """The run whose ``final`` the folder is."""
+    config, metrics = folder.parent / "config.yaml", folder.parent / "metrics.jsonl"
+    if folder.name != "final" or not config.is_file():
+        return _Run({}, {})
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        evaluations = [line for line in map(json.loads, lines) if line.get("split") == "eval"]
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ModelError(
+            f"{folder.parent}: config.yaml and metrics.jsonl, from which the model card is made, cannot be read "
+            f"({one_line(error)}); mend them, or copy {folder.name} to a folder of its own"
+        ) from error
+    return _Run(settings if isinstance(settings, dict) else {}, evaluations[-1] if evaluations else {})
+
+
+def _licence(folder: Path, base: str | None) -> str | None:
+    """The licence that the card of the model or of its base names; ``other`` where its text is beside the weights."""
+    cards = [folder / "README.md"]
+    if base is not None:
+        cards.append(Path(base).expanduser() / "README.md")
+        if _is_hub_name(base):
+            kept = try_to_load_from_cache(base, "README.md")
+            cards += [Path(kept)] if isinstance(kept, str) else []
+    for card in cards:
+        if card.is_file():
+            named = ModelCard.load(card, ignore_metadata_errors=True).data.license
+            if named:
+                return str(named)
+    return "other" if any(folder.glob(NOTICES[0])) else None
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~", "$")) and not Path(name).exists()
+
+
+def _hub_data_set(name: str) -> str | None:
+    plain = name.partition(":")[0]
+    return plain if _is_hub_name(plain) and "*" not in plain else None
+
+
+def _results(run: _Run, name: str) -> dict[str, Any]:
+    """Metrics as the hub shows them beside the text."""
+    data = ", ".join(run.data_sets)
+    figures = {key: run.evaluation.get(key) for key in _METRICS}
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=_hub_data_set(data) or "custom",
+            dataset_name=f"{data} (held out)",
+            metric_type=key,
+            metric_name=_METRICS[key],
+            metric_value=value,
+        )
+        for key, value in figures.items()
+        if isinstance(value, int | float)
+    ]
+    return {"model_name": name, "eval_results": results} if results and data else {}
+
+
+def _body(model: TrainedFolder, run: _Run, licence: str | None) -> Iterator[str]:
+    yield (
+        "A masked diffusion language model: it writes by filling in masks, several tokens at a time. Made with `dlm`; "
+        "it needs transformers and torch, and runs the code of this repository."
+    )
+    yield _usage(model)
+    yield "## Licence\n\n" + (f"{licence}, as the base." if licence else f"{_UNKNOWN}.")
+    yield f"## Base\n\n{run.base or 'none: trained from scratch' if run.config else _UNKNOWN}"
+    yield "## Data\n\n" + ("\n".join(f"- {each}" for each in run.data_sets) or _UNKNOWN)
+    facts = {
+        "mask token": f"`{model.tokenizer.mask_token}`, id {model.mask_id}",
+        "attention": (model.setting("attention_bias_component") or {}).get("name", "full").removeprefix("builtin:"),
+        "block length": model.setting("block_length"),
+        "logit shift": model.setting("logit_shift"),
+    }
+    settings = {key: run.setting(key) for key in _SETTINGS}
+    rows = [
+        f"| {key} | {_shown(value)} |" for key, value in {**facts, **settings}.items() if value not in (None, False)
+    ]
+    yield "## Settings\n\n| | |\n|---|---|\n" + "\n".join(rows)
+    if run.evaluation:
+        figures = [f"| {_METRICS[key]} | {run.evaluation[key]:.4f} |" for key in _METRICS if run.evaluation.get(key)]
+        heading = f"On rows that were held out, after {run.evaluation.get('step')} steps"
+        yield f"## Metrics\n\n{heading}:\n\n| metric | value |\n|---|---|\n" + "\n".join(figures)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping | list):
+        return f"`{json.dumps(value, ensure_ascii=False)}`".replace("|", "\\|")
+    return str(value).replace("|", "\\|")
+
+
+def _usage(model: TrainedFolder) -> str:
+    if model.setting("prompt_rendering") == "chat_template":
+        prompt = (
+            'turns = [{"role": "user", "content": "..."}]\n'
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    turns, add_generation_prompt=True, return_tensors="pt", return_dict=True\n)'
+        )
+    else:
+        prompt = 'inputs = tokenizer("...", return_tensors="pt")'
+    return f"""```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+name = "..."  # this repository, or a folder with its files
+model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(name)
+
+{prompt}
+ids = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+`generate` takes the arguments of transformers (`do_sample`, `temperature`, `num_return_sequences`, `streamer`, ...) and
+those of the sampler (`steps`, `block_length`, `remasking`, `cfg_scale`, `cache`, `eos`, `seed`, ...)."""

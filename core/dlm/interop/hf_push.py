@@ -1,0 +1,66 @@
+"""Upload a published folder to the Hugging Face hub (``dlm export --push NAME``), which alone uses the network."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
+from dlm.errors import ModelError
+from dlm.model.checkpoint_sources import one_line, quiet_transformers
+
+_MEANINGS = {
+    401: "the hub does not know the token; log in again with `hf auth login`, or set HF_TOKEN",
+    403: "the token may not write there; take a name under your own account, or a token with write access",
+    409: "the name is taken by something else; choose another",
+}
+
+
+def check_push(name: str) -> None:
+    """Refuse what cannot be uploaded to, before anything is written; asks nobody.
+
+    Raises:
+        ModelError: Not a name on the hub, no token, or the network is switched off.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ModelError(f"--push {name}: {one_line(error)}") from error
+    if constants.is_offline_mode():
+        raise ModelError(f"--push {name}: HF_HUB_OFFLINE is set, which forbids the network; unset it")
+    if get_token() is None:
+        raise ModelError(f"--push {name}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, name: str, *, private: bool) -> str:
+    """Upload a folder as a repository, which is made where there is none; another upload becomes a new commit.
+
+    Args:
+        folder: What is uploaded.
+        name: ``owner/name``, or ``name`` under the account of the token.
+        private: Whether a repository that is made is for its owner only.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ModelError: The hub refuses it, or cannot be reached; the folder stays where it is.
+    """
+    api = HfApi()
+    try:
+        with quiet_transformers():
+            repository = api.create_repo(name, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Upload the model")
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = _MEANINGS.get(status, one_line(error))
+        raise ModelError(f"--push {name}: refused ({status}): {reason}; {_kept(folder, name)}") from error
+    except Exception as error:
+        # Which library speaks HTTP, and what it raises, is the hub client's affair.
+        reason = f"{constants.ENDPOINT} cannot be reached: {one_line(error)}"
+        raise ModelError(f"--push {name}: {reason}; {_kept(folder, name)}") from error
+    return str(repository)
+
+
+def _kept(folder: Path, name: str) -> str:
+    return f"the folder is whole: `hf upload {name} {folder}` tries again"
