@@ -11,7 +11,6 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-import attrs
 import pytest
 import torch
 from safetensors.torch import load_file
