@@ -1,7 +1,15 @@
 """Every name that authors of plugins import: hooks, protocols and the objects that components are handed."""
 
 from dlm_plugins.advantage import Advantage, AdvantageRequest
-from dlm_plugins.attention_bias import AttentionBias, LayeredAttentionBias, MaskFunction, SequenceLayout, bias_of_layer
+from dlm_plugins.attention_bias import (
+    AttentionBias,
+    ChangingAttentionBias,
+    LayeredAttentionBias,
+    MaskFunction,
+    SequenceLayout,
+    bias_at_end,
+    bias_of_layer,
+)
 from dlm_plugins.claims import Claim
 from dlm_plugins.draws import Draws, KeyedDraws
 from dlm_plugins.hookspecs import (
@@ -33,6 +41,7 @@ __all__ = [
     "Advantage",
     "AdvantageRequest",
     "AttentionBias",
+    "ChangingAttentionBias",
     "ChecksRun",
     "Choice",
     "Claim",
@@ -74,6 +83,7 @@ __all__ = [
     "RunComponents",
     "Selection",
     "SequenceLayout",
+    "bias_at_end",
     "bias_of_layer",
     "hookimpl",
 ]

@@ -7,6 +7,7 @@ import attrs
 from torch import Tensor
 
 from dlm_plugins.claims import Claim
+from dlm_plugins.draws import Draws
 
 MaskFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """f(batch, head, query, key) -> bool, transformers' convention: the arguments are int64 index tensors that broadcast
@@ -49,6 +50,10 @@ class SequenceLayout:
     is_clean: Tensor
     """(B, L) bool: in training, the whole clean half of a [noisy | clean] row, or the prompt where there is one copy
     only; in sampling, the prompt and the blocks before the active one."""
+    progress: float = 1.0
+    """In [0, 1]: the global step over the steps of the run, in training; 1 in evaluation and sampling."""
+    draws: Draws | None = None
+    """Where progress is less than 1, for biases that change: the only source of randomness, B rows of L positions."""
 
 
 @runtime_checkable
@@ -56,7 +61,7 @@ class AttentionBias(Protocol):
     """A rule of visibility, the same in training and in sampling.
 
     A bias that differs from layer to layer also has ``for_layer(index: int) -> AttentionBias``; without that method
-    every layer uses the bias itself.
+    every layer uses the bias itself. One that changes during training has ``at_end() -> AttentionBias``.
     """
 
     def mask_function(self, layout: SequenceLayout) -> MaskFunction | None:
@@ -73,6 +78,20 @@ class LayeredAttentionBias(AttentionBias, Protocol):
         ...
 
 
+@runtime_checkable
+class ChangingAttentionBias(AttentionBias, Protocol):
+    """An attention bias that changes during training, with ``layout.progress``. Its claims hold all the while."""
+
+    def at_end(self) -> AttentionBias:
+        """The bias that is left at progress 1, which changes no more: it is stored with the model and sampled with."""
+        ...
+
+
 def bias_of_layer(bias: AttentionBias, index: int) -> AttentionBias:
     """The bias that layer ``index`` uses: ``bias`` itself unless it says otherwise."""
     return bias.for_layer(index) if isinstance(bias, LayeredAttentionBias) else bias
+
+
+def bias_at_end(bias: AttentionBias) -> AttentionBias:
+    """The bias that training ends with: ``bias`` itself unless it says otherwise."""
+    return bias.at_end() if isinstance(bias, ChangingAttentionBias) else bias

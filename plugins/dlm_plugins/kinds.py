@@ -9,7 +9,14 @@ import attrs
 from dlm_plugins.advantage import NEEDS_VALUES, Advantage
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
 from dlm_plugins.claims import Claim
-from dlm_plugins.loss import IS_LIKELIHOOD_WEIGHTED, NEEDS_ADVANTAGE, NEEDS_REFERENCE, RATIO_BOUNDS, Loss
+from dlm_plugins.loss import (
+    IS_LIKELIHOOD_WEIGHTED,
+    NEEDS_ADVANTAGE,
+    NEEDS_CAUSAL_COPY,
+    NEEDS_REFERENCE,
+    RATIO_BOUNDS,
+    Loss,
+)
 from dlm_plugins.masking import FOLLOWS_RATE, IS_INDEPENDENT, NEEDS_TRACE, NUM_VIEWS, Masking
 from dlm_plugins.metric import HIGHER_IS_BETTER, NEEDS, Metric
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
@@ -42,7 +49,7 @@ _ROWS = (
         protocol=Loss,
         key="training.loss_impl",
         decides="which positions are scored, with which weight and normaliser",
-        claims=(IS_LIKELIHOOD_WEIGHTED, NEEDS_ADVANTAGE, NEEDS_REFERENCE, RATIO_BOUNDS),
+        claims=(IS_LIKELIHOOD_WEIGHTED, NEEDS_ADVANTAGE, NEEDS_REFERENCE, NEEDS_CAUSAL_COPY, RATIO_BOUNDS),
     ),
     Kind(
         name="noise_schedule",

@@ -25,6 +25,11 @@ NEEDS_REFERENCE = Claim(
     False,
     "Compares with a frozen model, whose log-probabilities the view then has.",
 )
+NEEDS_CAUSAL_COPY = Claim(
+    "needs_causal_copy",
+    False,
+    "Scores next tokens too: a clean copy of each row runs beside the noisy one, causal and apart from it.",
+)
 RATIO_BOUNDS = Claim(
     "ratio_bounds",
     (0.0, float("inf")),
@@ -153,6 +158,14 @@ class LossView(Protocol):
 
         ``where`` (B, L) bool are the N positions to score, ``weight`` is (B, L) float32 and gets no gradient,
         ``label_smoothing`` is in [0, 1).
+        """
+        ...
+
+    def next_token_cross_entropy(self, where: Tensor, weight: Tensor) -> Tensor:
+        """Sum over ``where`` of weight x cross-entropy of the clean id given those before it: a float32 scalar.
+
+        For losses that claim ``needs_causal_copy``; differentiable, in chunks as above. Positions that nothing precedes
+        in their text are left out.
         """
         ...
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import attrs
 
-from dlm_plugins.attention_bias import LayeredAttentionBias
+from dlm_plugins.attention_bias import ChangingAttentionBias, LayeredAttentionBias
 from dlm_plugins.kinds import Kind
 from dlm_plugins.run_components import ChecksRun
 
-_OPTIONAL_PROTOCOLS: tuple[type, ...] = (ChecksRun, LayeredAttentionBias)
+_OPTIONAL_PROTOCOLS: tuple[type, ...] = (ChecksRun, LayeredAttentionBias, ChangingAttentionBias)
 """Their methods are checked where a component has them."""
 
 

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
+from dlm_builtin_plugins.attention_biases.annealed import AnnealedAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
 from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
-from dlm_plugins import AttentionBias, SequenceLayout, bias_of_layer
+from dlm_plugins import AttentionBias, KeyedDraws, SequenceLayout, bias_at_end, bias_of_layer
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
 
 
@@ -183,3 +184,46 @@ def test_a_plan_claims_what_holds_in_every_layer(plan, claims):
 def test_a_plan_that_cannot_work_is_refused(plan, reason):
     with pytest.raises(ValueError, match=reason):
         PerLayerAttention(plan=plan)
+
+
+def during_training(progress: float, *, rows: tuple[int, ...] = (0,), length: int = 4, step: int = 3) -> SequenceLayout:
+    position = torch.arange(length).expand(len(rows), length)
+    draws = KeyedDraws(seed=1, step=step, rows=torch.tensor(rows), length=length)
+    return SequenceLayout(
+        position=position,
+        block=position,
+        document=torch.zeros_like(position),
+        is_clean=position < 0,
+        progress=progress,
+        draws=draws,
+    )
+
+
+def test_annealed_attention_goes_from_causal_to_full():
+    bias = AnnealedAttention(until=0.8)
+    assert table(bias, during_training(0.0)) == ["x...", "xx..", "xxx.", "xxxx"]
+    assert bias.mask_function(during_training(0.8)) is None
+    assert bias.mask_function(layout([0, 0])) is None
+    assert bias_at_end(bias) == FullAttention()
+    assert bias_at_end(PerLayerAttention(plan=[BlockAttention(), bias])) == PerLayerAttention(
+        plan=[BlockAttention(), FullAttention()]
+    )
+    assert bias_at_end(PLAN) == PLAN
+
+
+@pytest.mark.parametrize("progress", [0.1, 0.5])
+def test_annealed_attention_shows_a_share_of_what_is_later(progress):
+    where = during_training(progress, rows=tuple(range(40)), length=64)
+    function = AnnealedAttention(until=0.8).mask_function(where)
+    assert function is not None
+    row, index = torch.arange(40)[:, None, None], torch.arange(64)
+    seen = function(row, torch.zeros((), dtype=torch.int64), index[:, None], index[None, :])
+    later = index[None, :] > index[:, None]
+    assert seen[:, ~later].all()
+    shares = seen[:, later].float().mean(dim=1)  # of each row, which are independent
+    error = shares.std() / len(shares) ** 0.5
+    assert abs(shares.mean() - progress / 0.8) < 4 * error
+    other = AnnealedAttention(until=0.8).mask_function(during_training(progress, rows=(7,), length=70))
+    assert other is not None
+    zero = torch.zeros((), dtype=torch.int64)
+    assert torch.equal(other(zero, zero, index[:, None], index[None, :]), seen[7])

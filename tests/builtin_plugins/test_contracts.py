@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from dlm_builtin_plugins.advantages.group import GroupAdvantage
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
+from dlm_builtin_plugins.attention_biases.annealed import AnnealedAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
@@ -11,6 +12,7 @@ from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
 from dlm_builtin_plugins.losses.dllm import DllmLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
+from dlm_builtin_plugins.losses.hybrid import HybridLoss
 from dlm_builtin_plugins.losses.policy_clip import PolicyClipLoss
 from dlm_builtin_plugins.losses.policy_weighted import PolicyWeightedLoss
 from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
@@ -81,6 +83,10 @@ class TestSoftCrossEntropyLoss(LossContract):
 
 class TestElboLoss(LossContract):
     component = ElboLoss
+
+
+class TestHybridLoss(LossContract):
+    component = HybridLoss
 
 
 class TestUniformSchedule(NoiseScheduleContract):
@@ -159,10 +165,15 @@ class TestAlternatingAttentionOfEqualBiases(AttentionBiasContract):
     component = AlternatingAttention(first="block", second="block")
 
 
+class TestAnnealedAttention(AttentionBiasContract):
+    component = AnnealedAttention
+
+
 class TestPerLayerAttention(AttentionBiasContract):
     component: ClassVar = [
         PerLayerAttention(),
         PerLayerAttention(plan=[BlockCausalAttention(), BlockCausalAttention()]),
+        PerLayerAttention(plan=[BlockAttention(), AnnealedAttention()]),
         PerLayerAttention(plan=[BlockAttention(), AlternatingAttention(first="block", second="block")]),
     ]
 

@@ -12,11 +12,11 @@ from dlm_plugins import KINDS
 from dlm_plugins.registry import Registry
 
 NAMES = {
-    "loss": {"guidelines", "dllm", "soft_ce", "elbo", "policy_clip", "policy_weighted"},
+    "loss": {"guidelines", "dllm", "soft_ce", "elbo", "hybrid", "policy_clip", "policy_weighted"},
     "noise_schedule": {"uniform", "cosine", "power", "sigmoid"},
     "masking": {"all", "bernoulli", "complementary", "contiguous", "semi_ar", "trace", "two_stage"},
     "noise_type": {"mask", "random_replace"},
-    "attention_bias": {"full", "block", "block_causal", "alternating", "per_layer"},
+    "attention_bias": {"full", "block", "block_causal", "alternating", "per_layer", "annealed"},
     "remasking": {
         "low_confidence",
         "random",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
+from dlm_builtin_plugins.attention_biases.annealed import AnnealedAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
@@ -15,4 +16,5 @@ COMPONENTS: Mapping[str, type[AttentionBias]] = {
     "block_causal": BlockCausalAttention,
     "alternating": AlternatingAttention,
     "per_layer": PerLayerAttention,
+    "annealed": AnnealedAttention,
 }

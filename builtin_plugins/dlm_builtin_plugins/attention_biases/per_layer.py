@@ -7,7 +7,7 @@ import attrs
 
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
-from dlm_plugins import AttentionBias, MaskFunction, SequenceLayout, bias_of_layer
+from dlm_plugins import AttentionBias, MaskFunction, SequenceLayout, bias_at_end, bias_of_layer
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
 
 
@@ -60,6 +60,10 @@ class PerLayerAttention:
     def needs_clean_copy(self) -> bool:
         """All of the plan, or none of it."""
         return all(map(NEEDS_CLEAN_COPY.of, self.plan))
+
+    def at_end(self) -> AttentionBias:
+        """A plan of what its biases end with."""
+        return attrs.evolve(self, plan=[bias_at_end(each) for each in self.plan])
 
     def for_layer(self, index: int) -> AttentionBias:
         """The bias whose turn it is at layer ``index``, from 0."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dlm_builtin_plugins.losses.dllm import DllmLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
+from dlm_builtin_plugins.losses.hybrid import HybridLoss
 from dlm_builtin_plugins.losses.policy_clip import PolicyClipLoss
 from dlm_builtin_plugins.losses.policy_weighted import PolicyWeightedLoss
 from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
@@ -15,6 +16,7 @@ COMPONENTS: Mapping[str, type[Loss]] = {
     "dllm": DllmLoss,
     "soft_ce": SoftCrossEntropyLoss,
     "elbo": ElboLoss,
+    "hybrid": HybridLoss,
     "policy_clip": PolicyClipLoss,
     "policy_weighted": PolicyWeightedLoss,
 }

@@ -8,7 +8,7 @@ from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.errors import Problem
-from dlm_plugins.loss import NEEDS_ADVANTAGE
+from dlm_plugins.loss import NEEDS_ADVANTAGE, NEEDS_CAUSAL_COPY
 from dlm_plugins.masking import NEEDS_TRACE
 from dlm_plugins.problems import reason_of
 from dlm_plugins.registry import Registry
@@ -80,6 +80,12 @@ def _without_rewards(run: RunComponents) -> Iterator[Problem]:
         yield Problem("training.loss_impl", f"{message}, policy_weighted or another loss that claims needs_advantage")
 
 
+def _without_shift(config: RunConfig, run: RunComponents) -> Iterator[Problem]:
+    if NEEDS_CAUSAL_COPY.of(run.loss) and not config.model.logit_shift:
+        message = f"{run.names['loss']} predicts next tokens too, each from the position before it"
+        yield Problem("training.loss_impl", f"{message}: set model.logit_shift to true, or choose another loss")
+
+
 def _against_origin(config: RunConfig, bias: AttentionBias) -> Iterator[Problem]:
     """A prompt cut into blocks must still be seen by the blocks after it, clean."""
     blocks = config.training.block_attention
@@ -94,6 +100,7 @@ def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem
     run = run_components(config, registry)
     yield from _without_trace(run)
     yield from _without_rewards(run)
+    yield from _without_shift(config, run)
     if config.model.logit_shift:
         yield from _against_shift(run.attention_bias, config.sampling.attention_bias or run.attention_bias)
     yield from _against_origin(config, run.attention_bias)

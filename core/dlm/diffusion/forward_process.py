@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlm.data.batch import Batch, LayoutKey, sent
-from dlm.diffusion.layout import block_of
+from dlm.diffusion.layout import Moment, block_of
 from dlm.diffusion.times import TimeSampler, TimeUnit, times_of
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
@@ -77,6 +77,8 @@ class NoisedBatch:
     """Of the clean batch, looked up there too: batches with the same key can share one attention mask."""
     policy: PolicyFigures | None = None
     """Where the rows are rollouts."""
+    moment: Moment | None = None
+    """When the batch is trained on; None: outside training."""
 
     def to(self, device: torch.device) -> "NoisedBatch":
         """The same batch on ``device``."""
@@ -113,6 +115,8 @@ class ForwardProcess:
     seed: int
     blocks_are_separate: bool = False
     """Whether attention hides noisy blocks from each other."""
+    num_steps: int | None = None
+    """Of the run; None: outside training."""
 
     def __call__(self, batch: Batch, *, step: int, num_rows: int) -> NoisedBatch:
         """Noise a micro-batch.
@@ -180,7 +184,13 @@ class ForwardProcess:
             rate_derivative=self.schedule.mask_rate_derivative(t),
             scored=_scored(selection),
             num_views=num_views[:, None].float().expand_as(request.p),
+            moment=self._moment(step),
         )
+
+    def _moment(self, step: int) -> Moment | None:
+        if self.num_steps is None:
+            return None
+        return Moment(progress=min(step / self.num_steps, 1.0), seed=self.seed, step=step)
 
     def _select(self, request: MaskingRequest, draws: KeyedDraws) -> Selection:
         usual = self.masking.select(request)

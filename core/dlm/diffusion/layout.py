@@ -1,12 +1,29 @@
 """Where everything stands in a training batch: block, document, [noisy | clean] copies, padding, source of a shift."""
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from dlm.data.batch import Batch
-from dlm_plugins import AttentionBias, SequenceLayout
+from dlm_plugins import AttentionBias, KeyedDraws, SequenceLayout
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
+
+
+@attrs.frozen(kw_only=True)
+class Moment:
+    """When in a run a batch is seen, for attention that changes during training."""
+
+    progress: float
+    """In [0, 1]: the global step over the steps of the run."""
+    seed: int
+    step: int
+
+    def seen(self, layout: SequenceLayout, row_index: Tensor) -> SequenceLayout:
+        """The layout at this moment; ``row_index`` (B,) are the rows of the global step batch."""
+        rows, length = row_index.clamp(min=0), layout.position.shape[1]
+        draws = KeyedDraws(seed=self.seed, step=self.step, rows=rows, length=length, scope="attention")
+        return attrs.evolve(layout, progress=self.progress, draws=draws)
 
 
 def block_of(batch: Batch, block_length: int) -> Tensor:
@@ -28,6 +45,16 @@ def with_clean_copy(layout: SequenceLayout) -> SequenceLayout:
         block=layout.block.repeat(1, 2),
         document=layout.document.repeat(1, 2),
         is_clean=torch.cat((torch.zeros_like(layout.is_clean), torch.ones_like(layout.is_clean)), dim=1),
+    )
+
+
+def with_causal_copy(layout: SequenceLayout, length: int) -> SequenceLayout:
+    """The layout with the first ``length`` columns once more behind: a clean copy, which attends causally."""
+    return SequenceLayout(
+        position=torch.cat((layout.position, layout.position[:, :length]), dim=1),
+        block=torch.cat((layout.block, layout.block[:, :length]), dim=1),
+        document=torch.cat((layout.document, layout.document[:, :length]), dim=1),
+        is_clean=pad(layout.is_clean, (0, length), value=True),
     )
 
 

@@ -1,7 +1,7 @@
 """The objective: body, head at scored positions, loss, logit shift. This module is what accelerate prepares."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from dlm.data.batch import Batch, LayoutKey
 from dlm.diffusion.cross_entropy import SamplingLaw
 from dlm.diffusion.forward_process import NoisedBatch
-from dlm.diffusion.layout import padded, shift_source, training_layout, with_clean_copy
+from dlm.diffusion.layout import Moment, padded, shift_source, training_layout, with_causal_copy, with_clean_copy
 from dlm.diffusion.sums import Sums
 from dlm.diffusion.view import BatchView
 from dlm.diffusion.vocabulary import Vocabulary
@@ -19,7 +19,7 @@ from dlm.model.attention import Visibility, score_dtype
 from dlm.model.layer_masks import mask_arguments
 from dlm.model.masks import AttentionMask
 from dlm_plugins import AttentionBias, Loss
-from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY, bias_at_end
 
 T = TypeVar("T")
 
@@ -27,6 +27,15 @@ T = TypeVar("T")
 def same_length(length: int) -> int:
     """No padding."""
     return length
+
+
+class States(NamedTuple):
+    """Hidden states (B, L, H) that predict each position of a batch."""
+
+    noisy: Tensor
+    """From the noisy rows."""
+    causal: Tensor | None
+    """From the clean tokens before it alone, where there is a causal copy."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +46,8 @@ class Attention:
     block_length: int
     num_layers: int
     implementation: str
+    has_causal_copy: bool = False
+    """Whether a clean copy of the rows runs beside them, causal and apart from them."""
     padded_length: Callable[[int], int] = same_length
     """Length to which rows of a length are padded for the body, where each length would be compiled anew."""
 
@@ -44,9 +55,16 @@ class Attention:
     """The masks of the last batch: often the next one has the same layout."""
 
     def hidden(
-        self, body: nn.Module, ids: Tensor, batch: Batch, *, logit_shift: bool, layout_key: LayoutKey | None = None
-    ) -> Tensor:
-        """(B, L, H): the hidden states that predict each position.
+        self,
+        body: nn.Module,
+        ids: Tensor,
+        batch: Batch,
+        *,
+        logit_shift: bool,
+        layout_key: LayoutKey | None = None,
+        moment: Moment | None = None,
+    ) -> States:
+        """The hidden states that predict each position.
 
         Args:
             body: of the model.
@@ -54,25 +72,35 @@ class Attention:
             batch: the clean rows.
             logit_shift: whether a position is predicted from the one before.
             layout_key: of ``batch``, where masks of the last batch are to be used again if they fit.
+            moment: of the run, while it trains.
         """
-        positions, layout = batch.position_ids, training_layout(batch, self.block_length)
+        length, positions, layout = ids.shape[1], batch.position_ids, training_layout(batch, self.block_length)
         source = shift_source(batch, layout, self.bias) if logit_shift else None
         if NEEDS_CLEAN_COPY.of(self.bias):
             ids, positions = torch.cat((ids, batch.input_ids), dim=1), positions.repeat(1, 2)
             layout = with_clean_copy(layout)
+        causal_from = ids.shape[1] if self.has_causal_copy else None
+        if causal_from is not None:
+            ids, positions = torch.cat((ids, batch.input_ids), dim=1), torch.cat((positions, batch.position_ids), dim=1)
+            layout = with_causal_copy(layout, length)
         if padding := self.padded_length(ids.shape[1]) - ids.shape[1]:
             ids, positions, layout = pad(ids, (0, padding)), pad(positions, (0, padding)), padded(layout, padding)
+        if moment is not None and bias_at_end(self.bias) != self.bias:
+            layout, layout_key = moment.seen(layout, batch.row_index), None
         visibility = Visibility(
             layout=layout,
             bias=self.bias,
             isolate_documents=batch.isolate_documents,
             has_padding=batch.has_padding or padding > 0,
+            causal_from=causal_from,
         )
         masks = mask_arguments(body, self._masks(visibility, score_dtype(body), layout_key))
         hidden: Tensor = body(input_ids=ids, position_ids=positions, use_cache=False, **masks).last_hidden_state
+        # One column to the left: what predicts the first position of a text is not used.
+        causal = None if causal_from is None else hidden[:, causal_from - 1 : causal_from - 1 + length]
         if source is None:
-            return hidden[:, : batch.input_ids.shape[1]]
-        return hidden.gather(1, source[:, :, None].expand(-1, -1, hidden.shape[2]))
+            return States(hidden[:, :length], causal)
+        return States(hidden.gather(1, source[:, :, None].expand(-1, -1, hidden.shape[2])), causal)
 
     def _masks(
         self, visibility: Visibility, dtype: torch.dtype, layout_key: LayoutKey | None
@@ -133,14 +161,23 @@ class DiffusionObjective(nn.Module):
         return action()
 
     def _view(self, noised: NoisedBatch) -> BatchView:
-        hidden_BLH = self._hidden(noised)
-        return BatchView(noised, hidden_BLH, self.head, self._vocabulary, compiles=self._compiles, law=self._law)
+        states = self._states(noised)
+        return BatchView(
+            noised,
+            states.noisy,
+            self.head,
+            self._vocabulary,
+            compiles=self._compiles,
+            law=self._law,
+            causal=states.causal,
+        )
 
-    def _hidden(self, noised: NoisedBatch) -> Tensor:
+    def _states(self, noised: NoisedBatch) -> States:
         return self._attention.hidden(
             self.body,
             noised.noisy_ids,
             noised.clean,
             logit_shift=self._logit_shift,
             layout_key=noised.layout_key,
+            moment=noised.moment,
         )

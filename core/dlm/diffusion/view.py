@@ -22,6 +22,7 @@ class BatchView:
         *,
         compiles: bool = False,
         law: SamplingLaw | None = None,
+        causal: Tensor | None = None,
     ) -> None:
         # On the CPU it is slower than what torch has.
         self._compiles = compiles and hidden_BLH.is_cuda
@@ -29,6 +30,8 @@ class BatchView:
         self._head = head
         self._vocabulary = vocabulary
         self._law = law
+        self._causal = causal
+        self._clean = noised.clean
         self.noisy_ids = noised.noisy_ids
         self.clean_ids = noised.clean.input_ids
         self.mask_id = vocabulary.mask_id
@@ -73,6 +76,22 @@ class BatchView:
         self._record(where, scored_N, cross_entropy_N, correct_N)
         scalar: Tensor = total
         return scalar
+
+    def next_token_cross_entropy(self, where: Tensor, weight: Tensor) -> Tensor:
+        """Sum over ``where`` of weight x cross-entropy, see the contract."""
+        if self._causal is None:
+            raise AssertionError("the loss does not claim needs_causal_copy")
+        scored_N = (where & (self._clean.position_ids > 0)).flatten().nonzero()[:, 0]
+        total: Tensor = WeightedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            self._causal.flatten(0, 1)[scored_N],
+            self._head.weight,
+            self._head.bias,
+            self.clean_ids.flatten()[scored_N],
+            weight.detach().flatten()[scored_N],
+            None,
+            self._compiles,
+        )[0]
+        return total
 
     def log_probabilities(self, where: Tensor) -> Tensor:
         """(N,) float32, differentiable, see the contract."""

@@ -189,7 +189,7 @@ class Scorer:
     def _hidden(self, batch: Batch, masked: Tensor) -> Tensor:
         """(B, T, H): the hidden states that predict each position."""
         ids = torch.where(masked, self.mask_id, batch.input_ids)
-        return self.attention.hidden(self.body, ids, batch, logit_shift=self.logit_shift)
+        return self.attention.hidden(self.body, ids, batch, logit_shift=self.logit_shift).noisy
 
     def judge(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy, whether the first choice is right, and its probability, (N,) each, of hidden states (N, H)."""

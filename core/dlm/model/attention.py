@@ -41,12 +41,14 @@ class Visibility:
     bias: AttentionBias
     isolate_documents: bool
     has_padding: bool
+    causal_from: int | None = None
+    """Column from which on a copy stands that attends causally, apart from what is before it; None: there is none."""
 
     def rule(self) -> MaskFunction | None:
         """f(batch, head, query, key) -> bool; None where everybody sees everybody."""
         function, document = self.bias.mask_function(self.layout), self.layout.document
-        isolate, has_padding = self.isolate_documents, self.has_padding
-        if function is None and not isolate and not has_padding:
+        isolate, has_padding, causal_from = self.isolate_documents, self.has_padding, self.causal_from
+        if function is None and not isolate and not has_padding and causal_from is None:
             return None
 
         def is_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -54,7 +56,11 @@ class Visibility:
             visible = key_document >= 0
             if isolate:
                 visible = visible & (document[batch, query] == key_document)
-            return visible if function is None else visible & function(batch, head, query, key)
+            by_bias = visible if function is None else visible & function(batch, head, query, key)
+            if causal_from is None:
+                return by_bias
+            from_copy, to_copy = query >= causal_from, key >= causal_from
+            return (by_bias & ~from_copy & ~to_copy) | (visible & from_copy & to_copy & (key <= query))
 
         return is_visible
 
@@ -121,7 +127,7 @@ def choose_implementation(
             the model was loaded with.
         model: as it was loaded.
         bias: who sees whom.
-        isolates: whether documents of one row are hidden from each other.
+        isolates: whether documents of one row, or copies of it, are hidden from each other.
         device: where it is trained.
 
     Raises:

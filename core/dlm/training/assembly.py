@@ -51,6 +51,7 @@ from dlm.training.saver import Saver
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 from dlm.user_paths import user_path
+from dlm_plugins.attention_bias import bias_at_end
 
 if TYPE_CHECKING:
     from dlm.training.meta_model import Build, Contents
@@ -123,12 +124,12 @@ def assemble(
     data = prepare_data(config, tokenizer, accelerator, started)
     _note_reasoning(config, model, data)
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
-    process = build_forward_process(config, components, registry, vocabulary)
+    num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
+    process = build_forward_process(config, components, registry, vocabulary, num_steps)
     objective = build_objective(model.train(), config, components, vocabulary)
     prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     warn_of_lost_updates(optimizer)
-    num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     objects = TrainingObjects(
         accelerator=accelerator,
         model=model,
@@ -255,6 +256,7 @@ def _identity(
         "plugin_versions": {plugin.name: plugin.version for plugin in loaded.registry.plugins},
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
     }
-    if depends_on_num_steps(config.optim):
+    bias = run_components(config, loaded.registry).attention_bias
+    if depends_on_num_steps(config.optim) or bias_at_end(bias) != bias:
         facts |= {"training": {"max_steps": config.training.max_steps, "num_epochs": config.training.num_epochs}}
     return identity_of(config_to_mapping(config, loaded.registry), facts)

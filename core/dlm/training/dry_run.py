@@ -5,7 +5,7 @@ from dlm.model.body_and_head import num_parameters
 from dlm.training.assembly import assemble, build_accelerator
 from dlm.training.engine import Engine
 from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_memory
-from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY
+from dlm.training.model_and_noise import num_copies
 from dlm_plugins.registry import Registry
 
 
@@ -47,13 +47,13 @@ def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> st
 def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
     """What each process will need, by arithmetic: an upper bound where rows are shorter than ``dataset.max_length``."""
     config, model = loaded.config, engine.saver.objects.model
-    training, bias = config.training, run_components(config, loaded.registry).attention_bias
-    rows, copies = training.batch_size, 1 + int(NEEDS_CLEAN_COPY.of(bias))
-    width = copies * config.dataset.max_length
+    training, copies = config.training, num_copies(run_components(config, loaded.registry))
+    rows, width = training.batch_size, copies * config.dataset.max_length
     weight_bytes = model.dtype.itemsize
     compute_bytes = weight_bytes if training.mixed_precision == "no" else 2
     # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.
-    is_dense = training.block_attention.enabled and model.config._attn_implementation != "flex_attention"
+    hides = training.block_attention.enabled or copies > 1
+    is_dense = hides and model.config._attn_implementation != "flex_attention"
     setting = Setting(
         shard=engine.parallel.shard,
         replicate=engine.parallel.replicate,

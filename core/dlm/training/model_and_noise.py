@@ -25,7 +25,8 @@ from dlm.training.adapters import add_adapters
 from dlm.training.run_data import isolates_documents, read_training_texts
 from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, bias_at_end
+from dlm_plugins.loss import NEEDS_CAUSAL_COPY
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
@@ -109,7 +110,9 @@ def build_model(
     _check_context(model, config)
     components = run_components(config, registry)
     model.config.mask_token = tokenizer.mask_token
-    model.config.attention_bias_component = unstructure_component(registry, "attention_bias", components.attention_bias)
+    model.config.attention_bias_component = unstructure_component(
+        registry, "attention_bias", bias_at_end(components.attention_bias)
+    )
     model.config.block_length = config.training.block_attention.block_length
     model.config.block_origin = _block_origin(config)
     _warn_about_shift(model, config)
@@ -195,12 +198,18 @@ def build_objective(
             padded_length=padding_of(
                 text_config._attn_implementation,
                 compiles=training.compile,
-                max_length=config.dataset.max_length * (2 if NEEDS_CLEAN_COPY.of(components.attention_bias) else 1),
+                max_length=config.dataset.max_length * num_copies(components),
             ),
+            has_causal_copy=NEEDS_CAUSAL_COPY.of(components.loss),
         ),
         logit_shift=config.model.logit_shift,
         compiles=training.compile,
     )
+
+
+def num_copies(components: RunComponents) -> int:
+    """How often the tokens of a row go through the body: noisy, clean, and clean and causal."""
+    return 1 + NEEDS_CLEAN_COPY.of(components.attention_bias) + NEEDS_CAUSAL_COPY.of(components.loss)
 
 
 def choose_attention(
@@ -215,7 +224,7 @@ def choose_attention(
         config.model.attn_implementation,
         model,
         components.attention_bias,
-        isolates=isolates_documents(config),
+        isolates=isolates_documents(config) or NEEDS_CAUSAL_COPY.of(components.loss),
         device=device,
     )
     if implementation != model.config._attn_implementation:
@@ -223,9 +232,13 @@ def choose_attention(
 
 
 def build_forward_process(
-    config: RunConfig, components: RunComponents, registry: Registry, vocabulary: Vocabulary
+    config: RunConfig,
+    components: RunComponents,
+    registry: Registry,
+    vocabulary: Vocabulary,
+    num_steps: int | None = None,
 ) -> ForwardProcess:
-    """The noise of training.
+    """The noise of training, over ``num_steps`` steps if that is known.
 
     Raises:
         UserInputError: The schedule gives no mask rates.
@@ -248,6 +261,7 @@ def build_forward_process(
         seed=config.training.seed,
         blocks_are_separate=NEEDS_CLEAN_COPY.of(components.attention_bias)
         or BLOCKS_ARE_INDEPENDENT.of(components.attention_bias),
+        num_steps=num_steps,
     )
 
 
@@ -263,4 +277,4 @@ def build_random_length(config: RunConfig) -> RandomLength:
 
 def for_evaluation(process: ForwardProcess) -> ForwardProcess:
     """The same noise with draws of its own, and times on a fixed grid."""
-    return attrs.evolve(process, sample_times=grid_times, seed=process.seed ^ EVALUATION_SEED)
+    return attrs.evolve(process, sample_times=grid_times, seed=process.seed ^ EVALUATION_SEED, num_steps=None)

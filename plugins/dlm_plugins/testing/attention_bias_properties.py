@@ -1,5 +1,6 @@
 """Contract tests of attention biases read off the mask function: elementwise, nobody blind, layers stable."""
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from dlm_plugins.attention_bias import (
     AttentionBias,
     LayeredAttentionBias,
     SequenceLayout,
+    bias_at_end,
     bias_of_layer,
 )
 from dlm_plugins.testing import toy_attention
@@ -110,6 +112,23 @@ def check_layers_stable(bias: AttentionBias) -> None:
 
 
 @contract_property
+def check_end(bias: AttentionBias) -> None:
+    """``at_end`` gives what the bias is at progress 1, and changes no more."""
+    end = bias_at_end(bias)
+    if not isinstance(end, AttentionBias):
+        raise AssertionError(f"at_end gives {end!r}, not an attention bias")
+    if bias_at_end(end) != end:
+        raise AssertionError("at_end gives a bias that changes still")
+
+    def body(layout: SequenceLayout) -> None:
+        last = attrs.evolve(layout, progress=1.0)
+        require_equal(_visible(end, last), _visible(bias, last), "at_end sees other positions than progress 1")
+        require_equal(_visible(end, layout), _visible(end, last), "at_end gives a bias that changes still")
+
+    for_all(layouts(stage=_training_stage(bias)), body, max_examples=15)
+
+
+@contract_property
 def check_pure(bias: AttentionBias) -> None:
     """Same answer every time, the layout left as it was, no random numbers."""
     for_all(
@@ -124,6 +143,7 @@ PROPERTIES = (
     check_sees_something,
     check_row_independent_of_batch,
     check_layers_stable,
+    check_end,
     check_prefix_is_static_claim,
     check_blocks_are_independent_claim,
     check_clean_copy_does_not_leak,

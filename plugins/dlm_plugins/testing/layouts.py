@@ -1,11 +1,14 @@
 """Layouts for attention biases: prompts, answers, blocks, packed documents, padding, clean copies."""
 
+from typing import Any
+
 import attrs
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dlm_plugins.attention_bias import SequenceLayout
+from dlm_plugins.draws import KeyedDraws
 from dlm_plugins.testing.choices import Choices, sized_cases
 
 TENSORS = ("position", "block", "document", "is_clean")
@@ -15,7 +18,8 @@ def layouts(*, stage: str) -> st.SearchStrategy[SequenceLayout]:
     """Layouts of a stage: "training", "training with a clean copy" or "sampling".
 
     One or two rows hold one or two documents each (one in sampling), each a prompt of 0 to 2 positions and an answer of
-    1 to 5, in blocks of 1 to 3, and padding. In sampling the prompt and the first few blocks are clean.
+    1 to 5, in blocks of 1 to 3, and padding. In sampling the prompt and the first few blocks are clean; training is
+    anywhere between its start and its end.
     """
 
     def make(choices: Choices, num_rows: int, longest_answer: int) -> SequenceLayout:
@@ -25,7 +29,9 @@ def layouts(*, stage: str) -> st.SearchStrategy[SequenceLayout]:
         padding = (0, -1, -1, False)
         table = [row + [padding] * (length - len(row)) for row in rows]
         columns = [torch.tensor([[entry[i] for entry in row] for row in table]) for i in range(len(TENSORS))]
-        layout = SequenceLayout(**dict(zip(TENSORS, columns, strict=True)))
+        draws = KeyedDraws(seed=choices.randint(0, 9), step=3, rows=torch.arange(num_rows), length=length)
+        progress = 1.0 if stage == "sampling" else choices.choice((1.0, 0.5, 0.0, 0.1, 0.9))
+        layout = SequenceLayout(**dict(zip(TENSORS, columns, strict=True)), progress=progress, draws=draws)
         return with_clean_copy(layout) if stage == "training with a clean copy" else layout
 
     return sized_cases(make, max_rows=2, max_length=5)
@@ -47,12 +53,12 @@ def with_clean_copy(layout: SequenceLayout) -> SequenceLayout:
     doubled = {name: torch.cat((getattr(layout, name), getattr(layout, name)), dim=1) for name in TENSORS}
     half = layout.position.shape[1]
     doubled["is_clean"] = (torch.arange(2 * half) >= half) & (doubled["document"] >= 0)
-    return SequenceLayout(**doubled)
+    return _with(layout, doubled)
 
 
 def take(layout: SequenceLayout, rows: list[int]) -> SequenceLayout:
     """Some of the rows, in this order."""
-    return SequenceLayout(**{name: getattr(layout, name)[rows] for name in TENSORS})
+    return _with(layout, {name: getattr(layout, name)[rows] for name in TENSORS}, rows)
 
 
 def padded(layout: SequenceLayout, num_positions: int) -> SequenceLayout:
@@ -62,7 +68,16 @@ def padded(layout: SequenceLayout, num_positions: int) -> SequenceLayout:
     for name, fill in fills.items():
         tensor: Tensor = getattr(layout, name)
         grown[name] = torch.cat((tensor, tensor.new_full((tensor.shape[0], num_positions), fill)), dim=1)
-    return SequenceLayout(**grown)
+    return _with(layout, grown)
+
+
+def _with(layout: SequenceLayout, tensors: dict[str, Tensor], rows: list[int] | None = None) -> SequenceLayout:
+    """The layout with other tensors, and draws of their shape: of some rows, or of all of them."""
+    draws = layout.draws
+    assert isinstance(draws, KeyedDraws)
+    kept = draws.rows if rows is None else draws.rows[rows]
+    changes: dict[str, Any] = {**tensors, "draws": attrs.evolve(draws, rows=kept, length=tensors["block"].shape[1])}
+    return attrs.evolve(layout, **changes)
 
 
 def with_clean_blocks(layout: SequenceLayout, num_committed: int) -> SequenceLayout:

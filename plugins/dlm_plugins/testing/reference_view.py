@@ -52,6 +52,12 @@ class ReferenceView:
         smoothed = (1 - label_smoothing) * cross_entropy + label_smoothing * spread
         return (weight[where].detach().double() * smoothed).sum().float()
 
+    def next_token_cross_entropy(self, where: Tensor, weight: Tensor) -> Tensor:
+        """As if the causal copy had the logits of the noisy rows."""
+        follows = torch.zeros_like(where)
+        follows[:, 1:] = self.document_id[:, 1:] == self.document_id[:, :-1]
+        return self.weighted_cross_entropy(where & follows, weight)
+
     def log_probabilities(self, where: Tensor) -> Tensor:
         """Log-probability of the clean id at each position of ``where``: (N,) float32."""
         return self._log_softmax(where).gather(1, self.clean_ids[where][:, None])[:, 0].float()

@@ -167,7 +167,7 @@ class Lab:
     def hidden(self, model: Any, noised: NoisedBatch, **settings: Any) -> Tensor:
         """(B, L, H) hidden states the objective scores."""
         with torch.no_grad():
-            return self.objective(model, **settings)._hidden(noised)
+            return self.objective(model, **settings)._states(noised).noisy
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def hidden_states(engine: Engine, batch: Batch, *, changed: tuple[int, int] | No
         noisy = torch.where(here & ~noised.corrupted, other, noised.noisy_ids)
         noised = attrs.evolve(noised, clean=attrs.evolve(batch, input_ids=other), noisy_ids=noisy)
     with torch.no_grad():
-        return engine.step.objective._hidden(noised)
+        return engine.step.objective._states(noised).noisy
 
 
 @pytest.mark.parametrize("bias", list(BIASES))
