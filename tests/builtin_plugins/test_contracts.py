@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from dlm_builtin_plugins.advantages.group import GroupAdvantage
+from dlm_builtin_plugins.advantages.value import ValueAdvantage
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
 from dlm_builtin_plugins.attention_biases.annealed import AnnealedAttention
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
@@ -40,7 +41,8 @@ from dlm_builtin_plugins.remasking.random import RandomOrder
 from dlm_builtin_plugins.remasking.random_topk import RandomTopK
 from dlm_builtin_plugins.remasking.remdm import ReMDM
 from dlm_builtin_plugins.remasking.threshold import Threshold
-from dlm_builtin_plugins.rewards.references import ExactReward
+from dlm_builtin_plugins.rewards.form import EndsReward, LengthReward, PatternReward
+from dlm_builtin_plugins.rewards.references import ExactReward, NumberReward
 from dlm_builtin_plugins.schedules.cosine import CosineSchedule
 from dlm_builtin_plugins.schedules.power import PowerSchedule
 from dlm_builtin_plugins.schedules.sigmoid import SigmoidSchedule
@@ -252,6 +254,26 @@ class TestEntropy(MetricContract):
 
 class TestExactReward(RewardContract):
     component = ExactReward
+
+
+class TestNumberReward(RewardContract):
+    component = NumberReward
+
+
+class TestPatternReward(RewardContract):
+    component: ClassVar = [PatternReward(), PatternReward(pattern=r"(a|a)*\z|7$")]
+
+
+class TestEndsReward(RewardContract):
+    component = EndsReward
+
+
+class TestLengthReward(RewardContract):
+    component: ClassVar = [LengthReward(), LengthReward(target=0, limit=1), LengthReward(target=3, limit=9)]
+
+
+class TestValueAdvantage(AdvantageContract):
+    component = ValueAdvantage
 
 
 class TestGroupAdvantage(AdvantageContract):

@@ -30,8 +30,8 @@ NAMES = {
         "remdm",
     },
     "metric": {"elbo", "accuracy", "exact_match", "contains", "number", "pattern", "distinct_n", "entropy"},
-    "reward": {"exact"},
-    "advantage": {"group"},
+    "reward": {"exact", "number", "pattern", "ends", "length"},
+    "advantage": {"group", "value"},
     "optimizer": {"adamw", "adamw8bit", "lion8bit"},
 }
 

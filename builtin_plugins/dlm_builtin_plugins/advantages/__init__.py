@@ -1,8 +1,9 @@
-"""Built-in advantages by name: from the rewards of a group to what each answer is better or worse than expected."""
+"""Built-in advantages by name: from rewards to how much better than expected each answer is (GRPO, RLOO, GAE)."""
 
 from collections.abc import Mapping
 
 from dlm_builtin_plugins.advantages.group import GroupAdvantage
+from dlm_builtin_plugins.advantages.value import ValueAdvantage
 from dlm_plugins import Advantage
 
-COMPONENTS: Mapping[str, type[Advantage]] = {"group": GroupAdvantage}
+COMPONENTS: Mapping[str, type[Advantage]] = {"group": GroupAdvantage, "value": ValueAdvantage}

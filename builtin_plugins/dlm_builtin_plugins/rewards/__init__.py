@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 
-from dlm_builtin_plugins.rewards.references import ExactReward
+from dlm_builtin_plugins.rewards.form import EndsReward, LengthReward, PatternReward
+from dlm_builtin_plugins.rewards.references import ExactReward, NumberReward
 from dlm_plugins import Reward
 
-COMPONENTS: Mapping[str, type[Reward]] = {"exact": ExactReward}
+COMPONENTS: Mapping[str, type[Reward]] = {
+    "exact": ExactReward,
+    "number": NumberReward,
+    "pattern": PatternReward,
+    "ends": EndsReward,
+    "length": LengthReward,
+}

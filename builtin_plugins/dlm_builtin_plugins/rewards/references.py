@@ -1,4 +1,4 @@
-"""Rewards that compare an answer with a column of the data set: exact match."""
+"""Rewards that compare an answer with a column of the data set: exact match, last number as a fraction (no eval)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm_builtin_plugins.answer_checks import is_exact_match
+from dlm_builtin_plugins.answer_checks import has_number, is_exact_match
 from dlm_plugins import RewardRequest
 
 
@@ -55,3 +55,23 @@ class ExactReward:
     def score(self, request: RewardRequest) -> Tensor:
         """Compare whole answers."""
         return _compared(request, self.column, is_exact_match)
+
+
+@attrs.frozen(kw_only=True)
+class NumberReward:
+    """1 for an answer that ends with the number of a column, or with one of its numbers, as fractions; else 0.
+
+    0.5, 1/2 and 50e-2 are one number. Nothing is calculated: an answer that ends with ``2**10`` ends with no number.
+    The column may hold whole solutions, whose last number counts. The metric ``number`` asks the same.
+    """
+
+    column: str = _column_option("Column with the right number, or with a list of right ones.")
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The one column that is read."""
+        return {self.column: "7"}
+
+    def score(self, request: RewardRequest) -> Tensor:
+        """Compare last numbers."""
+        return _compared(request, self.column, has_number)

@@ -21,7 +21,7 @@ from dlm_plugins.testing.property_tools import (
 
 _TEXTS = ("", " ", "7", "The answer is 7.", "seven", "a b a b", "\u7b54\u6848\u662f7\u3002", "\0\ud800", "**7**", "7/0")
 _HOSTILE = ("", "(" * 10_000, "9**" * 3_000 + "9", "1" * 100_000, " a" * 100_000, "\\frac{" * 2_000, "a" * 10**6)
-_SECONDS = 20.0
+SECONDS = 20.0
 """Processor time that all hostile answers together may take: a second each is generous."""
 
 
@@ -85,7 +85,7 @@ def check_hostile_answers(reward: Reward) -> None:
     before = time.process_time()
     _score(reward, items)
     taken = time.process_time() - before
-    if taken > _SECONDS:
+    if taken > SECONDS:
         raise AssertionError(f"took {taken:.0f} s for {len(items)} answers, the longest of a million characters")
 
 
