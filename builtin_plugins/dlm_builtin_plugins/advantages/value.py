@@ -4,11 +4,10 @@ from typing import ClassVar
 
 import attrs
 import torch
+from attrs.validators import and_, ge, le
 from torch import Tensor
 
 from dlm_plugins import AdvantageRequest
-
-_SHARE = attrs.validators.and_(attrs.validators.ge(0), attrs.validators.le(1))
 
 
 @attrs.frozen(kw_only=True)
@@ -25,11 +24,13 @@ class ValueAdvantage:
 
     gae_lambda: float = attrs.field(
         default=1.0,
-        validator=_SHARE,
+        validator=and_(ge(0), le(1)),
         metadata={"help": "1: what came out alone counts; 0: what the next step's value says alone."},
     )
     gamma: float = attrs.field(
-        default=1.0, validator=_SHARE, metadata={"help": "What the reward is worth a step earlier, as a share."}
+        default=1.0,
+        validator=and_(ge(0), le(1)),
+        metadata={"help": "What the reward is worth a step earlier, as a share."},
     )
 
     def advantage(self, request: AdvantageRequest) -> Tensor:
