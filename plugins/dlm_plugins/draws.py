@@ -74,18 +74,20 @@ def _key(seed: int, purpose: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> Tensor:
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int] | tuple[Tensor, Tensor]) -> Tensor:
     """Random words for 128-bit counters under a 64-bit key.
 
     Args:
         counter: four int64 tensors that broadcast to one shape (...), values in [0, 2^32).
-        key: two integers in [0, 2^32).
+        key: two integers in [0, 2^32), or two int64 tensors of such that broadcast to (...) too.
 
     Returns:
         (..., 4) int64 with values in [0, 2^32).
     """
     shape = torch.broadcast_shapes(*(word.shape for word in counter))
     c0, c1, c2, c3 = (word.expand(shape) for word in counter)
+    k0: int | Tensor
+    k1: int | Tensor
     k0, k1 = key
     for _ in range(_ROUNDS):
         # A product of two 32-bit words wraps around in int64, but its 64 bits are right: the shift is arithmetic, so

@@ -10,7 +10,7 @@ from torch import Tensor
 from dlm.config.sampling_settings import SamplingArguments, SamplingSettings
 from dlm.sampling.arguments import settings_of
 from dlm.sampling.blind_positions import warn_of_blind_blocks
-from dlm.sampling.cache_choice import choose_way
+from dlm.sampling.cache_choice import Way, choose_way
 from dlm.sampling.canvas import Canvas
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.full_forward import Runner
@@ -126,6 +126,20 @@ def denoise(
     row_keys: Tensor | None = None,
 ) -> Iterator[GenerateState]:
     """The same with settings that are ready."""
+    loop, way = prepare(model, input_ids, settings, attention_mask=attention_mask, row_keys=row_keys)
+    waves = plan(loop.canvas, loop.settings.steps, side_by_side=way.side_by_side)
+    return _states(loop, waves, way.cache)
+
+
+def prepare(
+    model: Any,
+    input_ids: Tensor,
+    settings: SamplingSettings,
+    *,
+    attention_mask: Tensor | None = None,
+    row_keys: Tensor | None = None,
+) -> tuple[Loop, Way]:
+    """Everything before the first step: the canvas, and how the model goes over it."""
     resolved = resolve(model, input_ids, settings, row_keys)
     decoder = Decoder.of(model, resolved.bias)
     canvas = Canvas.build(
@@ -139,17 +153,17 @@ def denoise(
     )
     warn_of_blind_blocks(canvas, resolved)
     way = choose_way(settings.cache, Runner(decoder=decoder, canvas=canvas, cfg_scale=resolved.cfg_scale))
-    waves = plan(canvas, resolved.steps, side_by_side=way.side_by_side)
-    return _states(Loop(decoder=decoder, canvas=canvas, forward=way.forward, settings=resolved), waves, way.cache)
+    return Loop(decoder=decoder, canvas=canvas, forward=way.forward, settings=resolved), way
 
 
 def _states(loop: Loop, waves: list[list[Stage]], cache: str) -> Iterator[GenerateState]:
-    yield _snapshot(loop, cache, 0, 0.0)
+    yield snapshot(loop, cache, 0, 0.0)
     for step, seconds in enumerate(loop.run(waves), start=1):
-        yield _snapshot(loop, cache, step, seconds)
+        yield snapshot(loop, cache, step, seconds)
 
 
-def _snapshot(loop: Loop, cache: str, step: int, seconds: float) -> GenerateState:
+def snapshot(loop: Loop, cache: str, step: int, seconds: float) -> GenerateState:
+    """How the rows of a loop stand now."""
     canvas = loop.canvas
     return GenerateState(
         sequences=canvas.ids.clone(),

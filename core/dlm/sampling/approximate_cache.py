@@ -1,5 +1,7 @@
 """Approximate KV cache (prefix, dual; Fast-dLLM): keys and values are reused although they would have changed."""
 
+from collections.abc import Sequence
+
 import attrs
 import torch
 from torch import Tensor
@@ -59,3 +61,15 @@ class StaleForward:
 
     def end(self, wave: list[Stage]) -> None:
         """The next block begins with a whole forward."""
+
+    def prefix(self, wave: list[Stage]) -> tuple[int, int]:
+        """Nothing is kept from block to block."""
+        return 0, 0
+
+    def joined(self, runner: Runner, parts: Sequence["StaleForward"], kept: Sequence[int]) -> "StaleForward":
+        """Only by itself: which columns are stale would depend on the others."""
+        assert len(parts) == 1
+        return attrs.evolve(self, runner=runner)
+
+    def give(self, part: "StaleForward", row: int, kept: int, num_columns: int) -> None:
+        """Nothing is kept from block to block."""

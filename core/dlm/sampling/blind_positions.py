@@ -79,8 +79,8 @@ class Ties:
     @cached_property
     def _places_are_alike(self) -> bool:
         """Whether masks that see nothing else are the same to the model, wherever they stand."""
-        ids = torch.full_like(self._canvas.ids[:1], self._canvas.mask_id)
-        hidden = self._decoder.trial(ids, torch.arange(ids.shape[1], device=ids.device)[None])
+        positions = torch.arange(int(self._canvas.position.max()) + 1, device=self._canvas.ids.device)[None]
+        hidden = self._decoder.trial(torch.full_like(positions, self._canvas.mask_id), positions)
         return _are_close(hidden[0, 0], hidden[0, -1])
 
     @property

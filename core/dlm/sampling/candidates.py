@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from dlm.sampling.sampling_draws import add_gumbel_
+from dlm.sampling.sampling_draws import RowSeeds, Seed, add_gumbel_
 
 _CHUNK_ELEMENTS = 1 << 24
 """Most logits that exist at once: 64 MiB in float32."""
@@ -72,7 +72,7 @@ def predict(
     tokens: Tokens,
     *,
     temperature: float,
-    seed: int,
+    seed: Seed,
     step: int,
     keys: Keys,
     leader: Tensor | None = None,
@@ -93,7 +93,7 @@ def predict(
             noisy = add_gumbel_(
                 _noise_copy(logits),
                 temperature,
-                seed=seed,
+                seed=seed.of(part) if isinstance(seed, RowSeeds) else seed,
                 step=step,
                 rows=keys.row[part],
                 blocks=keys.block[part],

@@ -1,5 +1,7 @@
 """The canvas: prompts, masks and padding of a batch of rows, in which block each position is, what was written when."""
 
+from collections.abc import Sequence
+
 import attrs
 import torch
 from torch import Tensor
@@ -82,6 +84,46 @@ class Canvas:
             mask_id=mask_id,
             block_length=block_length,
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Canvas"], kept: Sequence[int], starts: Sequence[int]) -> "Canvas":
+        """One canvas for several of one row each, laid out so that all begin anew at the same column.
+
+        Args:
+            parts: the canvases.
+            kept: columns of each that stand before that column, its first ones.
+            starts: column of each that stands at that column; what is between is left out.
+        """
+        place = max(kept)
+        width = place + max(part.ids.shape[1] - start for part, start in zip(parts, starts, strict=True))
+
+        def tensor(name: str, elsewhere: float) -> Tensor:
+            first: Tensor = getattr(parts[0], name)
+            filled = first.new_full((len(parts), width), elsewhere)
+            for row, (part, end, start) in enumerate(zip(parts, kept, starts, strict=True)):
+                own = getattr(part, name)[0]
+                filled[row, place - end : place] = own[:end]
+                filled[row, place : place + len(own) - start] = own[start:]
+            return filled
+
+        return cls(
+            ids=tensor("ids", 0),
+            real=tensor("real", False),
+            position=tensor("position", 0),
+            writable=tensor("writable", False),
+            block=tensor("block", -1),
+            committed_step=tensor("committed_step", -1),
+            block_step=tensor("block_step", -1),
+            log_probability=tensor("log_probability", 0.0),
+            mask_id=parts[0].mask_id,
+            block_length=max(part.block_length for part in parts),
+        )
+
+    def give(self, part: "Canvas", row: int, place: int, start: int) -> None:
+        """Copy what was written in a row, from column ``place`` on, back to its own canvas, from ``start`` on."""
+        end = place + part.ids.shape[1] - start
+        for name in ("ids", "committed_step", "block_step", "log_probability"):
+            getattr(part, name)[0, start:] = getattr(self, name)[row, place:end]
 
     @property
     def masked(self) -> Tensor:

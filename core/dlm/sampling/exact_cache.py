@@ -1,5 +1,8 @@
 """Exact KV cache: keys and values of prompt and finished blocks are kept where they can no longer change."""
 
+from collections.abc import Sequence
+from typing import Self
+
 import attrs
 import torch
 from torch import Tensor
@@ -27,6 +30,8 @@ class CachedForward:
     _window: slice = attrs.field(init=False, default=slice(0, 0))
     _before: Tensor | None = attrs.field(init=False, default=None)
     """(B, 1, H) or (2B, 1, H): hidden states just before the window, for a logit shift."""
+    _last: Tensor | None = attrs.field(init=False, default=None)
+    """(B, Q, H) or (2B, Q, H): hidden states of the columns that were kept last."""
     _part: tuple[Tensor, KeyValueStore] | None = attrs.field(init=False, default=None)
     """Some rows, and the store of these rows."""
 
@@ -37,10 +42,38 @@ class CachedForward:
     def begin(self, wave: list[Stage]) -> None:
         """Run the prompt, the first time; then choose the columns of the wave."""
         layout = layout_of(self._runner.canvas, wave)
-        if self._before is None and self._num_prompt:
-            self._run_once(slice(0, self._num_prompt), layout)
+        self._keep_prompt(layout)
         self._window = self.window_of(wave)
         self._aim(self._window, layout)
+
+    def _keep_prompt(self, layout: SequenceLayout) -> None:
+        if self._before is None and self._num_prompt:
+            self._run_once(slice(0, self._num_prompt), layout)
+
+    def prefix(self, wave: list[Stage]) -> tuple[int, int]:
+        """See :class:`dlm.sampling.full_forward.Forward`."""
+        self._keep_prompt(layout_of(self._runner.canvas, wave))
+        return self.first_slot, self.window_of(wave).start
+
+    def joined(self, runner: Runner, parts: Sequence[Self], kept: Sequence[int]) -> Self:
+        """See :class:`dlm.sampling.full_forward.Forward`."""
+        joint = type(self)(runner, max(kept))
+        joint._store = KeyValueStore.joined(
+            [part._store for part in parts],
+            kept,
+            num_copies=2 if runner.cfg_scale else 1,
+            capacity=runner.canvas.ids.shape[1],
+        )
+        befores = [part._before for part in parts]
+        some = next((each for each in befores if each is not None), None)
+        if some is not None:
+            # A row with nothing before its first position asks for nothing there.
+            pairs = [torch.zeros_like(some) if each is None else each for each in befores]
+            joint._before = torch.stack(pairs, dim=1).flatten(0, 1)
+        return joint
+
+    def give(self, part: Self, row: int, kept: int, num_columns: int) -> None:
+        """The prompt's keys and values stay as they are."""
 
     def window_of(self, wave: list[Stage]) -> slice:
         """Everything after the prompt."""
@@ -68,7 +101,8 @@ class CachedForward:
     def _run_once(self, columns: slice, layout: SequenceLayout) -> None:
         """Run columns of all rows and keep their keys and values."""
         self._aim(columns, layout, first_slot=columns.start)
-        self._before = self._runner.run(columns, self._masks, None, self._store)[:, -1:]
+        self._last = self._runner.run(columns, self._masks, None, self._store)
+        self._before = self._last[:, -1:]
 
     def _aim(self, columns: slice, layout: SequenceLayout, first_slot: int | None = None) -> None:
         """Direct the store and the masks at some columns: they see what is kept, and each other."""
@@ -131,3 +165,11 @@ class BlockCausalForward(CachedForward):
         columns = torch.arange(canvas.ids.shape[1], device=canvas.ids.device)
         self._run_once(self._window, layout_with_clean(canvas, (columns < self._window.stop)[None] & canvas.real))
         self._num_kept = self._window.stop
+
+    def give(self, part: Self, row: int, kept: int, num_columns: int) -> None:
+        """See :class:`dlm.sampling.full_forward.Forward`."""
+        assert self._last is not None, "the block was kept"
+        rows, start = slice(row, None, len(self._runner.canvas.ids)), self._window.start
+        self._store.give(part._store, rows, slice(start, start + num_columns), kept)
+        part._before = self._last[rows, num_columns - 1 : num_columns]
+        part._num_kept = kept + num_columns

@@ -1,6 +1,7 @@
 """One forward without cache over the whole canvas, and classifier-free guidance (CFG) for all kinds of forward."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, Self
 
 import attrs
 import torch
@@ -34,6 +35,20 @@ class Forward(Protocol):
 
     def end(self, wave: list[Stage]) -> None:
         """The blocks of the wave are complete, and others follow."""
+        ...
+
+    # A canvas of one row can be joined with others for a block: the columns that are kept stay before it.
+
+    def prefix(self, wave: list[Stage]) -> tuple[int, int]:
+        """Run what has to be kept before a block, and say how many columns are, and at which one the rest begins."""
+        ...
+
+    def joined(self, runner: "Runner", parts: Sequence[Self], kept: Sequence[int]) -> Self:
+        """The same way on a canvas that joins those of ``parts``, each with so many columns that are kept."""
+        ...
+
+    def give(self, part: Self, row: int, kept: int, num_columns: int) -> None:
+        """After :meth:`end`: hand what is kept of a row's block of so many columns back, behind what was kept."""
         ...
 
 
@@ -106,6 +121,17 @@ class PlainForward:
         return runner.pick(hidden, rows, at_row, at_column)
 
     def end(self, wave: list[Stage]) -> None:
+        """Nothing is kept."""
+
+    def prefix(self, wave: list[Stage]) -> tuple[int, int]:
+        """Nothing is kept."""
+        return 0, 0
+
+    def joined(self, runner: Runner, parts: Sequence["PlainForward"], kept: Sequence[int]) -> "PlainForward":
+        """See :class:`Forward`."""
+        return PlainForward(runner)
+
+    def give(self, part: "PlainForward", row: int, kept: int, num_columns: int) -> None:
         """Nothing is kept."""
 
 

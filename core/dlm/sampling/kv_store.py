@@ -1,5 +1,6 @@
 """The KV store: keys and values of canvas positions, kept between forwards."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -45,6 +46,39 @@ class KeyValueStore(Cache):
         chosen._keys = {layer: buffer[rows] for layer, buffer in self._keys.items()}
         chosen._values = {layer: buffer[rows] for layer, buffer in self._values.items()}
         return chosen
+
+    @classmethod
+    def joined(
+        cls, parts: Sequence["KeyValueStore"], lengths: Sequence[int], *, num_copies: int, capacity: int
+    ) -> "KeyValueStore":
+        """One store for several: the first slots of each, moved so that all of them end at the same slot.
+
+        Args:
+            parts: of one row each, and its unconditional copy where there is guidance.
+            lengths: how many slots of each.
+            num_copies: rows of each part. The joined rows are the first of all parts, then the second.
+            capacity: slots of each row, no less than the most of ``lengths``.
+        """
+        joint, end = cls(capacity), max(lengths)
+        for layer in {layer: None for part in parts for layer in part._keys}:
+            for of_joint, of_part in ((joint._keys, "_keys"), (joint._values, "_values")):
+                held: list[Tensor | None] = [getattr(part, of_part).get(layer) for part in parts]
+                some = next(each for each in held if each is not None)
+                buffer = some.new_zeros(num_copies * len(parts), some.shape[1], capacity, some.shape[3])
+                for row, (each, length) in enumerate(zip(held, lengths, strict=True)):
+                    if each is not None:
+                        buffer[row :: len(parts), :, end - length : end] = each[:, :, :length]
+                of_joint[layer] = buffer
+        return joint
+
+    def give(self, part: "KeyValueStore", rows: slice, slots: slice, start: int) -> None:
+        """Copy slots of some rows into another store, from its slot ``start`` on."""
+        for own, target in ((self._keys, part._keys), (self._values, part._values)):
+            for layer, buffer in own.items():
+                given = buffer[rows, :, slots]
+                if layer not in target:
+                    target[layer] = given.new_zeros(len(given), given.shape[1], part.capacity, given.shape[3])
+                target[layer][:, :, start : start + given.shape[2]] = given
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Slots before those that are written."""

@@ -18,7 +18,7 @@ from dlm.sampling.decoder import Decoder
 from dlm.sampling.full_forward import Forward
 from dlm.sampling.plan import Stage
 from dlm.sampling.resolve import ResolvedSettings
-from dlm.sampling.sampling_draws import BlockDraws
+from dlm.sampling.sampling_draws import BlockDraws, RowSeeds, Seed
 from dlm_plugins import Decision
 from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA
 
@@ -78,43 +78,57 @@ class Loop:
     canvas: Canvas
     forward: Forward
     settings: ResolvedSettings
-    _ties: Ties = attrs.field(init=False)
-    _row_steps: Tensor = attrs.field(init=False)
+    row_steps: Tensor = attrs.field()
     """(B,) int64: denoising steps each row has taken part in."""
-    _ended: Tensor = attrs.field(init=False)
+    ended: Tensor = attrs.field(init=False)
     """(B,) bool: rows whose text has come to its end."""
+    _ties: Ties = attrs.field(init=False)
     _wrong: Tensor = attrs.field(init=False)
     """() bool: whether the rule has wanted what it may not."""
     _every_row: Tensor = attrs.field(init=False)
     """(B,) int64: 0 to B - 1."""
 
+    @row_steps.default
+    def _no_steps(self) -> Tensor:
+        return torch.zeros_like(self.settings.row_keys)
+
     def __attrs_post_init__(self) -> None:
         self._ties = Ties(self.decoder, self.canvas)
-        self._row_steps = torch.zeros_like(self.settings.row_keys)
-        self._ended = torch.zeros_like(self.settings.row_keys, dtype=torch.bool)
-        self._wrong = torch.zeros((), dtype=torch.bool, device=self._ended.device)
-        self._every_row = torch.arange(len(self._ended), device=self._ended.device)
+        self.ended = torch.zeros_like(self.settings.row_keys, dtype=torch.bool)
+        self._wrong = torch.zeros((), dtype=torch.bool, device=self.ended.device)
+        self._every_row = torch.arange(len(self.ended), device=self.ended.device)
 
     def run(self, waves: list[list[Stage]]) -> Iterator[float]:
         """Decode wave after wave; yields the seconds of each forward with what it led to, visible on the canvas."""
-        may_end = self.settings.stops_at_eos
         for wave in waves:
-            if may_end and bool(self._ended.all()):
+            if self.settings.stops_at_eos and bool(self.ended.all()):
                 return
-            with torch.no_grad():
-                self.forward.begin(wave)
-                self._ties.begin(wave)
-            for step in range(max(stage.num_steps for stage in wave)):
-                started = perf_counter()
-                if self._step(wave, step):
-                    if may_end:
-                        self._ended |= self.canvas.fill_after_end(self.settings.eos_ids)
-                    yield perf_counter() - started
-            if bool(self._wrong):
-                self._refuse()
+            yield from self.decode(wave)
             if wave is not waves[-1]:
-                with torch.no_grad():
-                    self.forward.end(wave)
+                self.keep(wave)
+
+    def decode(self, wave: list[Stage]) -> Iterator[float]:
+        """Decode the blocks of one wave."""
+        with torch.no_grad():
+            self.forward.begin(wave)
+            self._ties.begin(wave)
+        for step in range(max(stage.num_steps for stage in wave)):
+            started = perf_counter()
+            if self._step(wave, step):
+                if self.settings.stops_at_eos:
+                    self.ended |= self.canvas.fill_after_end(self.settings.eos_ids)
+                yield perf_counter() - started
+        if bool(self._wrong):
+            self._refuse()
+
+    @torch.no_grad()
+    def keep(self, wave: list[Stage]) -> None:
+        """Close a wave after which others follow."""
+        self.forward.end(wave)
+
+    def _seed_at(self, rows: Tensor) -> Seed:
+        seed = self.settings.seed
+        return seed if isinstance(seed, int) else RowSeeds(seeds=seed, at=rows)
 
     @torch.no_grad()
     def _step(self, wave: list[Stage], step: int) -> bool:
@@ -131,7 +145,7 @@ class Loop:
             self.decoder.head,
             Tokens(mask_id=self.canvas.mask_id, suppressed=self.settings.suppressed),
             temperature=self.settings.temperature,
-            seed=self.settings.seed,
+            seed=self._seed_at(at_row),
             step=step,
             keys=Keys(
                 row=self.settings.row_keys[at_row],
@@ -146,7 +160,7 @@ class Loop:
             state = self._state(each, predictions, part, step)
             self._apply(each, state, self._decide(state), predictions.log_probability[part])
             start = part.stop
-        self._row_steps[members] += 1
+        self.row_steps[members] += 1
         return True
 
     def _active(self, stages: list[Stage], step: int) -> list["_Active"]:
@@ -156,8 +170,8 @@ class Loop:
         asked_of = [asked[stage.row[:, None], stage.columns] & stage.valid for stage in stages]
         masked_of = [masked[stage.row[:, None], stage.columns] & stage.valid for stage in stages]
         counts = [each.sum(dim=1) for each in (*asked_of, *masked_of)]
-        numbers = iter(torch.cat((self._ended.long(), self._wrong[None].long(), *counts)).tolist())
-        ended = list(islice(numbers, len(self._ended)))
+        numbers = iter(torch.cat((self.ended.long(), self._wrong[None].long(), *counts)).tolist())
+        ended = list(islice(numbers, len(self.ended)))
         if next(numbers):
             self._refuse()
         num_asked, num_masked = ([list(islice(numbers, len(each.rows_on_host))) for each in stages] for _ in range(2))
@@ -209,7 +223,7 @@ class Loop:
             step=step,
             num_steps=stage.num_steps,
             draws=BlockDraws(
-                seed=self.settings.seed,
+                seed=self._seed_at(stage.row),
                 step=step,
                 rows=self.settings.row_keys[stage.row],
                 blocks=stage.ordinal,
@@ -253,7 +267,7 @@ class Loop:
         for target, value in (
             (canvas.ids, state.candidates[active.block, active.place]),
             (canvas.block_step, torch.full_like(row, state.step)),
-            (canvas.committed_step, self._row_steps[row]),
+            (canvas.committed_step, self.row_steps[row]),
             (canvas.log_probability, log_probability),
         ):
             target[at] = torch.where(is_written, value, target[at])

@@ -80,9 +80,12 @@ class Stage:
 
 
 @attrs.frozen(kw_only=True)
-class _Task:
+class BlockTask:
+    """One block with masks: where it is on the canvas, and how many steps it gets."""
+
     row: int
     ordinal: int
+    """Number of the block among those of its row that have masks, from 0."""
     first_column: int
     end_column: int
     num_masks: int
@@ -97,22 +100,28 @@ def plan(canvas: Canvas, steps: int, *, side_by_side: bool) -> list[list[Stage]]
     Raises:
         UserInputError: no masks at all, or more blocks in a row than steps.
     """
-    tasks = _tasks(canvas, steps)
-    if not tasks:
-        raise UserInputError("nothing to generate: gen_length is 0 and no id is the mask; raise gen_length")
-    waves: dict[int, dict[int, list[_Task]]] = {}
+    waves: dict[int, list[BlockTask]] = {}
+    for task in block_tasks(canvas, steps):
+        waves.setdefault(0 if side_by_side else task.ordinal, []).append(task)
+    return [wave_of(canvas, waves[number]) for number in sorted(waves)]
+
+
+def wave_of(canvas: Canvas, tasks: Sequence[BlockTask]) -> list[Stage]:
+    """Blocks that go through the model together, in stages by their numbers of steps."""
+    stages: dict[int, list[BlockTask]] = {}
     for task in tasks:
-        wave = waves.setdefault(0 if side_by_side else task.ordinal, {})
-        wave.setdefault(task.num_steps, []).append(task)
-    return [
-        [_stage(canvas, num_steps, members) for num_steps, members in sorted(waves[number].items())]
-        for number in sorted(waves)
-    ]
+        stages.setdefault(task.num_steps, []).append(task)
+    return [_stage(canvas, num_steps, members) for num_steps, members in sorted(stages.items())]
 
 
-def _tasks(canvas: Canvas, steps: int) -> list[_Task]:
+def block_tasks(canvas: Canvas, steps: int) -> list[BlockTask]:
+    """The blocks with masks, row by row, and in each row from first to last.
+
+    Raises:
+        UserInputError: no masks at all, or more blocks in a row than steps.
+    """
     block, writable, real = canvas.block.tolist(), canvas.writable.tolist(), canvas.real.tolist()
-    tasks: list[_Task] = []
+    tasks: list[BlockTask] = []
     for row in range(len(block)):
         masks: dict[int, int] = {}
         first: dict[int, int] = {}
@@ -124,7 +133,7 @@ def _tasks(canvas: Canvas, steps: int) -> list[_Task]:
         numbers = [number for number in sorted(masks) if masks[number]]
         shares = steps_per_block([masks[number] for number in numbers], steps) if numbers else []
         tasks += [
-            _Task(
+            BlockTask(
                 row=row,
                 ordinal=ordinal,
                 first_column=first[number],
@@ -134,10 +143,12 @@ def _tasks(canvas: Canvas, steps: int) -> list[_Task]:
             )
             for ordinal, (number, share) in enumerate(zip(numbers, shares, strict=True))
         ]
+    if not tasks:
+        raise UserInputError("nothing to generate: gen_length is 0 and no id is the mask; raise gen_length")
     return tasks
 
 
-def _stage(canvas: Canvas, num_steps: int, tasks: Sequence[_Task]) -> Stage:
+def _stage(canvas: Canvas, num_steps: int, tasks: Sequence[BlockTask]) -> Stage:
     device = canvas.ids.device
     length = min(canvas.block_length, max(task.end_column - task.first_column for task in tasks))
     first = torch.tensor([task.first_column for task in tasks])

@@ -33,7 +33,8 @@ class ResolvedSettings:
     bias: AttentionBias
     temperature: float
     cfg_scale: float
-    seed: int
+    seed: int | tuple[int, ...]
+    """Of all rows, or of each."""
     mask_id: int
     eos_ids: Tensor
     """(E,) int64."""

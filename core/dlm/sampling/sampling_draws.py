@@ -2,11 +2,13 @@
 
 from functools import lru_cache
 from hashlib import blake2b
+from typing import TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 
+from dlm.data.batch import sent
 from dlm_plugins.draws import philox
 
 _WORD = 0xFFFFFFFF
@@ -19,10 +21,28 @@ _SECOND_MULTIPLIER = 0x94D049BB133111EB - (1 << 64)
 
 
 @attrs.frozen(kw_only=True, eq=False)
+class RowSeeds:
+    """Seeds of a batch whose rows do not all have the same."""
+
+    seeds: tuple[int, ...]
+    """Of the B rows."""
+    at: Tensor
+    """(N,) int64: the row of each of N draws."""
+
+    def of(self, part: slice) -> "RowSeeds":
+        """Of some of the draws."""
+        return attrs.evolve(self, at=self.at[part])
+
+
+Seed: TypeAlias = int | RowSeeds
+Words: TypeAlias = tuple[int, int] | tuple[Tensor, Tensor]
+
+
+@attrs.frozen(kw_only=True, eq=False)
 class BlockDraws:
     """What a remasker draws from: R blocks of K positions at one step. An implementation of ``Draws``."""
 
-    seed: int
+    seed: Seed
     step: int
     """Step within the block, from 0."""
     rows: Tensor
@@ -42,13 +62,14 @@ class BlockDraws:
     def _uniform(self, purpose: str, length: int) -> Tensor:
         quads = torch.arange((length + 3) // 4, device=self.rows.device)
         step = torch.full((), self.step & _WORD, device=self.rows.device)
-        words = philox((quads[None, :], self.rows[:, None], step, self.blocks[:, None]), key_of(self.seed, purpose))
+        counter = (quads[None, :], self.rows[:, None], step, self.blocks[:, None])
+        words = philox(counter, _words(self.seed, purpose, (-1, 1)))
         # 24 bits fill the significand of a float32: exact multiples of 2^-24, never 1.
         return (words.flatten(1)[:, :length] >> 8).to(torch.float32) * 2.0**-24
 
 
 def add_gumbel_(
-    logits: Tensor, temperature: float, *, seed: int, step: int, rows: Tensor, blocks: Tensor, positions: Tensor
+    logits: Tensor, temperature: float, *, seed: Seed, step: int, rows: Tensor, blocks: Tensor, positions: Tensor
 ) -> Tensor:
     """Gumbel noise, scaled by ``temperature``, added in place: the argmax is a draw from softmax(logits / temperature).
 
@@ -63,7 +84,7 @@ def add_gumbel_(
     """
     num_ids = logits.shape[1]
     zero = torch.zeros((), dtype=torch.long, device=logits.device)
-    words = philox((positions, rows, blocks, zero), key_of(seed, f"gumbel/{step}"))
+    words = philox((positions, rows, blocks, zero), _words(seed, f"gumbel/{step}", (-1,)))
     start = words[:, 0] | (words[:, 1] << 32)  # (N,) one stream a distribution
     offset = torch.arange(1, num_ids + 1, device=logits.device) * _GOLDEN  # (V,)
     # As many bits as leave room for a half: no number is 0 or 1, and neither logarithm infinite.
@@ -88,6 +109,15 @@ def _mixed_(counter: Tensor) -> Tensor:
     counter *= _SECOND_MULTIPLIER
     counter ^= (counter >> 31).bitwise_and_((1 << 33) - 1)
     return counter
+
+
+def _words(seed: Seed, purpose: str, shape: tuple[int, ...]) -> Words:
+    """The key of a purpose: of all draws, or of each, in this shape."""
+    if isinstance(seed, int):
+        return key_of(seed, purpose)
+    keys = sent(torch.tensor([key_of(each, purpose) for each in seed.seeds]), seed.at.device)[seed.at]
+    first, second = keys.unbind(dim=1)
+    return first.view(shape), second.view(shape)
 
 
 @lru_cache(maxsize=4096)

@@ -3,15 +3,15 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-import torch
 
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import DlmError
-from dlm.sampling.api import GenerateState, denoise
+from dlm.sampling.api import GenerateState
+from dlm.serving.joint_block import JointBlock, RowOnItsWay
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Engine:
     max_waiting: int
     """Rows that may wait for their turn."""
     _waiting: deque[Row] = attrs.field(factory=deque, init=False)
-    _live: dict[Row, Iterator[None]] = attrs.field(factory=dict, init=False)
+    _live: dict[Row, RowOnItsWay] = attrs.field(factory=dict, init=False)
     _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
     _is_stopping: bool = attrs.field(default=False, init=False)
     _thread: threading.Thread = attrs.field(init=False)
@@ -93,37 +93,70 @@ class Engine:
 
     def _run(self) -> None:
         while self._admit():
-            for row in list(self._live):
-                self._step(row)
+            members = self._next_block()
+            if members:
+                self._decode(members)
 
     def _admit(self) -> bool:
-        """Wait until there is something to do, and let rows in; False at the end."""
+        """Wait until there is something to do, let rows go and others in; False at the end."""
         with self._changed:
-            for row in [row for row in self._live if row.is_cancelled]:
-                del self._live[row]
+            self._drop([row for row in self._live if row.is_cancelled])
             while not (self._live or self._waiting or self._is_stopping):
                 self._changed.wait()
-            while self._waiting and len(self._live) < self.max_rows:
-                row = self._waiting.popleft()
-                if not row.is_cancelled:
-                    self._live[row] = self._states(row)
-            return not self._is_stopping
+            admitted: list[Row] = []
+            while self._waiting and len(self._live) + len(admitted) < self.max_rows:
+                admitted.append(self._waiting.popleft())
+        for row in admitted:
+            if not row.is_cancelled:
+                self._lay_out(row)
+        return not self._is_stopping
 
-    def _step(self, row: Row) -> None:
+    def _lay_out(self, row: Row) -> None:
         try:
-            next(self._live[row])
-        except StopIteration:
-            del self._live[row]
+            self._live[row] = RowOnItsWay.of(self.model, row.ids, row.settings, row.key)
+            self._show(row, 0.0)
         except Exception as error:
-            del self._live[row]
-            if not isinstance(error, DlmError):
-                logger.exception("a row could not be written")
-            row.on_end(error)
+            self._fail([row], error)
 
-    def _states(self, row: Row) -> Iterator[None]:
-        ids = torch.tensor([row.ids], dtype=torch.long, device=next(self.model.parameters()).device)
-        for state in denoise(self.model, ids, row.settings, row_keys=torch.tensor([row.key])):
-            if row.on_state is not None:
-                row.on_state(state)
-            yield
-        row.on_end(state)
+    def _next_block(self) -> list[Row]:
+        """The rows that go with the one that has waited longest."""
+        first = next(iter(self._live.values()), None)
+        return [] if first is None else [row for row, way in self._live.items() if first.goes_with(way)]
+
+    def _decode(self, members: Sequence[Row]) -> None:
+        """One block of rows that go together."""
+        try:
+            block = JointBlock([self._live[row] for row in members])
+            for seconds in block.steps():
+                if all(row.is_cancelled for row in members):
+                    return
+                for index, row in enumerate(members):
+                    if row.on_state is not None and not row.is_cancelled:
+                        block.bring(index)
+                        self._show(row, seconds)
+            block.end()
+        except Exception as error:
+            self._fail(members, error)
+            return
+        for row in members:
+            # Behind the others, which come next.
+            way = self._live[row] = self._live.pop(row)
+            if way.is_complete:
+                self._drop([row])
+                if not row.is_cancelled:
+                    row.on_end(way.state())
+
+    def _show(self, row: Row, seconds: float) -> None:
+        if row.on_state is not None:
+            row.on_state(self._live[row].state(seconds))
+
+    def _drop(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._live.pop(row, None)
+
+    def _fail(self, rows: Sequence[Row], error: Exception) -> None:
+        if not isinstance(error, DlmError):
+            logger.error("a text could not be written", exc_info=error)
+        self._drop(rows)
+        for row in rows:
+            row.on_end(error)
