@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dlm.data.batch import Batch, LayoutKey, sent
+from dlm.diffusion.exact_counts import ExactCounts
 from dlm.diffusion.layout import Moment, block_of
 from dlm.diffusion.times import TimeSampler, TimeUnit, times_of
 from dlm.diffusion.vocabulary import Vocabulary
@@ -117,6 +118,8 @@ class ForwardProcess:
     """Whether attention hides noisy blocks from each other."""
     num_steps: int | None = None
     """Of the run; None: outside training."""
+    exact_counts: ExactCounts | None = None
+    """In place of ``masking``, with the rates that it makes of the schedule's."""
 
     def __call__(self, batch: Batch, *, step: int, num_rows: int) -> NoisedBatch:
         """Noise a micro-batch.
@@ -140,9 +143,12 @@ class ForwardProcess:
             step=step,
             num_rows=num_rows,
         )
+        p = self.schedule.mask_rate(t).clamp(min=self.min_masking_rate)
+        if self.exact_counts is not None:
+            p = self.exact_counts.rates(p, batch.eligible, block, batch.document_id)
         request = MaskingRequest(
             eligible=batch.eligible,
-            p=self.schedule.mask_rate(t).clamp(min=self.min_masking_rate),
+            p=p,
             spans=self.vocabulary.words_of(batch.input_ids, batch.document_id),
             document_id=batch.document_id,
             block_length=self.block_length,
@@ -193,6 +199,8 @@ class ForwardProcess:
         return Moment(progress=min(step / self.num_steps, 1.0), seed=self.seed, step=step)
 
     def _select(self, request: MaskingRequest, draws: KeyedDraws) -> Selection:
+        if self.exact_counts is not None:
+            return self.exact_counts.select(request)
         usual = self.masking.select(request)
         if self.region_probability == 0:
             return usual

@@ -70,8 +70,9 @@ def independent_times(request: TimeRequest) -> Tensor:
 
 
 def grid_times(request: TimeRequest) -> Tensor:
-    """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates.
+    """Evaluation's times (pi(k) + U_k) / n, one in each interval of a grid, the same whenever it evaluates.
 
+    U is uniform and drawn for each row and unit: so each t is uniform over [0, 1), which the middles would not be.
     Here n is the number of all evaluation rows, so pi is worked out for the B rows that are asked for alone.
     """
     rows = request.rows.cpu().numpy()
@@ -79,7 +80,9 @@ def grid_times(request: TimeRequest) -> Tensor:
     places = torch.from_numpy(order).to(request.rows.device)[:, None]
     if request.num_units > 1:
         places = (places + (request.of_units("turn") * request.num_rows).long()) % request.num_rows
-    return (places + 0.5) / request.num_rows
+    within = request.uniform("within", request.rows, request.num_units)
+    # Rounding must not reach 1.
+    return ((places + within) / request.num_rows).clamp(max=1 - 2**-24)
 
 
 def times_of(

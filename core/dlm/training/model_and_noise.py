@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.config import RunConfig, TokenizerConfig, run_components
 from dlm.data.batch import RandomLength
 from dlm.data.tokenizer_training import train_tokenizer
+from dlm.diffusion.exact_counts import EveryRate, ExactCounts
 from dlm.diffusion.forward_process import ForwardProcess, refuse_broken_schedule
 from dlm.diffusion.objective import Attention, DiffusionObjective
 from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
@@ -27,6 +28,7 @@ from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, bias_at_end
 from dlm_plugins.loss import NEEDS_CAUSAL_COPY
+from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
@@ -276,5 +278,14 @@ def build_random_length(config: RunConfig) -> RandomLength:
 
 
 def for_evaluation(process: ForwardProcess) -> ForwardProcess:
-    """The same noise with draws of its own, and times on a fixed grid."""
-    return attrs.evolve(process, sample_times=grid_times, seed=process.seed ^ EVALUATION_SEED, num_steps=None)
+    """The noise of evaluation: with draws of its own that never change, and times on a grid.
+
+    Where positions are corrupted independently of each other at a rate that what is noised together shares, every
+    number of masks is asked for alike, whatever the schedule. Any other noise is that of training.
+    """
+    process = attrs.evolve(process, sample_times=grid_times, seed=process.seed ^ EVALUATION_SEED, num_steps=None)
+    unit, is_mixed = process.time_unit, process.region_probability > 0
+    shares_rate = unit.one_per_row or (unit is TIME_UNITS["block"] and process.blocks_are_separate)
+    if not IS_INDEPENDENT.of(process.masking) or is_mixed or not shares_rate:
+        return process
+    return attrs.evolve(process, schedule=EveryRate(), min_masking_rate=0.0, exact_counts=ExactCounts(unit))

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dlm.config import load_config
 from dlm.training.dry_run import describe_run
@@ -38,6 +39,40 @@ def test_rows_and_loss_do_not_depend_on_how_they_are_shared_out(make_engine, spl
     expected, found = whole(), other()
     assert found.rows == expected.rows == 5
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("training.loss_impl=elbo", "training.noise.schedule=cosine"),
+        ("training.noise.schedule={name: power, exponent: 3.0}", "training.noise.min_masking_rate=0.3"),
+        ("model.logit_shift=true",),
+    ],
+    ids=str,
+)
+def test_the_loss_is_the_mean_over_counts_of_the_bound(make_engine, changes) -> None:
+    """Computed once more from the masked rows, with the model's own forward: L / k times the cross-entropy, a token."""
+    engine = make_engine("model.dtype=float64", *EVALUATED, *changes)
+    evaluation, model, shift = engine.evaluation, engine.saver.objects.model, "logit_shift" in str(changes)
+    total, tokens, counts = 0.0, 0, []
+    for batch in evaluation.batches:
+        noised = evaluation.forward_process(batch, step=0, num_rows=evaluation.num_rows)
+        for ids, noisy, document in zip(batch.input_ids, noised.noisy_ids, batch.document_id, strict=True):
+            ids, noisy = ids[document >= 0], noisy[document >= 0]
+            if len(ids) == 0:
+                continue
+            masked = noisy == model.config.mask_token_id
+            with torch.no_grad():
+                logits = model.eval()(input_ids=noisy[None]).logits[0]
+            if shift:
+                logits = torch.cat((logits[:1], logits[:-1]))
+            cross_entropy = torch.nn.functional.cross_entropy(logits[masked], ids[masked], reduction="sum")
+            counts.append(int(masked.sum()))
+            total += float(cross_entropy) * len(ids) / counts[-1]
+            tokens += len(ids)
+    assert evaluation().loss == pytest.approx(total / tokens, rel=1e-6)  # it is summed up in float32
+    assert len(set(counts)) > 2
 
 
 def test_two_ranks_share_the_rows_of_one(run_file) -> None:
