@@ -70,9 +70,24 @@ def independent_times(request: TimeRequest) -> Tensor:
 
 
 def grid_times(request: TimeRequest) -> Tensor:
-    """Evaluation's times (pi(k) + U_k) / n, one in each interval of a grid, the same whenever it evaluates.
+    """Evaluation's times: the fixed grid (pi(k) + 1/2) / n, so that every evaluation scores the same mask rates."""
+    return (_grid_places(request) + 0.5) / request.num_rows
 
-    U is uniform and drawn for each row and unit: so each t is uniform over [0, 1), which the middles would not be.
+
+def jittered_grid_times(request: TimeRequest) -> Tensor:
+    """Evaluation's times (pi(k) + U_k) / n, where counts of masks follow from them: one in each interval of the grid.
+
+    U is uniform and drawn for each row and unit, so that each t is uniform over [0, 1): the middles leave counts out
+    where there are fewer rows than tokens. Times near 0 would be a poor choice for coins, whose weight is 1/t.
+    """
+    within = request.uniform("within", request.rows, request.num_units)
+    # Rounding must not reach 1.
+    return ((_grid_places(request) + within) / request.num_rows).clamp(max=1 - 2**-24)
+
+
+def _grid_places(request: TimeRequest) -> Tensor:
+    """Interval of the grid for each row and unit: (B, 1) or (B, U) int64 in 0..n-1.
+
     Here n is the number of all evaluation rows, so pi is worked out for the B rows that are asked for alone.
     """
     rows = request.rows.cpu().numpy()
@@ -80,9 +95,7 @@ def grid_times(request: TimeRequest) -> Tensor:
     places = torch.from_numpy(order).to(request.rows.device)[:, None]
     if request.num_units > 1:
         places = (places + (request.of_units("turn") * request.num_rows).long()) % request.num_rows
-    within = request.uniform("within", request.rows, request.num_units)
-    # Rounding must not reach 1.
-    return ((places + within) / request.num_rows).clamp(max=1 - 2**-24)
+    return places
 
 
 def times_of(

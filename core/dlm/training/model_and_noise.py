@@ -13,7 +13,7 @@ from dlm.data.tokenizer_training import train_tokenizer
 from dlm.diffusion.exact_counts import EveryRate, ExactCounts
 from dlm.diffusion.forward_process import ForwardProcess, refuse_broken_schedule
 from dlm.diffusion.objective import Attention, DiffusionObjective
-from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times
+from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times, jittered_grid_times
 from dlm.diffusion.vocabulary import Vocabulary, word_start_table
 from dlm.errors import UserInputError
 from dlm.model.attention import AUTO, choose_implementation, padding_of, use_attention
@@ -288,4 +288,10 @@ def for_evaluation(process: ForwardProcess) -> ForwardProcess:
     shares_rate = unit.one_per_row or (unit is TIME_UNITS["block"] and process.blocks_are_separate)
     if not IS_INDEPENDENT.of(process.masking) or is_mixed or not shares_rate:
         return process
-    return attrs.evolve(process, schedule=EveryRate(), min_masking_rate=0.0, exact_counts=ExactCounts(unit))
+    return attrs.evolve(
+        process,
+        schedule=EveryRate(),
+        min_masking_rate=0.0,
+        sample_times=jittered_grid_times,
+        exact_counts=ExactCounts(unit),
+    )

@@ -17,13 +17,14 @@ from dlm.diffusion.times import (
     TimeRequest,
     grid_times,
     independent_times,
+    jittered_grid_times,
     stratified_times,
     times_of,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
 STEPS = st.integers(0, 10**6)
-SAMPLERS = {**TIME_SAMPLERS, "grid": grid_times}
+SAMPLERS = {**TIME_SAMPLERS, "grid": grid_times, "jittered": jittered_grid_times}
 
 
 def request_of(seed: int, step: int, num_rows: int, num_units: int = 1) -> TimeRequest:
@@ -46,8 +47,16 @@ def test_stratified_times_put_one_row_into_each_interval(seed: int, step: int, n
 
 @settings(deadline=None, max_examples=40)
 @given(seed=SEEDS, step=STEPS, num_rows=st.integers(1, 60))
-def test_the_grid_has_one_time_in_each_interval(seed: int, step: int, num_rows: int) -> None:
+def test_grid_times_are_the_middles_of_the_intervals(seed: int, step: int, num_rows: int) -> None:
     t = grid_times(request_of(seed, step, num_rows))[:, 0]
+    expected = (torch.arange(num_rows) + 0.5) / num_rows
+    torch.testing.assert_close(t.sort().values, expected, rtol=0, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=SEEDS, step=STEPS, num_rows=st.integers(1, 60))
+def test_the_jittered_grid_has_one_time_in_each_interval(seed: int, step: int, num_rows: int) -> None:
+    t = jittered_grid_times(request_of(seed, step, num_rows))[:, 0]
     within = t.double().sort().values * num_rows - torch.arange(num_rows)
     assert bool(((within > -1e-5) & (within < 1 + 1e-5) & (t < 1)).all())
     assert num_rows == 1 or float(within.max() - within.min()) > 0
@@ -75,7 +84,7 @@ def test_the_units_of_a_row_are_independent(sampler: str) -> None:
         assert chi_square < 44.3  # 15 degrees of freedom: exceeded once in 10,000
 
 
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("sampler", [*TIME_SAMPLERS, "jittered"])
 def test_each_time_is_uniform_in_every_row(sampler: str) -> None:
     """Kolmogorov and Smirnov's test, by row: none has a favourite stratum."""
     num_steps = 1500
@@ -86,7 +95,7 @@ def test_each_time_is_uniform_in_every_row(sampler: str) -> None:
         assert distance * math.sqrt(num_steps) < 2.2  # exceeded once in 8,000 draws
 
 
-@pytest.mark.parametrize("sampler", ["stratified", "grid"])
+@pytest.mark.parametrize("sampler", ["stratified", "grid", "jittered"])
 def test_every_order_of_the_rows_is_equally_likely(sampler: str) -> None:
     """Chi-square on the six orders of three rows: no row has a favourite neighbour."""
     num_steps = 600
