@@ -19,6 +19,11 @@ NEEDS_COMMITTED_PREDICTIONS = Claim(
     "Candidates and confidence are wanted at committed positions of the block too, not only at masked ones.",
 )
 
+TAKES_BACK = Claim(
+    "takes_back",
+    False,
+    "May take back what it committed, so that a position is written more than once.",
+)
 FOLLOWS_PREDICTIONS = Claim(
     "follows_predictions",
     True,

@@ -9,7 +9,7 @@ from dlm_plugins.errors import Problem
 from dlm_plugins.loss import NEEDS_REFERENCE
 from dlm_plugins.masking import NEEDS_TRACE
 from dlm_plugins.noise_type import IS_ABSORBING
-from dlm_plugins.remasking import FOLLOWS_PREDICTIONS, NEEDS_COMMITTED_PREDICTIONS
+from dlm_plugins.remasking import FOLLOWS_PREDICTIONS, TAKES_BACK
 
 
 def learning_from_rewards(config: RunConfig) -> Iterator[Problem]:
@@ -46,7 +46,7 @@ def _rollouts(config: RunConfig) -> Iterator[Problem]:
 def _estimate(config: RunConfig) -> Iterator[Problem]:
     """Maskings, losses and what they need."""
     noise, loss, rl = config.training.noise, config.training.loss_impl, config.rl
-    if NEEDS_TRACE.of(noise.masking) and NEEDS_COMMITTED_PREDICTIONS.of(config.sampling.remasking):
+    if NEEDS_TRACE.of(noise.masking) and TAKES_BACK.of(config.sampling.remasking):
         message = "takes back what it wrote, and the masking needs one step at which each token was written"
         yield Problem("sampling.remasking", f"{message}; choose random or low_confidence, or another masking")
     if NEEDS_TRACE.of(noise.masking) and noise.reweight_cap is not None:
