@@ -26,6 +26,8 @@ TRIALS, QUICK_TRIALS = 40, 10
 NOT_QUICK = (
     "benchmarks",
     "builtin_plugins/test_contracts.py",
+    "builtin_plugins/test_hostile_answers.py",
+    "builtin_plugins/test_tests_reward.py",
     "cli",
     "core/data/test_token_cache.py",
     "core/diffusion/test_attention.py",

@@ -41,6 +41,7 @@ from dlm_builtin_plugins.remasking.random import RandomOrder
 from dlm_builtin_plugins.remasking.random_topk import RandomTopK
 from dlm_builtin_plugins.remasking.remdm import ReMDM
 from dlm_builtin_plugins.remasking.threshold import Threshold
+from dlm_builtin_plugins.rewards.code_tests import TestsReward
 from dlm_builtin_plugins.rewards.form import EndsReward, LengthReward, PatternReward
 from dlm_builtin_plugins.rewards.references import ExactReward, NumberReward
 from dlm_builtin_plugins.schedules.cosine import CosineSchedule
@@ -270,6 +271,10 @@ class TestEndsReward(RewardContract):
 
 class TestLengthReward(RewardContract):
     component: ClassVar = [LengthReward(), LengthReward(target=0, limit=1), LengthReward(target=3, limit=9)]
+
+
+class TestTestsReward(RewardContract):
+    component: ClassVar = [TestsReward(seconds=2.0)]
 
 
 class TestValueAdvantage(AdvantageContract):

@@ -30,7 +30,7 @@ NAMES = {
         "remdm",
     },
     "metric": {"elbo", "accuracy", "exact_match", "contains", "number", "pattern", "distinct_n", "entropy"},
-    "reward": {"exact", "number", "pattern", "ends", "length"},
+    "reward": {"exact", "number", "pattern", "ends", "length", "tests"},
     "advantage": {"group", "value"},
     "optimizer": {"adamw", "adamw8bit", "lion8bit"},
 }

@@ -20,7 +20,6 @@ class ReMDM:
     """
 
     respects_quota: ClassVar[bool] = False
-    takes_back: ClassVar[bool] = True
 
     rate: float = attrs.field(
         default=0.05,

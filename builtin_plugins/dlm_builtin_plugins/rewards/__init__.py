@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from dlm_builtin_plugins.rewards.code_tests import TestsReward
 from dlm_builtin_plugins.rewards.form import EndsReward, LengthReward, PatternReward
 from dlm_builtin_plugins.rewards.references import ExactReward, NumberReward
 from dlm_plugins import Reward
@@ -12,4 +13,5 @@ COMPONENTS: Mapping[str, type[Reward]] = {
     "pattern": PatternReward,
     "ends": EndsReward,
     "length": LengthReward,
+    "tests": TestsReward,
 }

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from typing import TypeVar
 
 import attrs
 import torch
@@ -11,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.config import RunConfig, TokenizerConfig, run_components
 from dlm.data.batch import RandomLength
 from dlm.data.tokenizer_training import train_tokenizer
-from dlm.diffusion.cross_entropy import SamplingLaw
 from dlm.diffusion.exact_counts import EveryRate, ExactCounts
 from dlm.diffusion.forward_process import ForwardProcess, refuse_broken_schedule
 from dlm.diffusion.objective import Attention, DiffusionObjective
@@ -36,8 +34,6 @@ from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
 
 logger = logging.getLogger(__name__)
-
-Objective = TypeVar("Objective", bound=DiffusionObjective)
 
 EVALUATION_SEED = 0x0E7A1
 """Mixed into the run's seed for the noise of evaluation, which is the same at every evaluation."""
@@ -125,7 +121,7 @@ def build_model(
     model.config.logit_shift = settings.logit_shift
     noise_type = components.noise_type
     # Sampling starts from masks: it is enough that training showed some.
-    if config.training.mode != "pretrain":
+    if config.training.mode == "sft":
         model.config.prompt_rendering = "chat_template" if config.dataset.chat_template else "plain"
     model.config.noise_shows_mask = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
@@ -179,14 +175,8 @@ def build_vocabulary(tokenizer: PreTrainedTokenizerBase, mask_id: int) -> Vocabu
 
 
 def build_objective(
-    model: PreTrainedModel,
-    config: RunConfig,
-    components: RunComponents,
-    vocabulary: Vocabulary,
-    *,
-    cls: type[Objective] = DiffusionObjective,  # type: ignore[assignment]  # mypy#3737
-    law: SamplingLaw | None = None,
-) -> Objective:
+    model: PreTrainedModel, config: RunConfig, components: RunComponents, vocabulary: Vocabulary
+) -> DiffusionObjective:
     """The module that is trained. It shares its parameters with ``model``."""
     parts = split(model)
     training = config.training
@@ -197,7 +187,7 @@ def build_objective(
         enable()
     if training.compile:
         parts.body.compile()  # in place: the names of the parameters stay
-    return cls(
+    return DiffusionObjective(
         parts.body,
         parts.head,
         loss=components.loss,
@@ -216,7 +206,6 @@ def build_objective(
         ),
         logit_shift=config.model.logit_shift,
         compiles=training.compile,
-        law=law,
     )
 
 

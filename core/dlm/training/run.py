@@ -19,6 +19,7 @@ from dlm.training.processes import close_group, on_main
 from dlm.training.report import Report
 from dlm.training.resuming import StartingPoint, restore, starting_point
 from dlm.user_paths import user_path
+from dlm_plugins.reward import RUNS_CODE
 from dlm_plugins.streams import steady_streams
 
 
@@ -37,6 +38,7 @@ def run(
     *,
     allow_change: Collection[str] = (),
     trust_remote_code: bool = False,
+    allow_code_execution: bool = False,
 ) -> RunResult:
     """Train as a run file says, from the beginning or from where an earlier run stopped.
 
@@ -45,6 +47,7 @@ def run(
         overrides: ``key.key=value`` each; only with a path.
         allow_change: keys that may differ from those of the checkpoint that is resumed.
         trust_remote_code: whether code from the model's folder may run.
+        allow_code_execution: whether rewards may run code that the model writes (docs/rewards.md).
 
     Raises:
         DlmError: With a message for the user and the exit code of the command line.
@@ -55,8 +58,21 @@ def run(
         loaded = config
     else:
         loaded = load_config(config, overrides)
+    if not allow_code_execution:
+        _refuse_code(loaded)
     with steady_streams(), explained(loaded):
         return _run(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
+
+
+def _refuse_code(loaded: LoadedConfig) -> None:
+    mode: str = loaded.config.training.mode
+    running = [each.reward for each in loaded.config.rl.rewards if RUNS_CODE.of(each.reward)]
+    if running and mode == "rl":
+        name = loaded.registry.entry_of(running[0]).selecting_name
+        raise UserInputError(
+            f"rl.rewards: {name} runs code that the model writes; where that is wanted (docs/rewards.md says what such "
+            "code could do), add --allow-code-execution, or allow_code_execution=True in Python"
+        )
 
 
 def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_code: bool) -> RunResult:

@@ -25,6 +25,9 @@ Examples:
 )
 @plugin_options
 @click.option("--trust-remote-code", is_flag=True, help="Let code that comes with the model run. Only if you read it.")
+@click.option(
+    "--allow-code-execution", is_flag=True, help="Let a reward run code that the model writes. See docs/rewards.md."
+)
 def run(
     config: str,
     overrides: tuple[str, ...],
@@ -33,13 +36,14 @@ def run(
     no_plugin: tuple[str, ...],
     strict_plugins: bool,
     trust_remote_code: bool,
+    allow_code_execution: bool,
 ) -> None:
     """Train as the run file CONFIG says; KEY=VALUE overrides a key of it, e.g. optim.lr=1e-3.
 
     Run the same command again after an interruption: with training.checkpoint.resume set to latest it continues at
-    exactly the next batch. Exit codes: 0 done, 2 your input, 3 a damaged checkpoint, 4 training went non-finite or
-    found nothing to learn from, 5 out of memory, 6 the final state could not be saved, 129, 130 and 143 ended by a
-    closed terminal, Ctrl-C or SIGTERM after saving.
+    exactly the next batch. Exit codes: 0 done, 2 your input, 3 a damaged checkpoint, 4 training went non-finite, 5 out
+    of memory, 6 the final state could not be saved, 129, 130 and 143 ended by a closed terminal, Ctrl-C or SIGTERM
+    after saving.
     """
     from dlm.config import load_config
     from dlm.training.dry_run import describe_run
@@ -49,5 +53,10 @@ def run(
     if dry_run:
         click.echo(describe_run(loaded, trust_remote_code=trust_remote_code))
     else:
-        run_config(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
+        run_config(
+            loaded,
+            allow_change=allow_change,
+            trust_remote_code=trust_remote_code,
+            allow_code_execution=allow_code_execution,
+        )
         click.get_current_context().exit(0)  # whether or not its lines could be printed

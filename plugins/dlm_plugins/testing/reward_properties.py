@@ -59,7 +59,7 @@ def check_one_finite_number_an_answer(reward: Reward) -> None:
     def body(items: tuple[RewardItem, ...]) -> None:
         _score(reward, items)
 
-    for_all(_items(reward), body, max_examples=10)
+    for_all(_items(reward), body, max_examples=5)
     _score(reward, ())
 
 
@@ -73,7 +73,7 @@ def check_answers_are_alone(reward: Reward) -> None:
         require_equal(together, alone, "an answer is worth something else among others")
         require_equal(_score(reward, items[::-1]), together.flip(0), "the order of the answers matters")
 
-    for_all(_items(reward), body, max_examples=10)
+    for_all(_items(reward), body, max_examples=5)
 
 
 @contract_property
@@ -112,7 +112,7 @@ def check_columns(reward: Reward) -> None:
         bare = [attrs.evolve(item, columns=dict(named)) for item in items]
         require_equal(_score(reward, items), _score(reward, bare), "a column that it does not name changes the score")
 
-    for_all(_items(reward), body, max_examples=10)
+    for_all(_items(reward), body, max_examples=5)
 
 
 PROPERTIES = (
