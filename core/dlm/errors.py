@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     CHECKPOINT = 3
     """A checkpoint that does not verify."""
     NON_FINITE = 4
-    """Training went non-finite."""
+    """Training stopped itself: it went non-finite, or there was nothing to learn from."""
     OUT_OF_MEMORY = 5
     FINAL_STATE_NOT_SAVED = 6
     BUG = 70
@@ -52,6 +52,12 @@ class CheckpointError(DlmError):
 
 class NonFiniteError(DlmError):
     """Loss or gradient was not finite too many times in a row."""
+
+    exit_code = ExitCode.NON_FINITE
+
+
+class NothingToLearnError(DlmError):
+    """Rewards told no answers apart for too long."""
 
     exit_code = ExitCode.NON_FINITE
 

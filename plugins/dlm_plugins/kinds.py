@@ -22,7 +22,13 @@ from dlm_plugins.metric import HIGHER_IS_BETTER, NEEDS, Metric
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL, NoiseSchedule
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK, NoiseType
 from dlm_plugins.optimizer import OptimizerFactory
-from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Remasker
+from dlm_plugins.remasking import (
+    FOLLOWS_PREDICTIONS,
+    NEEDS_COMMITTED_PREDICTIONS,
+    RESPECTS_QUOTA,
+    TAKES_BACK,
+    Remasker,
+)
 from dlm_plugins.reward import COLUMNS, RUNS_CODE, Reward
 
 
@@ -89,7 +95,7 @@ _ROWS = (
         protocol=Remasker,
         key="sampling.remasking",
         decides="which predictions are kept at a step, which go back to mask",
-        claims=(RESPECTS_QUOTA, NEEDS_COMMITTED_PREDICTIONS),
+        claims=(RESPECTS_QUOTA, NEEDS_COMMITTED_PREDICTIONS, TAKES_BACK, FOLLOWS_PREDICTIONS),
     ),
     Kind(
         name="metric",

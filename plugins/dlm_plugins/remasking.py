@@ -19,6 +19,18 @@ NEEDS_COMMITTED_PREDICTIONS = Claim(
     "Candidates and confidence are wanted at committed positions of the block too, not only at masked ones.",
 )
 
+TAKES_BACK = Claim(
+    "takes_back",
+    False,
+    "May take back what it committed, so that a position is written more than once.",
+)
+FOLLOWS_PREDICTIONS = Claim(
+    "follows_predictions",
+    True,
+    "Which positions are kept depends on what the model predicts. False: the order has nothing to do with the model, "
+    "so that the probabilities of what was written add up to that of the whole trace.",
+)
+
 
 class DecodingState(Protocol):
     """The active block at one denoising step: B rows, K positions.

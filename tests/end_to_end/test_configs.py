@@ -26,6 +26,14 @@ def overrides_for(name: str, checkpoint: Path, texts: Path) -> list[str]:
         "pretrain.yaml": ["training.batch_size=8"],
         "adapt-smollm2.yaml": local[:1],
         "sft.yaml": local[:1],
+        "rl-start.yaml": ["training.batch_size=8", "evaluation.max_rows=8"],
+        "rl.yaml": [
+            *local[:1],
+            "training.batch_size=4",
+            "rl.group_size=2",
+            "dataset.max_length=32",
+            "evaluation.max_rows=4",
+        ],
         "reference.yaml": ["model.tokenizer.train.vocab_size=300", *local[1:]],
         "qwen3-0.6b-pretrain.yaml": [*local, "training.batch_size=2", "training.gradient_accumulation_steps=2"],
     }[name]

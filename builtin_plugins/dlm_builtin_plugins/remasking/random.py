@@ -1,5 +1,7 @@
 """Random order: which predictions are kept has nothing to do with their confidence (LLaDA, MDLM)."""
 
+from typing import ClassVar
+
 import attrs
 
 from dlm_builtin_plugins.remasking.ranking import best
@@ -14,6 +16,8 @@ class RandomOrder:
     token a step: with temperature 1 a sample then follows the model's own distribution over random orders. Approximate
     above.
     """
+
+    follows_predictions: ClassVar[bool] = False
 
     def decide(self, state: DecodingState) -> Decision:
         """The quota's worth of masked positions, uniformly."""

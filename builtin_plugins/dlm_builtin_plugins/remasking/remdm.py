@@ -20,6 +20,7 @@ class ReMDM:
     """
 
     respects_quota: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = True
 
     rate: float = attrs.field(
         default=0.05,

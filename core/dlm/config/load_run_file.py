@@ -10,6 +10,7 @@ import attrs
 from cattrs import Converter
 
 from dlm.config.components_in_effect import incompatibilities
+from dlm.config.rl_rules import rl_notes
 from dlm.config.rules import RULES, idle_notes
 from dlm.config.run_config import PluginsConfig, RunConfig, places_of
 from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, WrittenRunFile, parent_of, read_source
@@ -77,7 +78,7 @@ def _load(source: WrittenRunFile, overrides: Sequence[str], disable: Collection[
     problems = [problem for problem in found if problem.path not in known]
     if problems or source.faults or config is None:
         raise RunFileError(_report(source, problems))
-    notes = tuple(idle_notes(config, _defaults(converter, config)))
+    notes = (*idle_notes(config, _defaults(converter, config)), *rl_notes(config))
     return LoadedConfig(config=config, registry=registry, notes=registry.warnings() + notes)
 
 
@@ -113,7 +114,7 @@ def _located(source: WrittenRunFile, settings: PluginsConfig, error: PluginSetti
 def _fill_dependent_defaults(value: dict[str, Any]) -> None:
     """Defaults that depend on other keys."""
     training = value.get("training")
-    if isinstance(training, dict) and training.get("mode") == "sft":
+    if isinstance(training, dict) and training.get("mode") in ("sft", "rl"):
         dataset = value.setdefault("dataset", {})
         if isinstance(dataset, dict):
             dataset.setdefault("pack", False)

@@ -1,11 +1,19 @@
-"""Keys of section ``rl``: what answers are worth (rewards), and how much better than expected they are (advantage)."""
+"""Keys of section ``rl``: rewards, advantage, groups, updates a rollout, reference, curriculum of lengths (mode rl)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
-from attrs.validators import and_, gt, lt
+from attrs.validators import and_, gt, lt, min_len, optional
 
-from dlm.config.fields import component_beside_setting, component_setting, setting
+from dlm.config.fields import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_NULL,
+    component_beside_setting,
+    component_setting,
+    setting,
+)
 from dlm_plugins.advantage import Advantage
 from dlm_plugins.reward import Reward
 
@@ -19,6 +27,15 @@ class WeightedReward:
 
 
 @attrs.frozen(kw_only=True)
+class CurriculumStage:
+    """How long answers are from some step on."""
+
+    step: int = setting("The first step of the stage.", validator=NOT_NEGATIVE)
+    gen_length: int = setting("As sampling.gen_length, and at most that.", validator=POSITIVE)
+    block_length: int | None = setting("As sampling.block_length.", None, POSITIVE_OR_NULL)
+
+
+@attrs.frozen(kw_only=True)
 class RlConfig:
     """Learning from rewards."""
 
@@ -26,3 +43,21 @@ class RlConfig:
         "Rewards that are added up, each times its weight: [{name: exact, column: answer, weight: 1.0}, ...].", ()
     )
     advantage: Advantage = component_setting("How much better than expected an answer is, given the rewards.", "group")
+    group_size: int = setting("Answers to each prompt, which are compared with each other.", 8, POSITIVE)
+    updates_per_rollout: int = setting(
+        "Optimizer steps on the same answers; 1: the plain policy gradient.", 1, POSITIVE
+    )
+    skip_even_groups: bool = setting(
+        "Leave out prompts whose answers are all worth the same: there is nothing to learn from them.", default=True
+    )
+    reference: str | None = setting(
+        "Model that the loss keeps to: start (the run's own, before its first step), a name or folder; null: none.",
+        None,
+        optional(min_len(1)),
+    )
+    overlong: Literal["zero", "mask"] = setting(
+        "Answers without an end: zero: worth 0, whatever the rewards say; mask: not trained.", "zero"
+    )
+    curriculum: Sequence[CurriculumStage] = setting(
+        "Shorter answers first: [{step: 0, gen_length: 64}, {step: 100, gen_length: 256}].", ()
+    )

@@ -11,6 +11,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
+from dlm.config.rl_rules import learning_from_rewards
 from dlm.config.run_config import EvaluationConfig, NoiseConfig, RunConfig, TokenizerConfig
 from dlm_plugins import NoiseSchedule
 from dlm_plugins.errors import Problem
@@ -97,7 +98,7 @@ def streaming(config: RunConfig) -> Iterator[Problem]:
     dataset, evaluation = config.dataset, config.evaluation
     if not dataset.streaming:
         return
-    if config.training.mode == "sft":
+    if config.training.mode != "pretrain":
         yield Problem("dataset.streaming", "fine-tuning reads its conversations first; set it to false")
     if evaluation.do_eval_loss and evaluation.split is None:
         message = "a stream has no fraction to hold out; name a split, or set evaluation.do_eval_loss to false"
@@ -199,6 +200,7 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
             "evaluation.split",
         ),
     ),
+    (learning_from_rewards, ("training", "rl", "sampling", "dataset.mixture", "dataset.pack", "dataset.max_length")),
     (noise_bounds, ("training.mode", "training.noise", "training.sft_noise")),
     (without_effect, ("training.mode", "dataset.pack", "training.sft_noise.random_length_prob")),
 )
@@ -216,7 +218,16 @@ _KEYS_OF_MODE: dict[str, tuple[str, ...]] = {
         "dataset.on_bad_row",
         "training.sft_noise",
     ),
+    "rl": (
+        "dataset.format",
+        "dataset.chat_template",
+        "dataset.long_rows",
+        "dataset.on_bad_row",
+        "training.noise",
+        "rl",
+    ),
 }
+"""Keys that not every mode reads."""
 
 
 def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
@@ -231,7 +242,8 @@ def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
 
 def _idle(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     mode, evaluation = config.training.mode, config.evaluation
-    yield f"training.mode is {mode}", _KEYS_OF_MODE["pretrain" if mode == "sft" else "sft"]
+    others = dict.fromkeys(key for keys in _KEYS_OF_MODE.values() for key in keys)
+    yield f"training.mode is {mode}", tuple(key for key in others if key not in _KEYS_OF_MODE[mode])
     if not config.dataset.streaming:
         yield "dataset.streaming is false", ("dataset.shuffle_buffer",)
     if not evaluation.do_eval_loss:

@@ -179,7 +179,9 @@ class CheckpointConfig:
 class TrainingConfig:
     """What is trained, for how long, and with which noise."""
 
-    mode: Literal["pretrain", "sft"] = setting("Pre-training on text, or fine-tuning on conversations.", "pretrain")
+    mode: Literal["pretrain", "sft", "rl"] = setting(
+        "Pre-training on text, fine-tuning on conversations, or learning from rewards (section rl).", "pretrain"
+    )
     output_dir: str = setting("Folder for everything the run writes.", validator=min_len(1))
     seed: int = setting("Seed of everything random.", 0, and_(ge(0), lt(2**32)))
     max_steps: int | None = setting("Number of optimizer steps; this or num_epochs.", None, POSITIVE_OR_NULL)

@@ -143,15 +143,9 @@ class DiffusionObjective(nn.Module):
 
     def forward(self, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
         """Return the loss's total (a sum, differentiable) and the sums of :class:`dlm.diffusion.sums.Sums`, packed."""
-        view = self._view(noised)
+        view = self.view_of(noised)
         output = self._loss(view)
         return output.total, Sums.pack(view, output.total, output.normaliser)
-
-    @torch.no_grad()
-    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
-        """(B, L): log-probability of the clean ids where they are scored, under the law of the run; 0 elsewhere."""
-        values = self._view(noised).log_probabilities(noised.scored)
-        return values.new_zeros(noised.scored.shape).masked_scatter_(noised.scored, values)
 
     def lend(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, which uses body and head by themselves.
@@ -160,7 +154,8 @@ class DiffusionObjective(nn.Module):
         """
         return action()
 
-    def _view(self, noised: NoisedBatch) -> BatchView:
+    def view_of(self, noised: NoisedBatch) -> BatchView:
+        """Run the body, and return what a loss sees."""
         states = self._states(noised)
         return BatchView(
             noised,

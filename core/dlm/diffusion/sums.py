@@ -49,6 +49,12 @@ class Sums:
             return torch.cat((torch.stack([scalar.float() for scalar in scalars]), by_bin.flatten()))  # as the fields
 
     @staticmethod
+    def split(vector: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+        """The numbers of a vector of :meth:`pack`, and those of an objective's own that stand behind them."""
+        size = 5 + 3 * NUM_RATE_BINS
+        return vector[:size], vector[size:]
+
+    @staticmethod
     def normaliser_in(vector: Tensor) -> Tensor:
         """The normaliser in a vector of :meth:`pack`, a scalar on its device."""
         return vector[1]
@@ -73,6 +79,11 @@ class Sums:
     def loss(self) -> float:
         """The loss: total / normaliser; 0 where nothing counts."""
         return self.total / self.normaliser if self.normaliser else 0.0
+
+    @property
+    def headline(self) -> str:
+        """What an evaluation says of itself."""
+        return f"eval loss {self.loss:.4f}"
 
     def quality(self) -> dict[str, object]:
         """Unweighted cross-entropy in nats and accuracy at masked positions, over all and by bin of the mask rate.

@@ -25,6 +25,11 @@ class Completion:
     """All generated ids."""
     num_forwards: int
 
+    @property
+    def record(self) -> dict[str, object]:
+        """What a run logs of it."""
+        return {"prompt": self.prompt, "text": self.text}
+
 
 def complete_texts(model: Any, tokenizer: Any, prompts: Sequence[str], settings: SamplingSettings) -> list[Completion]:
     """Continue each prompt, all of them in one batch; a model trained on conversations answers it.

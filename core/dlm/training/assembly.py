@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
 from dlm.diffusion.forward_process import ForwardProcess
+from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
 from dlm.training.checkpoint_contents import TrainingObjects
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
@@ -52,6 +53,7 @@ from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 from dlm.user_paths import user_path
 from dlm_plugins.attention_bias import bias_at_end
+from dlm_plugins.structuring import unstructure
 
 if TYPE_CHECKING:
     from dlm.training.meta_model import Build, Contents
@@ -126,7 +128,12 @@ def assemble(
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     process = build_forward_process(config, components, registry, vocabulary, num_steps)
-    objective = build_objective(model.train(), config, components, vocabulary)
+    if config.training.mode == "rl":
+        from dlm.training import rl_assembly  # only where there are rollouts
+
+        objective: DiffusionObjective = rl_assembly.build_policy_objective(model.train(), loaded, tokenizer, vocabulary)
+    else:
+        objective = build_objective(model.train(), config, components, vocabulary)
     prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     warn_of_lost_updates(optimizer)
@@ -140,7 +147,7 @@ def assemble(
         config_text=dump_config(config, registry),
         identity=_identity(loaded, data, weights, accelerator, optimizer),
     )
-    return Engine(
+    engine = Engine(
         accelerator=accelerator,
         data=data,
         step=_training_step(config, data, objects, prepared, process),
@@ -155,6 +162,9 @@ def assemble(
         parallel=plan,
         way_on=_way_on(config.training.checkpoint.resume),
     )
+    if config.training.mode == "rl":
+        rl_assembly.learn_from_rewards(engine, loaded, vocabulary, trust_remote_code=trust_remote_code)
+    return engine
 
 
 def _own_randomness(config: RunConfig, accelerator: Accelerator) -> None:
@@ -259,4 +269,6 @@ def _identity(
     bias = run_components(config, loaded.registry).attention_bias
     if depends_on_num_steps(config.optim) or bias_at_end(bias) != bias:
         facts |= {"training": {"max_steps": config.training.max_steps, "num_epochs": config.training.num_epochs}}
+    if config.training.mode == "rl":
+        facts |= {"rollouts": unstructure(loaded.registry, config.sampling)}  # elsewhere it only shows samples
     return identity_of(config_to_mapping(config, loaded.registry), facts)

@@ -41,12 +41,17 @@ class TrainingConsole:
 
     def report(self, step: int, metrics: Mapping[str, object], tokens_per_second: float) -> None:
         """Show the figures of a logging window: in the bar on a terminal, as a line elsewhere."""
-        loss, accuracy = f"loss {_number(metrics['loss'])}", f"accuracy {percent(metrics['masked_accuracy'])}"
+        if "reward" in metrics:  # where the loss says nothing of what is learned
+            shown = (f"reward {_number(metrics['reward'])}", f"right {percent(metrics['right'])}")
+            rest = f"even groups {percent(metrics['even_groups'])}"
+        else:
+            shown = (f"loss {_number(metrics['loss'])}", f"accuracy {percent(metrics['masked_accuracy'])}")
+            rest = f"masked ce {_number(metrics['masked_ce'])}"
         if self.console.is_terminal:
-            self._progress.update(self._task, figures=f"{loss}  {accuracy}")  # as much as 80 columns hold
+            self._progress.update(self._task, figures="  ".join(shown))  # as much as 80 columns hold
         else:
             self.say(
-                f"step {step}/{self._num_steps}  {loss}  masked ce {_number(metrics['masked_ce'])}  {accuracy}  "
+                f"step {step}/{self._num_steps}  {shown[0]}  {rest}  {shown[1]}  "
                 f"lr {_number(metrics['lr'])}  grad norm {_number(metrics['grad_norm'])}  "
                 f"{tokens_per_second:,.0f} tokens/s"
             )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import attrs
@@ -10,20 +10,21 @@ from accelerate import Accelerator
 
 from dlm.data.batch import StepBatch
 from dlm.data.loader import ReadAhead
-from dlm.diffusion.sums import Sums
-from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError
+from dlm.errors import DataError, DlmError, ExitCode, FinalStateNotSavedError, NonFiniteError, NothingToLearnError
 from dlm.training.console import TrainingConsole
-from dlm.training.evaluation import Evaluation, Sampler
+from dlm.training.evaluation import Evaluates, Figures, Samples
 from dlm.training.output_folder import BAD_BATCHES, METRICS, SAMPLES, TIMINGS
 from dlm.training.parallel import Plan
 from dlm.training.run_data import PreparedData
 from dlm.training.saver import Saver
 from dlm.training.signals import Signals
-from dlm.training.step import StepResult, TrainingStep
+from dlm.training.step import Step, StepResult
 from dlm.training.trainer_state import Stopwatch, TrainerState, Window
 
 MAX_BAD_STEPS = 3
 """Steps in a row with a loss or gradient that is not finite, after which a run stops."""
+FEW_STEPS_WITHOUT_SIGNAL, MAX_STEPS_WITHOUT_SIGNAL = 10, 50
+"""Steps in a row whose rewards told no answers apart, after which the user is warned, and a run stops."""
 MAX_FAILED_SAVES = 3
 """Saves in a row that found no room on the disk, after which a run stops."""
 
@@ -42,9 +43,9 @@ class Engine:
 
     accelerator: Accelerator
     data: PreparedData
-    step: TrainingStep
-    evaluation: Evaluation | None
-    sampler: Sampler
+    step: Step
+    evaluation: Evaluates | None
+    sampler: Samples
     saver: Saver
     console: TrainingConsole
     num_steps: int
@@ -55,6 +56,8 @@ class Engine:
     """How the processes share the model."""
     way_on: str
     """What the user has to do so that the run goes on after it was ended."""
+    closing_words: "Callable[[Engine], Iterable[str]] | None" = None
+    """What was learned, a line each, where it is not said in losses."""
     state: TrainerState = attrs.field(factory=TrainerState)
     """Where the run stands."""
     stopwatch: Stopwatch = attrs.field(factory=Stopwatch)
@@ -145,13 +148,32 @@ class Engine:
         state.epoch, state.epoch_batch = step_batch.next_position(self.data.loader.steps_per_epoch)
         state.stream = step_batch.data_state
         state.tokens_seen += int(sums.real_tokens)
-        self.stopwatch.add(sums.real_tokens)
+        self.stopwatch.add(sums.real_tokens, result.seconds)
         self.console.advance(state.global_step)
         if result.is_bad:
             self.skip(step_batch, result)
         else:
             state.num_bad_in_a_row = 0
-            state.window.add(sums, result.grad_norm)
+            state.window.add(sums, result.grad_norm, result.figures)
+        state.num_steps_without_signal = 0 if result.has_signal else state.num_steps_without_signal + 1
+        self.watch_for_signal()
+
+    def watch_for_signal(self) -> None:
+        """Warn where nothing has been learned from for a while; stop where that lasts.
+
+        Raises:
+            NothingToLearnError: for fifty steps in a row.
+        """
+        number = self.state.num_steps_without_signal
+        said = f"step {self.state.global_step}: for {number} steps all answers to each prompt were worth the same"
+        if number == FEW_STEPS_WITHOUT_SIGNAL:
+            self.console.say(f"{said}: nothing is learned; look at samples and rewards")
+        if number >= MAX_STEPS_WITHOUT_SIGNAL:
+            raise NothingToLearnError(
+                f"{said}, so that there is nothing to learn from; the checkpoints are untouched. Try easier or harder "
+                "prompts, a higher sampling.temperature, a larger rl.group_size, rewards that tell answers apart, or a "
+                "model fine-tuned on some answers first"
+            )
 
     def skip(self, step_batch: StepBatch, result: StepResult) -> None:
         """Record a step that was not taken; stop at the third in a row."""
@@ -188,7 +210,7 @@ class Engine:
         self.track(metrics)
         state.window = Window()
 
-    def evaluate(self) -> Sums | None:
+    def evaluate(self) -> Figures | None:
         """Measure the evaluation loss and generate samples; None where evaluation is off."""
         started, step = time.monotonic(), self.state.global_step
         sums = None if self.evaluation is None else self.evaluation()
@@ -197,15 +219,15 @@ class Engine:
             metrics = {**self._position(), "split": "eval", "loss": sums.loss, **sums.quality()}
             self.append(METRICS, metrics)
             self.track({f"eval_{name}": value for name, value in metrics.items()})
-            self.console.say(f"step {step}: eval loss {sums.loss:.4f}")
+            self.console.say(f"step {step}: {sums.headline}")
         for completion in completions:
-            self.append(SAMPLES, {"step": step, "prompt": completion.prompt, "text": completion.text})
+            self.append(SAMPLES, {"step": step, **completion.record})
             self.console.say(f"  {completion.prompt!r} -> {completion.text!r}")
         self.state.evaluated_step = step
         self.stopwatch.exclude(time.monotonic() - started)
         return sums
 
-    def save(self, sums: Sums | None = None) -> None:
+    def save(self, sums: Figures | None = None) -> None:
         """Start to publish a checkpoint, which is the best one if its evaluation ``sums`` say so.
 
         Training goes on meanwhile; only the last one is waited for.

@@ -1,6 +1,7 @@
 """Evaluation: loss on held-out rows under noise that never changes; sample texts (``evaluation.sample_prompts``)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import torch
@@ -15,6 +16,64 @@ from dlm.diffusion.sums import Sums
 from dlm.sampling.texts import Completion, complete_texts
 from dlm.training.processes import waiting_for
 from dlm.training.sharding import lend, let_go
+
+
+class Figures(Protocol):
+    """What an evaluation found."""
+
+    @property
+    def loss(self) -> float:
+        """What the best checkpoint has least of."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """One line for people."""
+        ...
+
+    def quality(self) -> dict[str, object]:
+        """What is logged besides."""
+        ...
+
+
+class Evaluates(Protocol):
+    """Measures the model on held-out rows, the same at every evaluation of a run. All processes must call."""
+
+    @property
+    def summary(self) -> str:
+        """How many rows of how many."""
+        ...
+
+    def __call__(self) -> Figures:
+        """What is found."""
+        ...
+
+
+class Sample(Protocol):
+    """A prompt and what the model wrote after it."""
+
+    @property
+    def prompt(self) -> str:
+        """The text."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What was written."""
+        ...
+
+    @property
+    def record(self) -> Mapping[str, object]:
+        """What is logged."""
+        ...
+
+
+class Samples(Protocol):
+    """Lets the model write at each evaluation. All processes must call."""
+
+    def __call__(self) -> Sequence[Sample]:
+        """What was written."""
+        ...
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import TypeVar
 
 import attrs
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.config import RunConfig, TokenizerConfig, run_components
 from dlm.data.batch import RandomLength
 from dlm.data.tokenizer_training import train_tokenizer
+from dlm.diffusion.cross_entropy import SamplingLaw
 from dlm.diffusion.exact_counts import EveryRate, ExactCounts
 from dlm.diffusion.forward_process import ForwardProcess, refuse_broken_schedule
 from dlm.diffusion.objective import Attention, DiffusionObjective
@@ -34,6 +36,8 @@ from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import unstructure_component
 
 logger = logging.getLogger(__name__)
+
+Objective = TypeVar("Objective", bound=DiffusionObjective)
 
 EVALUATION_SEED = 0x0E7A1
 """Mixed into the run's seed for the noise of evaluation, which is the same at every evaluation."""
@@ -121,7 +125,7 @@ def build_model(
     model.config.logit_shift = settings.logit_shift
     noise_type = components.noise_type
     # Sampling starts from masks: it is enough that training showed some.
-    if config.training.mode == "sft":
+    if config.training.mode != "pretrain":
         model.config.prompt_rendering = "chat_template" if config.dataset.chat_template else "plain"
     model.config.noise_shows_mask = IS_ABSORBING.of(noise_type) or MAY_WRITE_MASK.of(noise_type)
     return model
@@ -175,8 +179,14 @@ def build_vocabulary(tokenizer: PreTrainedTokenizerBase, mask_id: int) -> Vocabu
 
 
 def build_objective(
-    model: PreTrainedModel, config: RunConfig, components: RunComponents, vocabulary: Vocabulary
-) -> DiffusionObjective:
+    model: PreTrainedModel,
+    config: RunConfig,
+    components: RunComponents,
+    vocabulary: Vocabulary,
+    *,
+    cls: type[Objective] = DiffusionObjective,  # type: ignore[assignment]  # mypy#3737
+    law: SamplingLaw | None = None,
+) -> Objective:
     """The module that is trained. It shares its parameters with ``model``."""
     parts = split(model)
     training = config.training
@@ -187,7 +197,7 @@ def build_objective(
         enable()
     if training.compile:
         parts.body.compile()  # in place: the names of the parameters stay
-    return DiffusionObjective(
+    return cls(
         parts.body,
         parts.head,
         loss=components.loss,
@@ -206,6 +216,7 @@ def build_objective(
         ),
         logit_shift=config.model.logit_shift,
         compiles=training.compile,
+        law=law,
     )
 
 

@@ -12,6 +12,7 @@ from dlm.model.body_and_head import num_parameters
 from dlm.sampling.texts import fill_passage
 from dlm.training.console import percent
 from dlm.training.engine import Engine
+from dlm.training.evaluation import Evaluation
 from dlm.training.output_folder import METRICS, OutputFolder
 from dlm.training.sharding import is_sharded
 
@@ -90,6 +91,18 @@ class Report:
         if not self.engine.is_main:
             return
         say, folder = self.engine.console.say, self.engine.saver.folder
+        if self.engine.closing_words is None:
+            self._losses()
+        else:
+            for line in self.engine.closing_words(self.engine):
+                say(line)
+        say(f"the model is in {folder.final}; try it:")
+        for command in self.engine.saver.objects.weights.usage(folder.final):
+            say(f"  {command}")
+
+    def _losses(self) -> None:
+        """First and last losses, and what the model fills in."""
+        say, folder = self.engine.console.say, self.engine.saver.folder
         found, damaged = evaluations(folder)
         if damaged:
             say(f"{folder.path / METRICS}: damaged, and left out here: line {_listed(damaged)}")
@@ -104,13 +117,10 @@ class Report:
             # A sharded model needs all processes, and this is the main one alone.
             if self.engine.saver.objects.model.config.noise_shows_mask and not is_sharded(self.engine.step.objective):
                 self._passage()
-        say(f"the model is in {folder.final}; try it:")
-        for command in self.engine.saver.objects.weights.usage(folder.final):
-            say(f"  {command}")
 
     def _passage(self) -> None:
         """One held-out passage with holes, filled in by the model."""
-        assert self.engine.evaluation is not None
+        assert isinstance(self.engine.evaluation, Evaluation)
         say, objects = self.engine.console.say, self.engine.saver.objects
         model, tokenizer = objects.model, objects.tokenizer
         batch = next(iter(self.engine.evaluation.batches))

@@ -13,7 +13,7 @@ from dlm.config import DatasetConfig, RunConfig
 from dlm.data.batch import Batch, Collator, StepShape
 from dlm.data.conversations.bad_rows import BadRow
 from dlm.data.conversations.clock import TemplateClock
-from dlm.data.conversations.conversation_rows import ConversationRows, conversation_rows
+from dlm.data.conversations.conversation_rows import ConversationRows, configured_rendering, conversation_rows
 from dlm.data.conversations.formats import find_format, read_turns
 from dlm.data.loader import StepLoader
 from dlm.data.order import shuffled
@@ -98,6 +98,8 @@ def prepare_data(
     dataset, evaluation = config.dataset, config.evaluation
     if dataset.streaming:
         return _streamed(config, tokenizer, processes)
+    if config.training.mode == "rl":  # of a row an answer takes its part
+        dataset = attrs.evolve(dataset, max_length=dataset.max_length - (config.sampling.gen_length or 0))
     make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
     all_rows, training, held_out, told = [], [], [], []
 
@@ -144,7 +146,7 @@ def prepare_data(
 
 
 def _check_steps(rows: Rows, dataset: DatasetConfig, config: RunConfig) -> None:
-    if NEEDS_TRACE.of(config.training.active_noise.masking) and not _has_steps(rows):
+    if config.training.mode != "rl" and NEEDS_TRACE.of(config.training.active_noise.masking) and not _has_steps(rows):
         raise DataError(
             f"{dataset.name}: the masking needs the step at which each token was written: a column step_map "
             "beside input_ids and prompt_length in every row, as `dlm generate --prompt-file ... --out` writes them"
@@ -254,6 +256,28 @@ def _conversation_rows(
     }
 
 
+def _prompt_rows(
+    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
+) -> tuple[Rows, dict[str, Any]]:
+    from dlm.data.conversations.prompt_rows import prompt_rows  # only where there are rollouts
+
+    rows = prompt_rows(
+        source,
+        configured_rendering(tokenizer, chat_template=dataset.chat_template, clock=clock),
+        longest=dataset.max_length,
+        format_name=dataset.format,
+        skip_long_rows=dataset.long_rows != "error",
+        skip_bad_rows=dataset.on_bad_row == "skip",
+    )
+    return rows, {"unused": rows.unused, "origin": ()}
+
+
+def _prompt_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
+    from dlm.data.conversations.prompt_rows import prompt_texts  # only where there are rollouts
+
+    return prompt_texts(source, dataset.format)
+
+
 def _with_origin(rows: Rows, config: RunConfig) -> Rows:
     """Conversations whose blocks count from where ``training.block_attention.origin`` says."""
     blocks = config.training.block_attention
@@ -306,10 +330,12 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
 _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
     "pretrain": _texts,
     "sft": _turn_texts,
+    "rl": _prompt_texts,
 }
 _MakeRows = Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateClock], tuple[Rows, dict[str, Any]]]
 """Rows, and fields of :class:`PreparedData` that tell of them."""
 _ROWS: Mapping[str, _MakeRows] = {
     "pretrain": _text_rows,
     "sft": _conversation_rows,
+    "rl": _prompt_rows,
 }

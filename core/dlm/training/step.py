@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import attrs
 import torch
@@ -29,6 +30,36 @@ class StepResult:
     """What the step was taken with, or would have been; the largest of the parameter groups."""
     is_bad: bool
     """Loss or gradient was not finite, and no loss scaler was at work: the step was not taken."""
+    own_sums: Sequence[float] = ()
+    """What the objective sums up besides, over micro-batches and ranks."""
+    figures: Mapping[str, float | None] = attrs.field(factory=dict)
+    """What is logged besides; None of nothing."""
+    seconds: Mapping[str, float] = attrs.field(factory=dict)
+    """What took how long, where a step has parts."""
+    has_signal: bool = True
+    """Whether there was anything to learn from."""
+
+
+class Step(Protocol):
+    """How a step is taken: on the batch as it is read, or on what is made of it."""
+
+    @property
+    def objective(self) -> nn.Module:
+        """What is trained, prepared by accelerate."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step, the largest of the parameter groups."""
+        ...
+
+    def prepare(self, step_batch: StepBatch, step: int) -> None:
+        """Do what can be done of a coming step before the present one is finished."""
+        ...
+
+    def __call__(self, step_batch: StepBatch, step: int, meanwhile: Callable[[], None]) -> StepResult:
+        """Take the step; ``meanwhile`` is called while the device works."""
+        ...
 
 
 def nothing() -> None:
@@ -64,14 +95,34 @@ class TrainingStep:
             step: number of the step.
             meanwhile: is called when all of the gradient's work is waiting for the device.
         """
+        noised_batches = self._micro_batches(step_batch, step)
+        return self.update(noised_batches, len(step_batch.micro_batches), step, meanwhile)
+
+    def update(
+        self,
+        noised_batches: Iterable[NoisedBatch],
+        num_batches: int,
+        step: int,
+        meanwhile: Callable[[], None] = nothing,
+        *,
+        is_last: bool = True,
+    ) -> StepResult:
+        """The same on micro-batches that are noised already: the same number on every rank.
+
+        Args:
+            noised_batches: on the device.
+            num_batches: how many there are.
+            step: number of the step.
+            meanwhile: is called when all of the gradient's work is waiting for the device.
+            is_last: whether the step ends with this update; only then does the learning rate advance.
+        """
         accelerator = self.accelerator
         # Dropout is the one user of the global generator.
         torch.manual_seed(self.seed + step * accelerator.num_processes + accelerator.process_index)
         self.optimizer.zero_grad()
         sums = []
-        last = len(step_batch.micro_batches) - 1
-        for index, noised in enumerate(self._micro_batches(step_batch, step)):
-            sync = nullcontext() if index == last else accelerator.no_sync(self.objective)
+        for index, noised in enumerate(noised_batches):
+            sync = nullcontext() if index == num_batches - 1 else accelerator.no_sync(self.objective)
             with sync, waiting_for(accelerator, f"the gradients of step {step + 1}"):
                 total, sums_of_batch = self.objective(noised)
                 accelerator.backward(total / self.typical_normaliser)
@@ -84,7 +135,9 @@ class TrainingStep:
         meanwhile()
         with waiting_for(accelerator, f"the loss of step {step + 1}"):
             *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
-        return self._update(Sums.unpack(values), grad_norm)
+        common, own_sums = Sums.split(values)
+        result = self._update(Sums.unpack(common), grad_norm, is_last=is_last)
+        return attrs.evolve(result, own_sums=own_sums)
 
     def _micro_batches(self, step_batch: StepBatch, step: int) -> Iterator[NoisedBatch]:
         """The prepared micro-batches, if it was this step that was prepared."""
@@ -114,7 +167,7 @@ class TrainingStep:
         torch._foreach_mul_(gradients, scale)
         return norm
 
-    def _update(self, sums: Sums, grad_norm: float) -> StepResult:
+    def _update(self, sums: Sums, grad_norm: float, *, is_last: bool) -> StepResult:
         """Step the optimizer unless loss or gradient is not finite. The learning rate advances either way."""
         scaler = self.accelerator.scaler
         # A loss scaler meets overflows on its way to a good scale and skips those steps itself.
@@ -125,6 +178,8 @@ class TrainingStep:
             self.optimizer.step()
         elif scaler is not None:
             scaler.update()  # otherwise it waits for this step's end, and refuses the next one
+        if not is_last:
+            return StepResult(sums=sums, grad_norm=grad_norm, learning_rate=learning_rate, is_bad=is_bad)
         with warnings.catch_warnings():
             # torch takes a first step that is skipped, here or by a loss scaler, for calls in the wrong order.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -27,9 +28,14 @@ class Window:
     grad_norm: float = 0.0
     """Sum of the gradient norms."""
     sums: Sums = attrs.field(factory=Sums)
+    figures: dict[str, list[float]] = attrs.field(factory=dict)
+    """Of each further figure the sum, and the number of steps that had it."""
 
-    def add(self, sums: Sums, grad_norm: float) -> None:
+    def add(self, sums: Sums, grad_norm: float, figures: Mapping[str, float | None] = MappingProxyType({})) -> None:
         """Add a step that was taken."""
+        for name, value in figures.items():
+            total, count = self.figures.get(name, (0.0, 0.0))
+            self.figures[name] = [total, count] if value is None else [total + value, count + 1]
         self.steps += 1
         self.loss += sums.loss
         self.grad_norm += grad_norm
@@ -41,6 +47,7 @@ class Window:
             "loss": ratio(self.loss, self.steps),
             **self.sums.quality(),
             "grad_norm": ratio(self.grad_norm, self.steps),
+            **{name: ratio(total, count) for name, (total, count) in self.figures.items()},
         }
 
 
@@ -57,6 +64,8 @@ class TrainerState:
     epoch_batch: int = 0
     tokens_seen: int = 0
     num_bad_in_a_row: int = 0
+    num_steps_without_signal: int = 0
+    """In a row, until now: steps whose rewards told no answers apart."""
     window: Window = attrs.field(factory=Window)
     evaluated_step: int | None = None
     """The last step whose evaluation is in the logs: a run that is told to end saves before it evaluates."""
@@ -100,10 +109,13 @@ class Stopwatch:
     _started: float = attrs.field(factory=time.monotonic)
     _excluded: float = 0.0
     _tokens: float = 0.0
+    _parts: dict[str, float] = attrs.field(factory=dict)
 
-    def add(self, num_tokens: float) -> None:
-        """Count the tokens of a step."""
+    def add(self, num_tokens: float, parts: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Count the tokens of a step, and what its parts took."""
         self._tokens += num_tokens
+        for name, seconds in parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + seconds
 
     def exclude(self, seconds: float) -> None:
         """Take out time that was not training."""
@@ -116,8 +128,9 @@ class Stopwatch:
             "tokens_per_second": self._tokens / seconds if seconds > 0 else None,
             "seconds": seconds,
             "peak_memory": float(peak_memory(device)),
+            **self._parts,
         }
-        self._started, self._excluded, self._tokens = time.monotonic(), 0.0, 0.0
+        self._started, self._excluded, self._tokens, self._parts = time.monotonic(), 0.0, 0.0, {}
         return figures
 
 

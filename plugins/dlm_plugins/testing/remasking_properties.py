@@ -5,7 +5,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dlm_plugins.remasking import NEEDS_COMMITTED_PREDICTIONS, RESPECTS_QUOTA, Decision, Remasker
+from dlm_plugins.remasking import (
+    FOLLOWS_PREDICTIONS,
+    NEEDS_COMMITTED_PREDICTIONS,
+    RESPECTS_QUOTA,
+    TAKES_BACK,
+    Decision,
+    Remasker,
+)
 from dlm_plugins.testing.decoding_state import ReferenceState, decoding_states
 from dlm_plugins.testing.property_tools import (
     contract_property,
@@ -127,6 +134,35 @@ def check_ignores_unpredicted(remasker: Remasker) -> None:
 
 
 @contract_property
+def check_takes_back_claim(remasker: Remasker) -> None:
+    """Unless ``takes_back`` is claimed, nothing that was committed goes back to mask."""
+    if TAKES_BACK.of(remasker):
+        return
+
+    def body(state: ReferenceState) -> None:
+        _, remask = _decide(remasker, state)
+        if remask.any():
+            raise AssertionError(f"takes positions back without the claim takes_back: {describe(remask)}")
+
+    for_all(_states(remasker), body)
+
+
+@contract_property
+def check_follows_predictions_claim(remasker: Remasker) -> None:
+    """Where ``follows_predictions`` is denied, other predictions lead to the same decision."""
+    if FOLLOWS_PREDICTIONS.of(remasker):
+        return
+
+    def body(state: ReferenceState) -> None:
+        commit, remask = _decide(remasker, state)
+        found = _decide(remasker, attrs.evolve(state, all_logits=3 * state.all_logits.flip(-1) + 1))
+        require_equal(found[0], commit, "denies follows_predictions, but commits others when the logits change")
+        require_equal(found[1], remask, "denies follows_predictions, but remasks others when the logits change")
+
+    for_all(_states(remasker), body)
+
+
+@contract_property
 def check_pure(remasker: Remasker) -> None:
     """Random numbers come from the state's draws only, and the state is left as it was."""
     for_all(_states(remasker), lambda state: require_pure(remasker.decide, state), max_examples=10)
@@ -140,5 +176,7 @@ PROPERTIES = (
     check_progress,
     check_row_independent_of_batch,
     check_ignores_unpredicted,
+    check_takes_back_claim,
+    check_follows_predictions_claim,
     check_pure,
 )

@@ -47,10 +47,25 @@ class TakesBack:
 
     respects_quota: ClassVar[bool] = False
     needs_committed_predictions: ClassVar[bool] = True
+    takes_back: ClassVar[bool] = True
 
     def decide(self, state: DecodingState) -> Decision:
         commit = best(state.confidence, state.masked, state.quota)
         return Decision(commit=commit, remask=generated(state) & (state.confidence < 0.4))
+
+
+@attrs.frozen(kw_only=True)
+class TakesBackInSilence(TakesBack):
+    """Does not say that it takes back."""
+
+    takes_back: ClassVar[bool] = False
+
+
+@attrs.frozen(kw_only=True)
+class ConfidentCalledRandom(Confident):
+    """Denies that its order follows the model."""
+
+    follows_predictions: ClassVar[bool] = False
 
 
 @attrs.frozen(kw_only=True)
@@ -151,6 +166,8 @@ class InPlace(Confident):
 WRONG = [
     (ThresholdCalledQuota, "respects_quota_claim"),
     (TakesBackWithinQuota, "respects_quota_claim"),
+    (TakesBackInSilence, "takes_back_claim"),
+    (ConfidentCalledRandom, "follows_predictions_claim"),
     (BreaksTies, "respects_quota_claim"),
     (ForgetsMasked, "commits_masked_only"),
     (RemasksPrompt, "remasks_generated_only"),

@@ -1,0 +1,146 @@
+"""What a run consists of where it learns from rewards (mode rl): the law of rollouts, rewards, reference, held-out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dlm.config import LoadedConfig, RunConfig, run_components
+from dlm.data.conversations.prompt_rows import PromptRows
+from dlm.diffusion.cross_entropy import SamplingLaw
+from dlm.diffusion.forward_process import NoisedBatch
+from dlm.diffusion.policy_objective import PolicyObjective
+from dlm.diffusion.vocabulary import Vocabulary
+from dlm.sampling.resolve import resolve
+from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of
+from dlm.training.answers import Answering, Judge
+from dlm.training.engine import Engine
+from dlm.training.evaluation import Sampler
+from dlm.training.held_out_answers import HeldOutAnswers, PromptSampler, closing_words
+from dlm.training.model_and_noise import build_model, build_objective
+from dlm.training.policy_step import PolicyStep, Reference
+from dlm.training.rollouts import Rollouts
+from dlm.training.step import TrainingStep
+
+START = "start"
+"""As ``rl.reference``: the model that the run starts from."""
+
+
+def build_policy_objective(
+    model: PreTrainedModel, loaded: LoadedConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
+) -> PolicyObjective:
+    """As :func:`build_objective`, with log-probabilities under the law that the rollouts are drawn by."""
+    config = loaded.config
+    components = run_components(config, loaded.registry)
+    resolved = resolve(
+        model,
+        torch.zeros((1, 1), dtype=torch.long),
+        for_tokenizer(attrs.evolve(config.sampling, gen_length=None, block_length=None), model, tokenizer),
+        None,
+    )
+    excluded = torch.cat((torch.tensor([resolved.mask_id]), resolved.suppressed))
+    law = SamplingLaw(temperature=resolved.temperature, excluded=excluded)
+    return build_objective(model, config, components, vocabulary, cls=PolicyObjective, law=law)
+
+
+def learn_from_rewards(
+    engine: Engine, loaded: LoadedConfig, vocabulary: Vocabulary, *, trust_remote_code: bool = False
+) -> None:
+    """Let an engine that is put together take its steps on rollouts, and evaluate by answering held-out prompts."""
+    config, objects, step = loaded.config, engine.saver.objects, engine.step
+    training, rl, rows = config.training, config.rl, engine.data.loader.rows  # type: ignore[union-attr]
+    assert isinstance(step, TrainingStep)
+    assert isinstance(rows, PromptRows)
+    answering = Answering(
+        accelerator=engine.accelerator, model=objects.model, objective=step.objective, tokenizer=objects.tokenizer
+    )
+    may_end = bool(end_ids(objects.model, objects.tokenizer)) and config.sampling.eos != "suppress"
+    judge = Judge(rewards=rl.rewards, overlong_is_worthless=may_end and rl.overlong == "zero")
+    rollouts = Rollouts(
+        accelerator=engine.accelerator,
+        answering=answering,
+        judge=judge,
+        rows=rows,
+        advantage=rl.advantage,
+        settings=config.sampling,
+        curriculum=rl.curriculum,
+        group_size=rl.group_size,
+        batch_size=training.batch_size,
+        skip_even_groups=rl.skip_even_groups,
+        mask_overlong=may_end and rl.overlong == "mask",
+        blocks_from_start=training.block_attention.enabled and training.block_attention.origin == "document",
+        pad_id=pad_id_of(objects.tokenizer),
+        seed=training.seed,
+    )
+    engine.step = PolicyStep(
+        training_step=step,
+        rollouts=rollouts,
+        forward_process=step.forward_process,
+        num_updates=rl.updates_per_rollout,
+        reference=_reference(engine, loaded, vocabulary, trust_remote_code=trust_remote_code),
+    )
+    held_out = None
+    if engine.data.evaluation is not None:
+        held_out = HeldOutAnswers(
+            accelerator=engine.accelerator,
+            answering=answering,
+            judge=judge,
+            batches=engine.data.evaluation,
+            settings=config.sampling,
+            seed=training.seed,
+        )
+    assert isinstance(engine.sampler, Sampler)
+    engine.evaluation, engine.sampler = held_out, PromptSampler(sampler=engine.sampler, held_out=held_out)
+    engine.closing_words = closing_words
+
+
+def _reference(
+    engine: Engine, loaded: LoadedConfig, vocabulary: Vocabulary, *, trust_remote_code: bool
+) -> Reference | None:
+    """The model that the loss keeps to."""
+    config, objects = loaded.config, engine.saver.objects
+    if config.rl.reference is None:
+        return None
+    if config.rl.reference == START and config.lora is not None:
+        objective = engine.accelerator.unwrap_model(engine.step.objective)
+        assert isinstance(objective, PolicyObjective)
+        return WithoutAdapters(objective)
+    named = _with_model(config, config.rl.reference)
+    model = build_model(named, objects.tokenizer, loaded.registry, trust_remote_code=trust_remote_code)
+    model.requires_grad_(False).eval().to(engine.accelerator.device)
+    return build_policy_objective(model, attrs.evolve(loaded, config=named), objects.tokenizer, vocabulary)
+
+
+def _with_model(config: RunConfig, reference: str) -> RunConfig:
+    if reference == START:
+        return config
+    return attrs.evolve(config, model=attrs.evolve(config.model, name_or_path=reference, config=None))
+
+
+@attrs.frozen
+class WithoutAdapters:
+    """The base of a model with adapters: the same weights, without what is trained."""
+
+    objective: PolicyObjective
+
+    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
+        """As :meth:`PolicyObjective.log_probabilities`."""
+        with _adapters_off(self.objective):
+            return self.objective.log_probabilities(noised)
+
+
+@contextmanager
+def _adapters_off(module: nn.Module) -> Iterator[None]:
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and is not always there
+
+    layers = [each for each in module.modules() if isinstance(each, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True  # its own method also switches gradients off
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
