@@ -65,9 +65,8 @@ def run(
 
 
 def _refuse_code(loaded: LoadedConfig) -> None:
-    mode: str = loaded.config.training.mode
     running = [each.reward for each in loaded.config.rl.rewards if RUNS_CODE.of(each.reward)]
-    if running and mode == "rl":
+    if running and loaded.config.training.mode == "rl":
         name = loaded.registry.entry_of(running[0]).selecting_name
         raise UserInputError(
             f"rl.rewards: {name} runs code that the model writes; where that is wanted (docs/rewards.md says what such "

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import attrs
@@ -29,6 +30,7 @@ from dlm.data.tokenization import Documents, eos_id_of
 from dlm.errors import DataError
 from dlm.training.processes import Processes, exchange
 from dlm_plugins.masking import NEEDS_TRACE
+from dlm_plugins.reward import COLUMNS
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -98,9 +100,12 @@ def prepare_data(
     dataset, evaluation = config.dataset, config.evaluation
     if dataset.streaming:
         return _streamed(config, tokenizer, processes)
+    make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
     if config.training.mode == "rl":  # of a row an answer takes its part
         dataset = attrs.evolve(dataset, max_length=dataset.max_length - (config.sampling.gen_length or 0))
-    make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
+        readers = [each.reward for each in config.rl.rewards]
+        columns = {column: type(reader).__name__ for reader in readers for column in COLUMNS.of(reader)}
+        make_rows = partial(_prompt_rows, columns=columns)
     all_rows, training, held_out, told = [], [], [], []
 
     def read(section: DatasetConfig) -> tuple[Rows, dict[str, Any]]:
@@ -257,7 +262,11 @@ def _conversation_rows(
 
 
 def _prompt_rows(
-    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
+    source: Source,
+    dataset: DatasetConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    clock: TemplateClock,
+    columns: Mapping[str, str] = {},
 ) -> tuple[Rows, dict[str, Any]]:
     from dlm.data.conversations.prompt_rows import prompt_rows  # only where there are rollouts
 
@@ -268,6 +277,7 @@ def _prompt_rows(
         format_name=dataset.format,
         skip_long_rows=dataset.long_rows != "error",
         skip_bad_rows=dataset.on_bad_row == "skip",
+        columns=columns,
     )
     return rows, {"unused": rows.unused, "origin": ()}
 

@@ -109,6 +109,7 @@ def prompt_rows(
     format_name: str | None = None,
     skip_long_rows: bool = True,
     skip_bad_rows: bool = False,
+    columns: Mapping[str, str] = {},
 ) -> PromptRows:
     """Read prompts: texts in a column ``prompt``, or conversations, of which the last answer is left out.
 
@@ -118,7 +119,8 @@ def prompt_rows(
         longest: most tokens of a prompt.
         format_name: as ``dataset.format``; None finds it by the columns.
         skip_long_rows: go on without longer prompts, instead of refusing the data set.
-        skip_bad_rows: go on without rows that hold no prompt.
+        skip_bad_rows: go on without rows that hold no prompt, or lack one of the columns.
+        columns: what else each row must hold, with the name of the reward that reads it.
 
     Raises:
         DataError: rows that are not to be passed over, or nothing left.
@@ -130,6 +132,7 @@ def prompt_rows(
             if record.problem is not None:
                 raise BadRowError(record.problem)
             conversation = _conversation(record.values, form)
+            _require(record.values, columns)
             ids = np.asarray(rendering.prompt(conversation), np.int32)
         except BadRowError as error:
             bad.append(BadRow(record.origin, str(error)))
@@ -146,6 +149,13 @@ def prompt_rows(
     if not prompts:
         raise DataError(f"{source.name}: no prompt in it{f' (first: {unused[0]})' if unused else ''}")
     return PromptRows(tuple(prompts), unused)
+
+
+def _require(values: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    for column, reader in columns.items():
+        if values.get(column) is None:
+            found = "is empty" if column in values else "is missing"
+            raise BadRowError(f"column {column!r}, which {reader} reads, {found} (columns: {', '.join(values)})")
 
 
 def prompt_texts(source: Source, format_name: str | None) -> Iterator[str]:

@@ -1,0 +1,127 @@
+"""Rows that a reward cannot judge, rewards that fail, and code that runs only with leave: one line each, exit 2."""
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from click.testing import CliRunner
+
+import dlm
+from dlm.config.rl_section import WeightedReward
+from dlm.data.conversations.prompt_rows import Prompt
+from dlm.data.source_records import Origin
+from dlm.errors import DataError, DlmError, ExitCode, UserInputError
+from dlm.training.answers import Answer, Judge
+from dlm_cli.commands.run import run as run_command
+from dlm_plugins import Reward, RewardRequest
+
+
+def write(rl_file: Path, *changes: dict[str, object]) -> None:
+    """The rows of the run, the first ones changed."""
+    data = rl_file.with_name("sums.jsonl")
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows[: len(changes)] = [{"prompt": "1+1=", **change} for change in changes]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def refusal(rl_file: Path, *overrides: str) -> DlmError:
+    with pytest.raises(DlmError) as caught:
+        dlm.run(rl_file, ["training.max_steps=1", *overrides])
+    return caught.value
+
+
+def test_a_row_without_the_column_of_a_reward_is_refused_before_anything_is_sampled(rl_file: Path) -> None:
+    write(rl_file, {"solution": "2"}, {"answer": None})
+    error = refusal(rl_file)
+    assert error.exit_code == ExitCode.USER_INPUT
+    lines = str(error).splitlines()
+    assert lines[0] == "2 rows cannot be used:"
+    assert lines[1].endswith(
+        "sums.jsonl:1: column 'answer', which ExactReward reads, is missing (columns: prompt, solution)"
+    )
+    assert lines[2].endswith(
+        "sums.jsonl:2: column 'answer', which ExactReward reads, is empty (columns: prompt, answer)"
+    )
+    assert not (rl_file.parent / "run" / "final").exists()
+
+
+def test_rows_without_the_column_may_be_passed_over(rl_file: Path) -> None:
+    write(rl_file, {"solution": "2"})
+    dlm.run(rl_file, ["training.max_steps=1", "dataset.on_bad_row=skip"])
+    (bad,) = (rl_file.parent / "run" / "bad_rows.jsonl").read_text().splitlines()
+    assert "column 'answer', which ExactReward reads, is missing" in json.loads(bad)["reason"]
+
+
+def test_a_row_that_a_reward_cannot_judge_is_named(rl_file: Path) -> None:
+    write(rl_file, *[{"answer": "two"}] * 45)
+    error = refusal(rl_file, "rl.rewards=[number]")
+    assert error.exit_code == ExitCode.USER_INPUT
+    assert "sums.jsonl:" in str(error)
+    assert "NumberReward cannot judge the answer: no number to compare with in 'two'" in str(error)
+    assert len(str(error).splitlines()) == 1
+
+
+@attrs.frozen(kw_only=True)
+class Undecided:
+    """Not a number where the answer is long."""
+
+    def score(self, request: RewardRequest) -> torch.Tensor:
+        return torch.tensor([float("nan") if len(item.answer) > 1 else 0.0 for item in request.items])
+
+
+@attrs.frozen(kw_only=True)
+class Fails:
+    """Looks for a third word."""
+
+    def score(self, request: RewardRequest) -> torch.Tensor:
+        return torch.tensor([float(len(item.answer.split()[2])) for item in request.items])
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (Undecided(), "rl.rewards: Undecided says nan of an answer to sums.jsonl:8, not a number"),
+        (Fails(), "sums.jsonl:7: rl.rewards: Fails cannot judge the answer: list index out of range"),
+    ],
+)
+def test_a_reward_that_fails_is_named_with_the_row(reward: Reward, message: str) -> None:
+    answers = [
+        Answer(
+            prompt=Prompt(
+                text="?", ids=torch.zeros(1).int().numpy(), values={}, origin=Origin("sums.jsonl", row, line)
+            ),
+            text=text,
+            ids=torch.zeros(3, dtype=torch.long),
+            committed_step=torch.zeros(3, dtype=torch.long),
+            num_tokens=2,
+            ended=True,
+        )
+        for row, line, text in ((6, 7, "2"), (7, 8, "two words"))
+    ]
+    judge = Judge(rewards=[WeightedReward(reward=reward)], overlong_is_worthless=False)
+    with pytest.raises(DataError) as caught:
+        judge(answers)
+    assert str(caught.value) == message
+
+
+CODE = "rl.rewards=[{name: tests, seconds: 20, memory_mb: 128}]"
+
+
+def test_code_is_run_only_with_leave(rl_file: Path) -> None:
+    write(rl_file, *[{"tests": ["assert f(7) == 49"]}] * 45)
+    with pytest.raises(UserInputError) as caught:
+        dlm.run(rl_file, [CODE])
+    assert str(caught.value).startswith("rl.rewards: tests runs code that the model writes")
+    refused = CliRunner().invoke(run_command, [str(rl_file), CODE])
+    assert "--allow-code-execution" in str(refused.exception)
+    assert not (rl_file.parent / "run").exists()
+    settings = ["training.max_steps=1", "training.batch_size=1", "rl.group_size=2", CODE]
+    assert dlm.run(rl_file, settings, allow_code_execution=True).final_step == 1
+
+
+def test_such_a_reward_needs_no_leave_where_nothing_is_judged(rl_file: Path) -> None:
+    with pytest.raises(DlmError) as caught:
+        dlm.run(rl_file, [CODE, "training.mode=pretrain", "dataset.name=./nowhere.txt", "training.loss_impl=elbo"])
+    assert "runs code" not in str(caught.value)
