@@ -183,7 +183,7 @@ def test_random_rules_choose_with_the_stated_probabilities(remasker: Remasker, l
 
 def test_a_row_decides_alone():
     rows = [([0.3, 0.9, 0.2, 0.8], [True, True, True, True], 2), ([0.5] * 4, [False, True, True, True], 1)]
-    for remasker in (*QUOTA_RULES, Threshold(), DynamicThreshold(), Factor(), ReMDM()):
+    for remasker in (*QUOTA_RULES, Threshold(), Threshold(fallback="quota"), DynamicThreshold(), Factor(), ReMDM()):
         assert decide(remasker, rows)[:1] == decide(remasker, rows[:1])
 
 
@@ -195,6 +195,25 @@ def test_threshold_keeps_all_above_it_and_at_least_the_best(rows, threshold):
         assert commit == (above if any(above) else top(confidence, masked, 1))
         if threshold == 1:
             assert sum(commit) == min(1, sum(masked))
+
+
+def sdar_dynamic(confidence: list[float], masked: list[bool], quota: int, threshold: float) -> list[bool]:
+    """SDAR's published rule: those above the bar if they are as many as the quota, else the quota's best."""
+    above = [is_masked and c > threshold for c, is_masked in zip(confidence, masked, strict=True)]
+    return above if sum(above) >= quota else top(confidence, masked, quota)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=ROWS, threshold=st.sampled_from([0.0, 0.25, 0.6, 0.9, 1.0]))
+def test_threshold_falls_back_on_the_quota_as_sdar_does(rows, threshold):
+    rows = [(confidence, masked, max(quota, 1)) for confidence, masked, quota in rows]
+    remasker = Threshold(threshold=threshold, fallback="quota")
+    assert decide(remasker, rows) == [sdar_dynamic(*row, threshold) for row in rows]
+
+
+def test_a_quota_of_nothing_still_lets_the_best_one_through():
+    rows = [([0.3, 0.5, 0.2], [True, True, True], 0)]
+    assert decide(Threshold(fallback="quota"), rows) == [[False, True, False]]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.9, 0.3), (0.2, 0.8)])
