@@ -132,6 +132,42 @@ def test_prompts_come_from_json_lines_too(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("piped", "prompts"),
+    [
+        ("one\n\ntwo\n", ["one", "two"]),
+        ('{"prompt": "one\\nmore"}\n{"prompt": "two"}\n', ["one\nmore", "two"]),
+        ('{ not json\n{"prompt": "two"}\n', ["{ not json", '{"prompt": "two"}']),
+    ],
+    ids=["lines", "json lines", "lines that look like json"],
+)
+@pytest.mark.parametrize("asked", [(), ("--prompt-file", "-")], ids=["by itself", "asked"])
+def test_prompts_are_piped_in_and_results_out(
+    folder: Path, piped: str, prompts: list[str], asked: tuple[str, ...]
+) -> None:
+    result = invoke("generate", folder, *asked, "--gen_length", "3", "--out", "-", text=piped)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    assert all(len(row["input_ids"]) > row["prompt_length"] for row in rows)
+
+
+def test_what_is_piped_in_is_named_when_it_is_wrong(folder: Path) -> None:
+    wrong = invoke("generate", folder, text='{"prompt": "one"}\n{"prompt": 2}\n')
+    assert isinstance(wrong.exception, DlmError)
+    assert str(wrong.exception).startswith("standard input:2: ")
+    empty = invoke("generate", folder, "--prompt-file", "-", text="")
+    assert "standard input: no prompt in it" in str(empty.exception)
+
+
+def test_a_terminal_without_unicode_gets_json_with_escapes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner(charset="ascii").invoke(
+        cli, ["generate", "--model", str(folder), "--prompt", "é", "--gen_length", "2", "--out", "-"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["prompt"] == "é"
+
+
+@pytest.mark.parametrize(
     "content",
     ["steps: 5\ngen_length: 10\nremasking: random\n", "sampling: {steps: 5, gen_length: 10, remasking: random}\n"],
 )

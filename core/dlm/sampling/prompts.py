@@ -1,6 +1,7 @@
 """Prompts and infill texts (gaps ``<|mask:3|>``) to token ids, with or without chat template; prompt files."""
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,21 +84,55 @@ def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
     return ids
 
 
+STANDARD_INPUT = "-"
+"""In place of a file of prompts."""
+
+
 def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a file: one a line, or, in a ``.jsonl`` file, the texts under ``prompt``.
+
+    ``-`` is the standard input, which is taken for JSON lines if its first line is one.
 
     Raises:
         DataError: no such file, or not UTF-8, with the line.
         UserInputError: no prompt in it, or a line that is not as it should be.
     """
-    file_path = user_path(path)
-    with opened(file_path) as file:
-        numbered = list(numbered_lines(file, str(path)))
-    if not numbered:
-        raise UserInputError(f"{path}: no prompt in it; write one a line")
-    if format_of(file_path) != ".jsonl":
-        return [line for _, line in numbered]
-    return [_prompt_of(path, number, line) for number, line in numbered]
+    if path == STANDARD_INPUT:
+        name, prompts = "standard input", piped_prompts()
+    else:
+        name, file_path = str(path), user_path(path)
+        with opened(file_path) as file:
+            prompts = _prompts_of(name, list(numbered_lines(file, name)), format_of(file_path) == ".jsonl")
+    if not prompts:
+        raise UserInputError(f"{name}: no prompt in it; write one a line")
+    return prompts
+
+
+def piped_prompts() -> list[str]:
+    """The prompts on the standard input; none where there is no such thing.
+
+    Raises:
+        DataError: not UTF-8, with the line.
+        UserInputError: a line that is not as it should be.
+    """
+    if sys.stdin is None:
+        return []
+    # As bytes: the locale says nothing about the encoding of what is piped in.
+    numbered = list(numbered_lines(sys.stdin.buffer, "standard input"))
+    return _prompts_of("standard input", numbered, bool(numbered) and _is_object(numbered[0][1]))
+
+
+def _prompts_of(name: str, numbered: Sequence[tuple[int, str]], has_objects: bool) -> list[str]:
+    return [_prompt_of(name, number, line) if has_objects else line for number, line in numbered]
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line is a JSON object with a prompt."""
+    try:
+        value = parse_json(line)
+    except TextError:
+        return False
+    return isinstance(value, dict) and "prompt" in value
 
 
 def _prompt_of(path: str | Path, number: int, line: str) -> str:

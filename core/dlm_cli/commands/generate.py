@@ -1,5 +1,6 @@
 """``dlm generate``: text from a trained folder: prompts, infill, number of samples, batch size, trace, output."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ Examples:
   dlm generate --model runs/pretrain/final --prompt "What is diffusion LM?"
   dlm generate --model runs/pretrain/final --infill "The <|mask:3|> of Python is <|mask|>."
   dlm generate --model out/sft --prompt-file prompts.txt --out results.jsonl
+  cat prompts.txt | dlm generate --model out/sft --out - | jq -r .text
   dlm generate --model out/sft --prompt Hi --steps 64 --gen_length 128 --block_length 32 \\
       --remasking random_topk --remasking.temperature 0.5 --temperature 0.7 --seed 1
 """
@@ -25,12 +27,14 @@ Examples:
 @click.command(cls=DottedCommand, dotted=DOTTED_OPTIONS, epilog=EXAMPLES)
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="Text to continue. Repeatable.")
 @click.option("--infill", "infills", multiple=True, metavar="TEXT", help="Text with gaps: <|mask|>, <|mask:3|>.")
-@click.option("--prompt-file", metavar="FILE", help='Prompts, one a line, or .jsonl with {"prompt": ...}.')
+@click.option(
+    "--prompt-file", metavar="FILE", help='Prompts, one a line, or .jsonl with {"prompt": ...}; - is what is piped in.'
+)
 @click.option("--num-samples", type=click.IntRange(min=1), default=1, metavar="N", help="Texts for each prompt.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, metavar="N", help="Texts at once.  [default: 8]")
 @click.option("--watch", is_flag=True, help="Redraw the text in the terminal while it is denoised.")
 @click.option("--trace", metavar="FILE.html", help="Write a page with a slider over the steps of the one text.")
-@click.option("--out", metavar="FILE", help="Write one JSON object a text to FILE instead of the terminal.")
+@click.option("--out", metavar="FILE", help="Write one JSON object a text to FILE; - prints them.")
 @sampling_options
 def generate(
     prompts: tuple[str, ...],
@@ -46,25 +50,28 @@ def generate(
     """Generate text from a trained folder by iterative unmasking.
 
     Options of a component follow its name after a dot: --remasking.temperature 0.5, --cache.refresh_every 8.
+    Without --prompt, --prompt-file and --infill, prompts are read from what is piped in, as with --prompt-file -.
     Tokens per forward, tokens per second and the number of forwards are printed at the end.
     """
-    if not (prompts or infills or prompt_file):
-        raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill")
-    from dlm.sampling.prompts import read_prompts
     from dlm_cli.generation import Tracer, Watch, run_tasks, watcher
 
-    out_file, trace_file = file_to_write("--out", out), file_to_write("--trace", trace)
-    texts = [*prompts, *(read_prompts(prompt_file) if prompt_file else ())]
+    out_file = None if out == "-" else file_to_write("--out", out)
+    trace_file = file_to_write("--trace", trace)
+    texts = _texts(prompts, prompt_file, may_be_piped=not infills)
     if trace_file and (len(texts) + len(infills)) * num_samples != 1:
         raise click.UsageError("--trace follows one text: give one prompt, and one sample")
     session = open_session(click.get_current_context(), options)
     tasks = session.tasks(texts, infills, num_samples)
     tracer = Tracer(session, trace_file) if trace_file else None
     watches: list[Watch] = [*([tracer] if tracer else []), *([watcher(session)] if watch else [])]
-    if out_file is None:
+    if out is None:
         statistics = run_tasks(
             session, tasks, batch_size, lambda result: print_result(result, len(tasks) == 1), watches
         )
+    elif out_file is None:
+        from dlm_cli.result_file import print_line
+
+        statistics = run_tasks(session, tasks, batch_size, print_line, watches)
     else:
         from dlm_cli.result_file import ResultFile
 
@@ -73,6 +80,20 @@ def generate(
     if tracer:
         tracer.write()
     click.echo(str(statistics), err=True)
+
+
+def _texts(prompts: tuple[str, ...], prompt_file: str | None, *, may_be_piped: bool) -> list[str]:
+    """The texts to continue; those that are piped in, where nothing else is asked for."""
+    from dlm.sampling.prompts import piped_prompts, read_prompts
+
+    if prompt_file:
+        return [*prompts, *read_prompts(prompt_file)]
+    if prompts or not may_be_piped:
+        return [*prompts]
+    piped = [] if sys.stdin is None or sys.stdin.isatty() else piped_prompts()
+    if not piped:
+        raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill, or pipe prompts in")
+    return piped
 
 
 def file_to_write(option: str, written: str | None) -> Path | None:
