@@ -165,6 +165,22 @@ def _refuse_other_kinds(settings: Mapping[str, Any], model_type: str, where: str
         )
 
 
+def how_to_convert(settings: Mapping[str, Any]) -> str | None:
+    """What to do about the folder of a published diffusion model that is used as it is; None: it is none.
+
+    Args:
+        settings: Its ``config.json``.
+    """
+    model_type = str(settings.get("model_type"))
+    if model_type in _NOT_MAPPED:
+        return f"a published diffusion model, but {_NOT_MAPPED[model_type]}; dlm reads {', '.join(LAYOUTS)}"
+    fitting = [layout for layout in _ALL if model_type in layout.model_types]
+    if not fitting:
+        return None
+    names = "" if fitting[0].recognised else f", with {' or '.join(f'--as {layout.name}' for layout in fitting)}"
+    return f"a published diffusion model: `dlm convert` makes one of dlm of this folder{names}"
+
+
 def block_length_of(layout: Layout, settings: Mapping[str, Any], wanted: int | None, where: str) -> int | None:
     """Tokens in a block: what the files say, else what the user says; None where nothing is hidden.
 

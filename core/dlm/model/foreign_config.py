@@ -97,11 +97,18 @@ def refuse_unknown_type(settings: Mapping[str, Any], where: str, *, trust_remote
     """Refuse a type of model that transformers has no code for.
 
     Raises:
-        ModelError: It is unknown, or comes with code of its own that was not asked for.
+        ModelError: It is unknown, a published diffusion model that is to be converted first, or comes with code of
+            its own that was not asked for.
     """
     name = settings.get("model_type")
     if not isinstance(name, str) or name in CONFIG_MAPPING or (trust_remote_code and "auto_map" in settings):
         return
+    # interop imports the models.
+    from dlm.interop.layouts import how_to_convert
+
+    remedy = how_to_convert(settings)
+    if remedy is not None:
+        raise ModelError(f"{where}: model_type {name!r} is {remedy}")
     if "auto_map" in settings:
         raise ModelError(
             f"{where}: model_type {name!r} comes with code of its own (auto_map), which runs only where you allow it; "
