@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import attrs
+import click
 import pytest
 import yaml
 
@@ -25,7 +26,7 @@ from dlm.config import RunConfig
 from dlm.data.conversations.formats import find_format
 from dlm.data.sources import load_source
 from dlm.errors import ExitCode
-from dlm_cli.main import COMMANDS, main
+from dlm_cli.main import COMMANDS, cli, main
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.registry import Registry
 from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
@@ -95,9 +96,19 @@ class Reader:
         return actions[program](arguments)
 
     def _dlm(self, arguments: list[str]) -> str:
+        if arguments[0] == "serve":
+            return self._serve(arguments)
         code, printed = self.dlm([*arguments, *shorter(arguments)])
         assert code == 0, printed
         return printed
+
+    def _serve(self, arguments: list[str]) -> str:
+        """Read the command line of a server, which would not end, and see that there is a model to serve."""
+        command = cli.get_command(click.Context(cli), "serve")
+        assert command is not None
+        with command.make_context("dlm serve", arguments[1:]):
+            assert (self.folder / arguments[1] / "config.json").is_file()
+        return ""
 
     def dlm(self, arguments: list[str]) -> tuple[object, str]:
         """Exit code, and both streams in one."""
@@ -177,6 +188,10 @@ def reader(tmp_path: Path, tiny, site_packages, monkeypatch: pytest.MonkeyPatch)
     for name in ("configs", "constraints.txt", "pyproject.toml", "docs", "examples"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(tiny.checkpoint, folder / "Qwen" / "Qwen3-0.6B-Base")
+    published = folder / "JetLM" / "SDAR-1.7B-Chat"
+    shutil.copytree(tiny.checkpoint, published)
+    settings = json.loads((published / "config.json").read_text()) | {"model_type": "sdar"}
+    (published / "config.json").write_text(json.dumps(settings))
     for path in ("HuggingFaceFW/fineweb-edu/train.jsonl", "my-texts/one.jsonl"):
         (folder / path).parent.mkdir(parents=True)
         shutil.copy(tiny.texts, folder / path)

@@ -12,6 +12,16 @@ from typing import Any
 Validator = Callable[[Any, Any, Any], None]
 
 
+class _Computed:
+    """The default of a field that has none, until ``@name.default`` says how it is computed."""
+
+    compute: Callable[[Any], Any] | None = None
+
+    def __call__(self, compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        self.compute = compute
+        return compute
+
+
 def field(
     *,
     default: Any = dataclasses.MISSING,
@@ -28,6 +38,8 @@ def field(
         # dataclasses take it for one that instances would change.
         value, default = default, dataclasses.MISSING
         more["default_factory"] = lambda: value
+    elif default is dataclasses.MISSING and init:
+        default = _Computed()
     validators = [each for each in (validator if isinstance(validator, list) else [validator]) if each is not None]
     own = {"converter": converter, "validators": validators}
     return dataclasses.field(default=default, init=init, metadata={**(metadata or {}), **own}, **more)
@@ -37,6 +49,9 @@ def define(cls: Any = None, **options: Any) -> Any:
     """``attrs.define``."""
     if cls is None:
         return lambda cls: define(cls, **options)
+    for each in vars(cls).values():
+        if isinstance(each, dataclasses.Field) and isinstance(each.default, _Computed) and not each.default.compute:
+            each.default = dataclasses.MISSING
     cls.__post_init__ = _convert_and_validate
     return dataclasses.dataclass(**options)(cls)
 
@@ -50,8 +65,11 @@ def _convert_and_validate(instance: Any) -> None:
     """What attrs does with the values of a new instance."""
     fields = [each for each in dataclasses.fields(instance) if each.init]
     for each in fields:
+        value = getattr(instance, each.name)
+        # A frozen instance lets nothing else in.
+        if isinstance(value, _Computed) and value.compute is not None:
+            object.__setattr__(instance, each.name, value.compute(instance))
         if each.metadata.get("converter") is not None:
-            # A frozen instance lets nothing else in.
             object.__setattr__(instance, each.name, each.metadata["converter"](getattr(instance, each.name)))
     for each in fields:
         for validator in each.metadata.get("validators", ()):

@@ -117,8 +117,11 @@ def piped_prompts() -> list[str]:
     """
     if sys.stdin is None:
         return []
-    # As bytes: the locale says nothing about the encoding of what is piped in.
-    numbered = list(numbered_lines(sys.stdin.buffer, "standard input"))
+    try:
+        # As bytes: the locale says nothing about the encoding of what is piped in.
+        numbered = list(numbered_lines(sys.stdin.buffer, "standard input"))
+    except OSError:
+        return []  # a terminal that is gone, a stream that was closed
     return _prompts_of("standard input", numbered, bool(numbered) and _is_object(numbered[0][1]))
 
 
