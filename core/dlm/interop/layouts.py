@@ -174,7 +174,8 @@ def how_to_convert(settings: Mapping[str, Any]) -> str | None:
     model_type = str(settings.get("model_type"))
     if model_type in _NOT_MAPPED:
         return f"a published diffusion model, but {_NOT_MAPPED[model_type]}; dlm reads {', '.join(LAYOUTS)}"
-    fitting = [layout for layout in _ALL if model_type in layout.model_types]
+    # A plain qwen2 is what it says.
+    fitting = [layout for layout in _ALL if model_type in layout.model_types and model_type != "qwen2"]
     if not fitting:
         return None
     names = "" if fitting[0].recognised else f", with {' or '.join(f'--as {layout.name}' for layout in fitting)}"

@@ -103,12 +103,7 @@ def refuse_unknown_type(settings: Mapping[str, Any], where: str, *, trust_remote
     name = settings.get("model_type")
     if not isinstance(name, str) or name in CONFIG_MAPPING or (trust_remote_code and "auto_map" in settings):
         return
-    # interop imports the models.
-    from dlm.interop.layouts import how_to_convert
-
-    remedy = how_to_convert(settings)
-    if remedy is not None:
-        raise ModelError(f"{where}: model_type {name!r} is {remedy}")
+    refuse_published(settings, where)
     if "auto_map" in settings:
         raise ModelError(
             f"{where}: model_type {name!r} comes with code of its own (auto_map), which runs only where you allow it; "
@@ -118,6 +113,20 @@ def refuse_unknown_type(settings: Mapping[str, Any], where: str, *, trust_remote
         f"{where}: model_type {name!r} is unknown to transformers {transformers.__version__}"
         f"{did_you_mean(name, CONFIG_MAPPING) or '; a newer one may know it'}"
     )
+
+
+def refuse_published(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse a published diffusion model that is used as it is.
+
+    Raises:
+        ModelError: It is one; with how it is converted.
+    """
+    # interop imports the models.
+    from dlm.interop.layouts import how_to_convert
+
+    remedy = how_to_convert(settings)
+    if remedy is not None:
+        raise ModelError(f"{where}: model_type {settings['model_type']!r} is {remedy}")
 
 
 def drop_padding_outside(config: PreTrainedConfig, where: str) -> None:

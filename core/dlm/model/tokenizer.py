@@ -1,5 +1,6 @@
 """Load a tokenizer, choose or add its mask token (``<|mask|>``), and resize the model's vocabulary to it."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dlm.errors import ModelError
 from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
+from dlm.model.foreign_config import refuse_published
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +36,27 @@ def load_tokenizer(
     origin: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": is_folder}
     if revision is not None:
         origin["revision"] = revision
-    with foreign_code(f"{source}: the tokenizer cannot be loaded"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
+    try:
+        with foreign_code(f"{source}: the tokenizer cannot be loaded"):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
+    except ModelError:
+        # transformers reads config.json too, and fails over a type of model that it does not know.
+        if is_folder:
+            _refuse_unconverted(Path(source) / "config.json")
+        raise
     # A folder without tokenizer files gives some families a tokenizer that knows special tokens only.
     if len(tokenizer.get_vocab()) <= len(special_ids(tokenizer)):
         raise ModelError(f"{source}: there is no tokenizer here")
     return tokenizer
+
+
+def _refuse_unconverted(path: Path) -> None:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(settings, dict):
+        refuse_published(settings, str(path))
 
 
 def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
