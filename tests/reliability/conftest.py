@@ -109,6 +109,14 @@ class Laboratory:
         """What turns the run file into one of pre-training or fine-tuning."""
         if name == "pretrain":
             return {}
+        if name == "rl":
+            loss = {"name": "policy_clip", "kl": "k2", "beta": 0.1}
+            return {
+                "training": {"mode": name, "loss_impl": loss, "noise": {"masking": "trace"}},
+                "dataset": {"name": str(self.folder / "prompts.jsonl"), "max_length": 32},
+                "rl": {"rewards": ["exact"], "group_size": 4, "updates_per_rollout": 2, "reference": "start"},
+                "sampling": {"gen_length": 1, "steps": 1, "block_length": 1, "temperature": 1.0, "eos": "suppress"},
+            }
         data = {"name": str(self.folder / "conversations.jsonl"), "max_length": 64}
         return {"training": {"mode": name}, "dataset": data}
 
@@ -180,7 +188,10 @@ def write_data(folder: Path) -> None:
         {"messages": [{"role": "user", "content": f"What is {name}?"}, {"role": "assistant", "content": text[:60]}]}
         for name, text in topics.items()
     ]
-    for name, rows in (("texts", texts), ("conversations", conversations)):
+    # Half of all characters are right, so that a model that knows nothing is told what to do as well.
+    right = [chr(code) for code in range(33, 127, 2)]
+    prompts = [{"prompt": f"What is {name}?", "answer": right} for name in topics]
+    for name, rows in (("texts", texts), ("conversations", conversations), ("prompts", prompts)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tokenizer = train_tokenizer([row["text"] for row in texts], vocab_size=320, mask_token="<|mask|>")
     tokenizer.save_pretrained(folder / "tokenizer")

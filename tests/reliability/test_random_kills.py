@@ -12,7 +12,7 @@ OPTIMIZERS: dict[str, dict[str, object]] = {
     "adamw8bit": {"name": "adamw8bit", "lr": 1e-3},
     "lion8bit": {"name": "lion8bit", "lr": 1e-4},
 }
-MODES = ("pretrain", "sft")
+MODES = ("pretrain", "sft", "rl")
 FEWEST_INSIDE = 0.3
 MAX_KILLS = 3
 MAX_SAVES = 4
@@ -26,8 +26,8 @@ def test_killed_at_random_moments(
     num_trials = request.config.getoption("--trials")
     configs = [
         laboratory.config(f"{mode}-{name}", {**laboratory.mode(mode), "optim": optimizer})
-        for mode in MODES
         for name, optimizer in OPTIMIZERS.items()
+        for mode in MODES
     ]
     references = {config: laboratory.reference(config) for config in configs}
     typical = laboratory.run(configs[0], tmp_path / "typical")

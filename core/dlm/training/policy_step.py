@@ -58,7 +58,9 @@ class PolicyStep:
         """
         rollout = self.rollouts(step_batch, step)
         started = perf_counter()
+        self.objective.eval()  # what the updates are compared with is free of dropout
         views = [self._view(rollout, number, step) for number in range(len(rollout.batches))]
+        self.objective.train()
         for update in range(self.num_updates):
             is_last = update == self.num_updates - 1
             result = self.training_step.update(views, len(views), step, meanwhile, is_last=is_last)
