@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("dlm_cli.commands.chat:chat", "Talk with a trained model in the terminal."),
     "serve": ("dlm_cli.commands.serve:serve", "Serve a trained model over HTTP, in OpenAI's form."),
     "convert": ("dlm_cli.commands.convert:convert", "Make a diffusion model of a checkpoint, or read a published one."),
-    "export": ("dlm_cli.commands.export:export", "Write a trained model in an engine's layout."),
+    "export": ("dlm_cli.commands.export:export", "Write a trained model for an engine, or to publish it."),
     "merge": ("dlm_cli.commands.merge:merge", "Merge the adapters of a run into their base."),
     "analyze": ("dlm_cli.commands.analyze:analyze", "Compare two checkpoints tensor by tensor."),
     "plugins": ("dlm_cli.commands.plugins:plugins", "List, show and check the components and their plugins."),
