@@ -22,7 +22,7 @@ training: {mode: pretrain, output_dir: OUT, max_steps: 2, batch_size: 4, loss_im
            checkpoint: {every_steps: 2, keep_last: 1, resume: latest}}
 dataset: {name: TEXTS, max_length: 16, pack: true}
 optim: {name: adamw, lr: 1.0e-3}
-evaluation: {eval_every_steps: 2, fraction: 0.2, sample_prompts: ["The "]}
+evaluation: {eval_every_steps: 2, fraction: 0.2, sample_prompts: ["The ", "A cat"]}
 sampling: {gen_length: 4, steps: 2}
 logging: {every_steps: 1}
 """
@@ -95,6 +95,7 @@ def test_questions_answers_and_preferences_are_scored(run: Path, tmp_path: Path)
     assert len(found["questions"]["margins"]) == 2
     assert set(found["answers"]["metrics"]) == {"exact_match", "contains", "number", "distinct_n", "entropy"}
     assert found["answers"]["items"][0]["references"] == ["2", "two"]
+    assert found["answers"]["tokens_per_forward"] == 2
     assert found["preferences"]["chosen_is_likelier"]["number"] == 1
     model, tokenizer = dlm.load(run / "run" / "final"), AutoTokenizer.from_pretrained(run / "run" / "final")
     values = dlm.log_likelihood(model, ["The sky is"] * 2, [" blue", " xq"], tokenizer=tokenizer).values
@@ -106,6 +107,46 @@ def test_a_model_against_itself_differs_by_nothing(run: Path, tmp_path: Path) ->
     difference = report["against"]["nats_per_token_difference"]
     assert (difference["value"], difference["interval_of_draws"]) == (0, [0, 0])
     assert "more than" in result.output
+
+
+@pytest.fixture(scope="module")
+def other(run: Path) -> Path:
+    """A model with another tokenizer."""
+    changes = [f"training.output_dir={run / 'other'}", "model.tokenizer.train.vocab_size=300"]
+    return dlm.run(run / "run.yaml", [*changes, "model.config.max_position_embeddings=32"]).output_dir / "final"
+
+
+def test_models_with_different_tokenizers_are_compared_in_bits_a_byte_only(
+    run: Path, other: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The cat of number 3 is 1. " * 8)
+    options = ("--data", str(text), "--max-draws", "16", "--precision", "0.001%")
+    report, result = report_of(run, tmp_path / "r", "--against", str(other), "--window", "24", *options)
+    comparison = report["against"]
+    assert "nats_per_token_difference" not in comparison
+    assert "only bits a byte can be compared" in result.output
+    difference = comparison["bits_per_byte_difference"]["value"]
+    mine, theirs = (each["likelihood"]["bits_per_byte"]["value"] for each in (report["models"][0], comparison))
+    assert difference == pytest.approx(mine - theirs, rel=1e-9)
+    # Its 300 entries make fewer tokens of the same bytes.
+    nats = comparison["likelihood"]["nats_per_token"]["value"]
+    assert theirs < 0.95 * nats / np.log(2)
+    result = evaluate(run, "--against", str(other), *options)
+    assert getattr(result.exception, "exit_code", None) == 2
+    assert "its context is 32: give a smaller --window" in str(result.exception)
+
+
+def test_several_models_make_a_table(run: Path, other: Path, tmp_path: Path) -> None:
+    report, result = report_of(run, tmp_path / "r", "--model", str(other), "--max-draws", "8")
+    assert [each["model"]["name"] for each in report["models"]] == [str(run / "run" / "final"), str(other)]
+    lines = result.output.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("side by side"))
+    assert lines[start + 1].split() == ["figure", str(run / "run" / "final"), str(other)]
+    (line,) = [each for each in lines[start:] if "nats a token" in each]
+    for each in report["models"]:
+        assert f"{each['likelihood']['nats_per_token']['value']:.4g} [" in line
+    assert "Side by side" in (tmp_path / "r" / "report.html").read_text()
 
 
 def test_texts_longer_than_the_context_are_scored_in_windows_and_that_is_said(run: Path, tmp_path: Path) -> None:
@@ -122,7 +163,9 @@ def test_a_sweep_tries_every_combination(run: Path, tmp_path: Path) -> None:
         "steps=2, remasking=random",
         "steps=4, remasking=random",
     ]
+    # As in the report, where two texts are written at once: 4 tokens in 2 steps, whatever the batch.
     assert [each["tokens_per_forward"] for each in report["sweep"]] == [2, 1]
+    assert report["models"][0]["sampling"]["tokens_per_forward"] == 2
     assert all(np.isfinite(each["figures"]["own nats a token"]["value"]) for each in report["sweep"])
 
 

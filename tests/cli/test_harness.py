@@ -1,6 +1,10 @@
 """The lm-evaluation-harness asks a tiny model: two local tasks through ``dlm eval``, and the adapter itself."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,10 +42,21 @@ output_type: generate_until
 test_split: test
 doc_to_text: "{{question}}"
 doc_to_target: "{{choices[answer]}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: true, temperature: 1.0}
 metric_list: [{metric: exact_match}]
 """
-ROWS = [{"question": f"{a} is", "choices": ["one", "two", "three"], "answer": a % 3} for a in range(6)]
+ROLLING = """\
+task: tiny_rolling
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{question}} {{choices[answer]}} and so on and on and on"
+metric_list: [{metric: word_perplexity}]
+"""
+ROWS = [{"question": f"{a} is", "choices": ["one", "two", "three"], "answer": a % 3} for a in range(5)]
+"""An odd number: one of two processes asks something twice."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("harness")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "tasks").mkdir()
-    for name, text in {"choices": CHOICES, "answers": ANSWERS}.items():
+    for name, text in {"choices": CHOICES, "answers": ANSWERS, "rolling": ROLLING}.items():
         (folder / "tasks" / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)))
     write_model(folder / "model")
     return folder
@@ -106,6 +121,60 @@ def test_both_tasks_run_through_dlm_eval(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*common, "--harness-tasks", "no_such", "--include-path", str(folder / "tasks")])
     assert isinstance(result.exception, UserInputError)
     assert "no task 'no_such'" in str(result.exception)
+
+
+TWO_PROCESSES = """\
+import json, sys
+from dlm.evaluation import harness
+folder, batch_size = sys.argv[1], int(sys.argv[2])
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+manager = TaskManager(include_path=folder + "/tasks", include_defaults=False)
+lm = harness.DlmLM(folder + "/model", draws=2, batch_size=batch_size)
+found = simple_evaluate(
+    model=lm, tasks=["tiny_choices", "tiny_answers", "tiny_rolling"], task_manager=manager, bootstrap_iters=0
+)
+if lm.rank == 0:
+    answers = lambda rows: sorted((each["doc_id"], each["filtered_resps"]) for each in rows)
+    samples = {name: answers(rows) for name, rows in found["samples"].items()}
+    print("FOUND " + json.dumps([lm.world_size, found["results"], samples]))
+"""
+
+
+def evaluated_by(folder: Path, num_processes: int, batch_size: int) -> Any:
+    """Results and every answer, from as many processes that meet over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-c", TWO_PROCESSES, str(folder), str(batch_size)]
+    processes = [
+        subprocess.Popen(
+            command, env={**os.environ, **place, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for rank in range(num_processes)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * num_processes, outputs
+    (line,) = [each for each in outputs[0][0].decode().splitlines() if each.startswith("FOUND ")]
+    return json.loads(line.removeprefix("FOUND "))
+
+
+def test_a_score_differs_neither_with_the_number_of_processes_nor_with_the_batch_size(folder: Path) -> None:
+    """All five methods that the harness asks of several processes; likelihoods, whole texts, random answers."""
+    (one, results, samples), (two, results_of_two, samples_of_two) = (
+        evaluated_by(folder, processes, batch_size) for processes, batch_size in ((1, 2), (2, 4))
+    )
+    assert (one, two) == (1, 2)
+    assert results["tiny_rolling"]["word_perplexity,none"] > 1
+    for task in results:
+        for key, value in results[task].items():
+            expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
+            assert results_of_two[task][key] == expected, (task, key)
+    assert len(samples_of_two["tiny_answers"]) == len(ROWS)
+    assert samples_of_two["tiny_answers"] == samples["tiny_answers"]
+    answers = [json.dumps(resps) for _, resps in samples["tiny_answers"]]
+    assert len(set(answers)) > 2  # they are random
 
 
 def test_the_entry_point_leads_to_the_class() -> None:

@@ -19,6 +19,7 @@ from dlm.evaluation.corpus import Bins, Measurement, Progress, measure
 from dlm.evaluation.intervals import Figure, mean_figure, wilson
 from dlm.evaluation.items import (
     Likelihoods,
+    Pace,
     Preference,
     Question,
     Task,
@@ -214,22 +215,21 @@ def _bin_results(bins: Bins) -> list[dict[str, Any]]:
 
 
 def _speed(session: Session, config: RunConfig | None) -> dict[str, Any]:
-    """Tokens a forward and a second of a few samples, as the run file says they are sampled."""
+    """Tokens a forward of each sample, and a second of all together, sampled as the run file says."""
     prompts = (config.evaluation.sample_prompts if config else ()) or _SPEED_PROMPTS
     tasks = session.tasks(prompts)
-    num_tokens, num_forwards, seconds, samples = 0, 0, 0.0, []
+    pace, seconds, samples = Pace(), 0.0, []
     for batch in session.batches(tasks, len(tasks)):
         started = perf_counter()
         *_, state = session.states(batch)
         seconds += perf_counter() - started
         results = session.results(batch, state)
-        num_tokens += sum(each.num_tokens for each in results)
-        num_forwards += state.num_forwards
+        pace.add([each.num_tokens for each in results], state.num_forwards)
         samples += [{"prompt": each.prompt, "text": each.text} for each in results]
     return {
         "texts": len(tasks),
-        "tokens_per_forward": num_tokens / max(num_forwards, 1),
-        "tokens_per_second": num_tokens / max(seconds, 1e-9),
+        "tokens_per_forward": pace.tokens_per_forward,
+        "tokens_per_second": pace.num_tokens / max(seconds, 1e-9),
         "samples": samples,
     }
 
@@ -258,15 +258,14 @@ def _item_results(
         found = _question_results(asked.questions, likelihoods, metrics, tell)
         results["questions"] = {"data": options.questions, **found}
     if asked.tasks is not None:
-        items, forwards = [], 0
-        for some, num_forwards in answer_items(session, asked.tasks, options.batch_size):
+        items, pace = [], Pace()
+        for some in answer_items(session, asked.tasks, options.batch_size, pace):
             items += some
-            forwards += num_forwards
             tell("answers", len(items), len(asked.tasks), None)
         results["answers"] = {
             "data": options.answers,
             "metrics": metric_figures(metrics, items, "generation"),
-            "forwards": forwards,
+            "tokens_per_forward": pace.tokens_per_forward,
             "items": [{"prompt": each.prompt, "answer": each.answer, "references": each.references} for each in items],
         }
     if asked.preferences is not None:

@@ -6,6 +6,7 @@ that look for the entry-point group ``lm_eval.models`` find it by themselves.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -26,6 +27,7 @@ from dlm.evaluation.likelihood import (
     check_draws,
     design_of,
     score_texts,
+    text_key,
     window_of,
     windows,
 )
@@ -78,6 +80,9 @@ class DlmLM(TemplateLM):  # type: ignore[misc]
         """
         super().__init__()
         check_draws(draws)
+        is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if is_one_of_several and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             device = None  # the harness's own command line says cuda:0 where nobody said anything
         # The harness hands over its own options beside the model's.
@@ -89,16 +94,23 @@ class DlmLM(TemplateLM):  # type: ignore[misc]
         self._draws, self._method, self._seed, self._greedy = draws, method, seed, greedy
         self._gen_length = gen_length
         self._batch_size = max(int(str(batch_size)), 1) if str(batch_size).isdigit() and str(batch_size) != "1" else 8
+        self._times: Counter[tuple[Any, ...]] = Counter()
         given = {"steps": steps, "block_length": block_length, "remasking": remasking}
         chosen = {name: value for name, value in given.items() if value is not None}
         made = settings_of(chosen)
         changes: dict[str, Any] = {name: getattr(made, name) for name in chosen}
         self._settings: SamplingSettings = attrs.evolve(self.session.settings, **changes)
         self._pretrained = pretrained
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if is_one_of_several and not dist.is_initialized():
             dist.init_process_group("nccl" if self.session.model.device.type == "cuda" else "gloo")
 
     # What several processes need: each takes its share of the requests, and the first gathers them.
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors to be gathered lie."""
+        place: torch.device = self.session.model.device
+        return place
 
     @property
     def rank(self) -> int:
@@ -212,13 +224,24 @@ class DlmLM(TemplateLM):  # type: ignore[misc]
         for _, same in groupby(order, key=lambda index: repr(sorted(requests[index].args[1].items()))):
             indices = list(same)
             arguments = requests[indices[0]].args[1]
-            texts = self._written([requests[index].args[0] for index in indices], arguments)
+            some = [requests[index] for index in indices]
+            texts = self._written([each.args[0] for each in some], [self._key(each) for each in some], arguments)
             for index, text in zip(indices, texts, strict=True):
                 answers[index] = cut(text, arguments.get("until"))
                 self.cache_hook.add_partial("generate_until", requests[index].args, answers[index])
         return [answers[index] for index in range(len(requests))]
 
-    def _written(self, prompts: Sequence[str], arguments: dict[str, Any]) -> list[str]:
+    def _key(self, request: Any) -> int:
+        """What the randomness of an answer is keyed by: its prompt, and how often its document has asked it before.
+
+        The place among the requests would not do: it depends on the number of processes.
+        """
+        name, document, prompt = getattr(request, "task_name", None), getattr(request, "doc_id", None), request.args[0]
+        before = self._times[name, document, prompt]
+        self._times[name, document, prompt] += 1
+        return text_key([*prompt.encode("utf-8", "replace"), before]) & 0x7FFFFFFF
+
+    def _written(self, prompts: Sequence[str], keys: Sequence[int], arguments: dict[str, Any]) -> list[str]:
         ignored = sorted(set(arguments) - set(_OBEYED))
         if ignored:
             logger.warning("generation arguments that mean nothing here: %s", ", ".join(ignored))
@@ -233,12 +256,12 @@ class DlmLM(TemplateLM):  # type: ignore[misc]
             ),
         )
         tasks = []
-        for number, prompt in enumerate(prompts):
+        for key, prompt in zip(keys, prompts, strict=True):
             ids = self.tok_encode(prompt)
             if len(ids) + length > room:
                 logger.warning("a prompt of %d tokens is cut from the left: %d are to be written", len(ids), length)
                 ids = ids[len(ids) + length - room :]
-            tasks.append(TextTask(prompt=prompt, ids=tuple(ids), is_infill=False, sample=0, key=number))
+            tasks.append(TextTask(prompt=prompt, ids=tuple(ids), is_infill=False, sample=0, key=key))
         texts = []
         for batch in session.batches(tasks, self._batch_size):
             *_, state = session.states(batch)

@@ -173,8 +173,32 @@ def question_items(questions: Sequence[Question], choices: Sequence[Choice]) -> 
     ]
 
 
-def answer_items(session: Session, tasks: Sequence[Task], batch_size: int) -> Iterator[tuple[list[MetricItem], int]]:
-    """Answers that the model writes, batch by batch, with the number of forwards of each batch."""
+@attrs.define(kw_only=True)
+class Pace:
+    """Tokens a forward: of one text, over the forwards that its batch took. A larger batch makes it no higher."""
+
+    num_tokens: int = 0
+    num_forwards: int = 0
+    """Forwards times the texts that went through them."""
+
+    def add(self, lengths: Sequence[int], num_forwards: int) -> None:
+        """Count a batch.
+
+        Args:
+            lengths: tokens of each of its texts.
+            num_forwards: that all of them went through.
+        """
+        self.num_tokens += sum(lengths)
+        self.num_forwards += num_forwards * len(lengths)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """0 where nothing was written."""
+        return self.num_tokens / max(self.num_forwards, 1)
+
+
+def answer_items(session: Session, tasks: Sequence[Task], batch_size: int, pace: Pace) -> Iterator[list[MetricItem]]:
+    """Answers that the model writes, batch by batch, counted by ``pace``."""
     wanted = session.tasks([each.prompt for each in tasks])
     for batch in session.batches(wanted, batch_size):
         *_, state = session.states(batch)
@@ -187,7 +211,8 @@ def answer_items(session: Session, tasks: Sequence[Task], batch_size: int) -> It
             )
             for task, result in zip(batch.tasks, session.results(batch, state), strict=True)
         ]
-        yield items, state.num_forwards
+        pace.add([len(item.answer_ids) for item in items], state.num_forwards)
+        yield items
 
 
 def metric_figures(metrics: Mapping[str, Metric], items: Sequence[MetricItem], needs: str) -> dict[str, Any]:

@@ -156,13 +156,19 @@ def for_other_tokenizer(data: EvaluationData, session: Session, other: Session) 
     """The same texts in the ids of another model's tokenizer.
 
     Raises:
-        UserInputError: rows of which only a part is scored, which have no counterpart.
+        UserInputError: rows of which only a part is scored, which have no counterpart, or one that is too long there.
     """
     if not all(row.eligible.all() for row in data.rows):
         raise UserInputError("--against: models with different tokenizers are compared on plain texts only (--data)")
-    rows = []
+    rows, room = [], window_of(other.model.config, None)
     for row in data.rows:
         text = session.tokenizer.decode(row.input_ids.tolist(), skip_special_tokens=True)
         (ids,) = encode_texts([text], other.tokenizer)
-        rows.append(ScoredText.of_ids([], np.asarray(ids).tolist(), False).row)
+        if len(ids) > room:
+            raise UserInputError(
+                f"--against: a text of {len(row.input_ids)} tokens has {len(ids)} in the other model's tokens, and its "
+                f"context is {room}: give a smaller --window"
+            )
+        blocks_from_start = getattr(other.model.config, "block_origin", None) == "document"
+        rows.append(ScoredText.of_ids([], np.asarray(ids).tolist(), blocks_from_start).row)
     return attrs.evolve(data, rows=rows)

@@ -53,7 +53,10 @@ def page_of(report: Mapping[str, Any], run: Path | None) -> tuple[str, list[str]
         notes.append(f"the page has no plots: {error.name} is not installed (pip install 'dlm[eval]')")
     parts = [f"<h1>{html.escape(str(report.get('title', 'Report')))}</h1>"]
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in (*report.get("notes", ()), *notes)]
-    parts += [_model_section(each) for each in report.get("models", ())]
+    models = report.get("models", ())
+    if len(models) > 1:
+        parts.append(f"<h2>Side by side</h2>{table(*models_table(models))}")
+    parts += [_model_section(each) for each in models]
     if report.get("against"):
         parts.append(_against_section(report["against"]))
     if report.get("sweep"):
@@ -136,6 +139,16 @@ def figure_rows(results: Mapping[str, Any]) -> list[list[str]]:
     rows.append(["tokens a forward", f"{sampling['tokens_per_forward']:.3g}", "", ""])
     rows.append(["tokens a second", f"{sampling['tokens_per_second']:.3g}", "", ""])
     return rows
+
+
+def models_table(models: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the figures of several models side by side: value, and interval of draws and data."""
+    columns = [{name: (value, both) for name, value, _, both in figure_rows(each)} for each in models]
+    rows = [
+        [name, *(" ".join(part for part in column.get(name, ("-", "")) if part) for column in columns)]
+        for name in dict.fromkeys(name for column in columns for name in column)
+    ]
+    return ["figure", *(str(each["model"]["name"]) for each in models)], rows
 
 
 def _around(values: Mapping[str, Any], key: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
-from dlm.evaluation.items import Likelihoods, Task, answer_items, metric_figures, read_tasks
+from dlm.evaluation.items import Likelihoods, Pace, Task, answer_items, metric_figures, read_tasks
 from dlm.sampling.arguments import settings_of
 from dlm_plugins.suggestions import did_you_mean
 
@@ -62,10 +62,9 @@ def sweep(
     for number, values in enumerate(combinations, start=1):
         changes = dict(zip(grid, values, strict=True))
         changed = attrs.evolve(session, settings=_changed(session.settings, changes))
-        items, forwards = [], 0
-        for some, num_forwards in answer_items(changed, tasks, options.batch_size):
+        items, pace = [], Pace()
+        for some in answer_items(changed, tasks, options.batch_size, pace):
             items += some
-            forwards += num_forwards * len(some)
         figures = metric_figures(metrics, items, "generation")
         if not options.answers:
             figures = {name: figures[name] for name in figures if name in ("distinct_n", "entropy")}
@@ -73,7 +72,7 @@ def sweep(
         found.append(
             {
                 "settings": ", ".join(f"{name}={value}" for name, value in changes.items()),
-                "tokens_per_forward": sum(len(item.answer_ids) for item in items) / max(forwards, 1),
+                "tokens_per_forward": pace.tokens_per_forward,
                 "figures": figures,
             }
         )

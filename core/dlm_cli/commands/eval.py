@@ -135,7 +135,7 @@ def _needs(name: str, session: Any, options: Any) -> str:
 
 
 def _print(report: dict[str, Any]) -> None:
-    from dlm.evaluation.report import FIGURE_HEADER, figure_rows, interval_text
+    from dlm.evaluation.report import FIGURE_HEADER, figure_rows, interval_text, models_table
     from dlm_cli.tables import format_table
 
     for results in report["models"]:
@@ -146,6 +146,9 @@ def _print(report: dict[str, Any]) -> None:
         likelihood = results["likelihood"]
         reached = "" if likelihood["is_as_precise_as_asked"] else "; --max-draws ended it before --precision was met"
         click.echo(f"  {likelihood['draws_per_row']} masks a row{reached}")
+    if len(report["models"]) > 1:
+        click.echo("side by side, with 95 % (draws and data):")
+        click.echo(format_table(*models_table(report["models"]), indent="  "))
     if comparison := report.get("against"):
         key = next(key for key in comparison if key.endswith("_difference"))
         each, unit = comparison[key], key.removesuffix("_difference").replace("_per_", " a ")
