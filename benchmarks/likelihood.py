@@ -7,6 +7,7 @@ ratio within this one call.
 """
 
 import argparse
+import copy
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -117,9 +118,14 @@ def speed(options: argparse.Namespace) -> None:
         mask_token_id=options.vocabulary - 1,
         max_position_embeddings=512,
     )
-    model: Any = dlm.Qwen3LLadaForMaskedLM(config).eval()
+    plain_model: Any = dlm.Qwen3LLadaForMaskedLM(config).eval()
+    static = copy.deepcopy(config)
+    static.attention_bias_component, static.block_length = {"name": "block"}, 32
+    blocks: Any = dlm.Qwen3LLadaForMaskedLM(static).eval()
+    blocks.load_state_dict(plain_model.state_dict())
     print(f"against one request at a time with all logits, vocabulary {options.vocabulary:,}:")
-    for context, length, draws, theirs in ((12, 12, 16, 16), (128, 8, 16, 16), (12, 3, 128, 128)):
+    cases = ((12, 12, 16, 16), (128, 8, 16, 16), (12, 3, 128, 128))
+    for model, (context, length, draws, theirs) in [*((plain_model, case) for case in cases), (blocks, cases[1])]:
         ids = torch.randint(0, options.vocabulary - 1, (context + length,))
         before, after = ids[:context].tolist(), ids[context:].tolist()
         started = perf_counter()
@@ -128,8 +134,9 @@ def speed(options: argparse.Namespace) -> None:
         started = perf_counter()
         plain(model, ids, context, theirs)
         published = perf_counter() - started
+        kind = ", static prefix" if model is blocks else ""
         exact = "exact" if bool(found.is_exact[0]) else f"{draws} draws"
-        print(f"  {context:3} + {length:2} tokens, {exact} against {theirs} draws: {published / ours:6.1f}x")
+        print(f"  {context:3} + {length:2} tokens, {exact} against {theirs} draws{kind}: {published / ours:6.1f}x")
 
 
 @torch.no_grad()

@@ -15,8 +15,10 @@ from dlm.data.rows import Row
 from dlm.diffusion.objective import Attention
 from dlm.errors import UserInputError
 from dlm.evaluation.mask_designs import Bools, Floats
+from dlm.evaluation.static_prefix import StaticPrefix, static_length
 from dlm.model.attention import attending_with, for_inference
 from dlm.model.body_and_head import split
+from dlm.sampling.decoder import Decoder
 from dlm.sampling.resolve import bias_of, mask_id_of
 from dlm_plugins import AttentionBias
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
@@ -61,6 +63,8 @@ class Scorer:
     body: nn.Module
     head: nn.Linear
     attention: Attention
+    decoder: Decoder
+    """The same model for rows behind a context that stays as it is."""
     logit_shift: bool
     blocks_from_start: bool
     """Whether blocks count from the start of a text, not from the answer's."""
@@ -84,16 +88,18 @@ class Scorer:
         parts, config = split(model), model.config
         text_config = config.get_text_config()
         mask_id, size = mask_id_of(config, None), text_config.vocab_size
+        bias = bias_of(config, None)
         unused = range(size if num_ids is None else num_ids, size)
         return cls(
             body=parts.body,
             head=parts.head,
             attention=Attention(
-                bias=bias_of(config, None),
+                bias=bias,
                 block_length=getattr(config, "block_length", None) or _ONE_BLOCK,
                 num_layers=text_config.num_hidden_layers,
                 implementation=for_inference(text_config._attn_implementation),
             ),
+            decoder=Decoder.of(model, bias),
             logit_shift=bool(getattr(config, "logit_shift", False)),
             blocks_from_start=getattr(config, "block_origin", None) == "document",
             excluded=torch.tensor(sorted({mask_id, *unused}), device=parts.head.weight.device),
@@ -137,17 +143,35 @@ class Scorer:
         scores = [Scores.empty(job.masked.shape) for job in jobs]
         collate = Collator(pad_id=0, isolate_documents=isolate_documents)
         with _evaluating(self.body), attending_with(self.body, self.attention.implementation), torch.no_grad():
-            for members in self._batches(jobs):
-                rows = [jobs[index].row for index, _ in members]
-                batch = collate(rows, range(len(rows)), 0)
-                masked, scored = (
-                    _padded([getattr(jobs[index], name)[draw] for index, draw in members], batch.input_ids.shape[1])
-                    for name in ("masked", "scored")
-                )
-                self._fill(scores, members, batch.to(self.excluded.device), masked, scored)
-                if on_rows is not None:
-                    on_rows(len(members))
+            for indices in self._groups(jobs):
+                prefix = self._prefix(jobs[indices[0]].row, collate)
+                for members in self._batches(jobs, indices):
+                    rows = [jobs[index].row for index, _ in members]
+                    batch = collate(rows, range(len(rows)), 0)
+                    masked, scored = (
+                        _padded([getattr(jobs[index], name)[draw] for index, draw in members], batch.input_ids.shape[1])
+                        for name in ("masked", "scored")
+                    )
+                    self._fill(scores, members, batch.to(self.excluded.device), masked, scored, prefix)
+                    if on_rows is not None:
+                        on_rows(len(members))
         return scores
+
+    def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Jobs that go through the model together: those behind one static context, and all without."""
+        groups: dict[bytes, list[int]] = {}
+        for index, job in enumerate(jobs):
+            context = job.row.input_ids[: static_length(job.row, self.bias)].tobytes()
+            groups.setdefault(context, []).append(index)
+        return list(groups.values())
+
+    def _prefix(self, row: Row, collate: Collator) -> StaticPrefix | None:
+        """The static context of a row, run; None where it has none."""
+        length = static_length(row, self.bias)
+        if not length:
+            return None
+        batch = collate([row], range(1), 0).to(self.excluded.device)
+        return StaticPrefix.run(self.decoder, batch, length, self.attention.block_length)
 
     def _check(self, row: Row) -> None:
         wrong = np.isin(row.input_ids, self.excluded.cpu().numpy()) & row.eligible
@@ -156,9 +180,9 @@ class Scorer:
             what = "the mask token" if found == self.mask_id else f"id {found}, which stands for no text"
             raise UserInputError(f"a text to be scored holds {what}")
 
-    def _batches(self, jobs: Sequence[Job]) -> Iterator[list[tuple[int, int]]]:
+    def _batches(self, jobs: Sequence[Job], indices: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
         """(job, draw) of the rows of each forward, rows of about the same length together."""
-        order = sorted(range(len(jobs)), key=lambda index: -len(jobs[index].row.input_ids))
+        order = sorted(indices, key=lambda index: -len(jobs[index].row.input_ids))
         members: list[tuple[int, int]] = []
         for index in order:
             for draw in range(len(jobs[index].masked)):
@@ -171,12 +195,24 @@ class Scorer:
             yield members
 
     def _fill(
-        self, scores: list[Scores], members: list[tuple[int, int]], batch: Batch, masked: Bools, scored: Bools
+        self,
+        scores: list[Scores],
+        members: list[tuple[int, int]],
+        batch: Batch,
+        masked: Bools,
+        scored: Bools,
+        prefix: StaticPrefix | None,
     ) -> None:
         """Run one batch and write down what was asked for."""
         at_row, at_column = scored.nonzero()
         place = torch.from_numpy(np.stack([at_row, at_column])).to(batch.input_ids.device)
-        hidden = self._hidden(batch, torch.from_numpy(masked).to(batch.input_ids.device))[place[0], place[1]]
+        ids = torch.where(torch.from_numpy(masked).to(batch.input_ids.device), self.mask_id, batch.input_ids)
+        if prefix is None:
+            hidden = self.attention.hidden(self.body, ids, batch, logit_shift=self.logit_shift).noisy[
+                place[0], place[1]
+            ]
+        else:
+            hidden = prefix.hidden(batch, ids)[place[0], place[1] - prefix.length]
         found = self.judge(hidden, batch.input_ids[place[0], place[1]])
         cross_entropy, correct, confidence = (each.cpu().numpy() for each in found)
         ends = np.searchsorted(at_row, np.arange(len(members) + 1))
@@ -186,11 +222,6 @@ class Scorer:
             scores[index].correct[draw, columns] = correct[start:end]
             scores[index].confidence[draw, columns] = confidence[start:end]
 
-    def _hidden(self, batch: Batch, masked: Tensor) -> Tensor:
-        """(B, T, H): the hidden states that predict each position."""
-        ids = torch.where(masked, self.mask_id, batch.input_ids)
-        return self.attention.hidden(self.body, ids, batch, logit_shift=self.logit_shift).noisy
-
     def judge(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy, whether the first choice is right, and its probability, (N,) each, of hidden states (N, H)."""
         parts = []
@@ -199,10 +230,10 @@ class Scorer:
             logits = self.head(hidden[start : start + size])
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             logits[:, self.excluded] = -torch.inf
-            normaliser, own = logits.logsumexp(dim=-1), target[start : start + size]
-            best = logits.max(dim=-1)
-            cross_entropy = normaliser - logits.gather(1, own[:, None])[:, 0]
-            parts.append((cross_entropy, best.indices == own, (best.values - normaliser).exp()))
+            # In place, and without indices of the maxima: with a large vocabulary this costs as much as the head.
+            best, own = logits.amax(dim=-1), logits.gather(1, target[start : start + size, None])[:, 0]
+            total = logits.sub_(best[:, None]).exp_().sum(dim=-1)
+            parts.append((total.log() - (own - best), own == best, 1 / total))
         if not parts:
             nothing = torch.zeros(0, device=hidden.device)
             return nothing, nothing.bool(), nothing

@@ -47,6 +47,17 @@ class KeyValueStore(Cache):
         chosen._values = {layer: buffer[rows] for layer, buffer in self._values.items()}
         return chosen
 
+    def repeated(self, num_rows: int, capacity: int) -> "KeyValueStore":
+        """A store of one row as that of ``num_rows``, each with ``capacity`` slots, no fewer than it has."""
+        many = KeyValueStore(capacity)
+        many.write_at, many.read_to = self.write_at, self.read_to
+        for own, target in ((self._keys, many._keys), (self._values, many._values)):
+            for layer, buffer in own.items():
+                _, num_heads, length, size = buffer.shape
+                target[layer] = buffer.new_empty(num_rows, num_heads, capacity, size)
+                target[layer][:, :, :length] = buffer
+        return many
+
     @classmethod
     def joined(
         cls, parts: Sequence["KeyValueStore"], lengths: Sequence[int], *, num_copies: int, capacity: int
