@@ -156,19 +156,25 @@ def for_other_tokenizer(data: EvaluationData, session: Session, other: Session) 
     """The same texts in the ids of another model's tokenizer.
 
     Raises:
-        UserInputError: rows of which only a part is scored, which have no counterpart, or one that is too long there.
+        UserInputError: rows of which parts in the middle are not scored, or one that is too long there.
     """
-    if not all(row.eligible.all() for row in data.rows):
-        raise UserInputError("--against: models with different tokenizers are compared on plain texts only (--data)")
     rows, room = [], window_of(other.model.config, None)
+    blocks_from_start = getattr(other.model.config, "block_origin", None) == "document"
     for row in data.rows:
-        text = session.tokenizer.decode(row.input_ids.tolist(), skip_special_tokens=True)
-        (ids,) = encode_texts([text], other.tokenizer)
-        if len(ids) > room:
+        start = int(row.eligible.argmax())
+        if not row.eligible[start:].all():
             raise UserInputError(
-                f"--against: a text of {len(row.input_ids)} tokens has {len(ids)} in the other model's tokens, and its "
-                f"context is {room}: give a smaller --window"
+                "--against: models with different tokenizers are compared on plain texts only (--data)"
             )
-        blocks_from_start = getattr(other.model.config, "block_origin", None) == "document"
-        rows.append(ScoredText.of_ids([], np.asarray(ids).tolist(), blocks_from_start).row)
+        texts = [
+            session.tokenizer.decode(part.tolist(), skip_special_tokens=True)
+            for part in (row.input_ids[:start], row.input_ids[start:])
+        ]
+        before, after = ([int(each) for each in ids] for ids in encode_texts(texts, other.tokenizer))
+        if len(before) + len(after) > room:
+            raise UserInputError(
+                f"--against: a text of {len(row.input_ids)} tokens has {len(before) + len(after)} in the other model's "
+                f"tokens, and its context is {room}: give a smaller --window"
+            )
+        rows.append(ScoredText.of_ids(before, after, blocks_from_start).row)
     return attrs.evolve(data, rows=rows)

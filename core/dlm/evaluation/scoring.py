@@ -161,13 +161,13 @@ class Scorer:
         """Jobs that go through the model together: those behind one static context, and all without."""
         groups: dict[bytes, list[int]] = {}
         for index, job in enumerate(jobs):
-            context = job.row.input_ids[: static_length(job.row, self.bias)].tobytes()
+            context = job.row.input_ids[: static_length(job.row, self.decoder)].tobytes()
             groups.setdefault(context, []).append(index)
         return list(groups.values())
 
     def _prefix(self, row: Row, collate: Collator) -> StaticPrefix | None:
         """The static context of a row, run; None where it has none."""
-        length = static_length(row, self.bias)
+        length = static_length(row, self.decoder)
         if not length:
             return None
         batch = collate([row], range(1), 0).to(self.excluded.device)

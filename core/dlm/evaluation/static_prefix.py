@@ -3,7 +3,7 @@
 Exact under an attention bias that claims ``prefix_is_static``; the store is that of the sampler's exact caches.
 """
 
-from typing import Any, Self
+from typing import Self
 
 import attrs
 import numpy as np
@@ -15,16 +15,16 @@ from dlm.data.rows import Row
 from dlm.diffusion.layout import training_layout
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.kv_store import KeyValueStore
-from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
 
 
-def static_length(row: Row, bias: AttentionBias) -> int:
+def static_length(row: Row, decoder: Decoder) -> int:
     """Tokens at the beginning of a row whose keys and values are the same under all masks; 0 where that is not known.
 
     They are those before the answer, where the row is one text and blocks count from its answer. Rows of a
-    [noisy | clean] pair are left to the usual way.
+    [noisy | clean] pair are left to the usual way, and so is a logit shift, for which no such bias is made.
     """
-    if not PREFIX_IS_STATIC.of(bias) or NEEDS_CLEAN_COPY.of(bias):
+    if not PREFIX_IS_STATIC.of(decoder.bias) or NEEDS_CLEAN_COPY.of(decoder.bias) or decoder.shift:
         return 0
     start = int(row.eligible.argmax())
     is_one_text = bool(row.eligible[start:].all() and (row.document_id == row.document_id[0]).all())
@@ -42,8 +42,6 @@ class StaticPrefix:
     """c, tokens of the context."""
     store: KeyValueStore
     """Of one row, its keys and values."""
-    last: Tensor
-    """(1, 1, H): the hidden state of the last of them, which predicts the first token under a logit shift."""
 
     @classmethod
     def run(cls, decoder: Decoder, batch: Batch, length: int, block_length: int) -> Self:
@@ -52,8 +50,8 @@ class StaticPrefix:
         store = KeyValueStore(length)
         store.read_to = length
         masks = decoder.masks(training_layout(batch, block_length), place, place)
-        hidden = decoder.forward(batch.input_ids[:, :length], place[None], masks, store)
-        return cls(decoder=decoder, block_length=block_length, length=length, store=store, last=hidden[:, -1:])
+        decoder.forward(batch.input_ids[:, :length], place[None], masks, store)
+        return cls(decoder=decoder, block_length=block_length, length=length, store=store)
 
     def hidden(self, batch: Batch, ids: Tensor) -> Tensor:
         """(B, T - c, H): the hidden states that predict each position behind the context.
@@ -70,8 +68,4 @@ class StaticPrefix:
         )
         store = self.store.repeated(num_rows, width)
         store.write_at, store.read_to = self.length, width
-        hidden = self.decoder.forward(ids[:, self.length :], answer.expand(num_rows, -1), masks, store)
-        if not self.decoder.shift:
-            return hidden
-        before: Any = self.last.expand(num_rows, -1, -1)
-        return torch.cat((before, hidden[:, :-1]), dim=1)
+        return self.decoder.forward(ids[:, self.length :], answer.expand(num_rows, -1), masks, store)

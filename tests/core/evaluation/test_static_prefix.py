@@ -29,13 +29,12 @@ def scored(model: Any, contexts: Any = CONTEXTS, texts: Any = TEXTS, **options: 
     return [each.value for each in estimates], tokens
 
 
-@pytest.mark.parametrize("shift", [False, True])
-def test_it_is_exact_and_runs_each_context_once(make_model: Any, shift: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(logit_shift=shift, **BLOCKS)
+def test_it_is_exact_and_runs_each_context_once(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(**BLOCKS)
     values, tokens = scored(model)
     small, _ = scored(model, batch_tokens=12)
     alone = [scored(model, [c], [t])[0][0] for c, t in zip(CONTEXTS, TEXTS, strict=True)]
-    monkeypatch.setattr(scoring, "static_length", lambda row, bias: 0)
+    monkeypatch.setattr(scoring, "static_length", lambda row, decoder: 0)
     plain, tokens_without = scored(model)
     assert values == pytest.approx(plain, abs=1e-10)
     assert values == pytest.approx(small, abs=1e-10)
@@ -51,7 +50,7 @@ def test_a_context_that_sees_the_answer_or_is_part_of_its_blocks_is_run_with_eve
 ) -> None:
     model = make_model(**config)
     values, tokens = scored(model)
-    monkeypatch.setattr(scoring, "static_length", lambda row, bias: 0)
+    monkeypatch.setattr(scoring, "static_length", lambda row, decoder: 0)
     assert (values, tokens) == scored(model)
 
 
