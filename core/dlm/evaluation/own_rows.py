@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 
 from dlm.config import RunConfig, load_config
 from dlm.data.rows import Row
