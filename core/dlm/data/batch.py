@@ -49,6 +49,10 @@ class Batch:
     """(B,) further numeric columns of the data set, by name."""
     committed_step: Tensor | None = None
     """int64: denoising step at which each position was written; -1 where it was given. None where nobody knows."""
+    pair: Tensor | None = None
+    """(B,) int64: number of the pair in the global step batch, not falling; -1 for a filler row. None: no pairs."""
+    is_chosen: Tensor | None = None
+    """(B,) bool: whether the row is the better one of its pair. None: no pairs."""
     has_padding: bool = attrs.field(
         default=attrs.Factory(lambda batch: bool((batch.document_id < 0).any()), takes_self=True)
     )
@@ -180,6 +184,9 @@ class Collator:
     """Fine-tuning: give the batch answer lengths, also where it holds nothing but filler rows."""
     column_names: tuple[str, ...] = ()
     """Numeric columns of the rows that go into the batch; 0 in filler rows."""
+    has_pairs: bool = False
+    """Each row comes with a rejected one, its neighbour in the batch. Both have the index of the pair, and with it the
+    same draws."""
     has_steps: bool = False
     """The rows say at which step each position was written."""
     trained_padding_id: int | None = None
@@ -194,6 +201,9 @@ class Collator:
             row_index: (B,) index of each row in the global step batch; -1 for a filler row.
             step_length: tokens in the longest row of the global step batch.
         """
+        if self.has_pairs:
+            rows = [side for row in rows for side in (row, None if row is None else row.rejected)]
+            row_index = [index for index in row_index for _ in range(2)]
         if self.trained_padding_id is not None:
             rows = [None if row is None else _extended(row, step_length, self.trained_padding_id) for row in rows]
         length = max((len(row.input_ids) for row in rows if row is not None), default=step_length)
@@ -210,6 +220,8 @@ class Collator:
             committed_step=_padded([None if row is None else row.committed_step for row in rows], length, -1)
             if self.has_steps
             else None,
+            pair=torch.tensor(row_index, dtype=torch.int64) if self.has_pairs else None,
+            is_chosen=torch.arange(len(rows)) % 2 == 0 if self.has_pairs else None,
             isolate_documents=self.isolate_documents,
             columns={
                 name: torch.tensor([0.0 if row is None else row.columns[name] for row in rows], dtype=torch.float32)

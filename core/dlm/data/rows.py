@@ -29,6 +29,8 @@ class Row:
     """Further numeric columns of the data set, by name; not in packed rows."""
     committed_step: NDArray[np.int32] | None = None
     """Denoising step at which each position was written; -1 where it was given. None where the data does not say."""
+    rejected: "Row | None" = None
+    """Of a pair of answers to the same prompt, the one that is less liked than this one."""
 
 
 class Rows(Protocol):

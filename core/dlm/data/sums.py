@@ -8,11 +8,11 @@ right in it, whatever it does; the column ``answer`` lists all right ones, for r
 import contextlib
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dlm.errors import DataError
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "pairs")
 NUM_TEST_PROMPTS = 512
 """Prompts of the split ``test``, or a quarter of all where there are few; none of them is in ``train``."""
 ANSWERS_A_PROMPT = 16
@@ -21,13 +21,15 @@ _OPTIONS = "digits=1, 2 or 3 (3) and right=0 to 1 (1/3), as in sums:digits=2,rig
 
 
 def sums(split: str, options: str) -> tuple[Mapping[str, object], ...]:
-    """Rows with ``prompt``, ``response`` (what is fine-tuned on) and ``answer`` (all right answers).
+    """Rows with ``prompt``, ``response`` (what is fine-tuned on) and ``answer`` (all right answers), or pairs.
 
     The prompt ``SS:a+b=`` asks for digits which, with a and b, have the sum SS. Wrong responses miss it by one. Two
     calls with the same arguments give the same rows, on every machine.
 
     Args:
-        split: ``train``, or ``test`` with prompts that ``train`` does not have, a row each.
+        split: ``train``, or ``test`` with prompts that ``train`` does not have, a row each; ``pairs``: for each row of
+            ``train`` two right answers, for preferences: digits that rise (``chosen``), and the same that fall
+            (``rejected``).
         options: ``digits`` of an answer and the share of ``right`` responses: ``digits=3,right=0.33``; may be empty.
 
     Raises:
@@ -35,22 +37,34 @@ def sums(split: str, options: str) -> tuple[Mapping[str, object], ...]:
     """
     digits, share = _options(options)
     if split not in SPLITS:
-        raise DataError(f"sums: the splits are {' and '.join(SPLITS)}, not {split!r}")
+        raise DataError(f"sums: the splits are {', '.join(SPLITS)}, not {split!r}")
+    if split == "pairs" and digits == 1:
+        raise DataError("sums: one digit has no order, so that there are no pairs; take digits=2 or 3")
     answers = _answers_by_sum(digits)
     chance = random.Random(f"sums {digits}")  # a text of its own: the prompts do not depend on the share
     prompts = sorted(_prompts(digits), key=lambda _: chance.random())
     num_test = min(NUM_TEST_PROMPTS, len(prompts) // 4)
     chosen = prompts[:num_test] if split == "test" else prompts[num_test:]
     chance = random.Random(f"sums {digits} {split}")
-    rows = []
+    rows: list[dict[str, object]] = []
     for _ in range(1 if split == "test" else ANSWERS_A_PROMPT):
         for prompt, missing in chosen:
             luck = chance.random()
+            if split == "pairs":
+                rows.append({"prompt": prompt, **_pair(answers[missing], luck)})
+                continue
             miss = 0 if luck < share else (-1 if luck < (1 + share) / 2 else 1)
             written = answers[missing + miss]
             response = written[int(chance.random() * len(written))]
             rows.append({"prompt": prompt, "response": response, "answer": answers[missing]})
     return tuple(rows)
+
+
+def _pair(answers: Sequence[str], luck: float) -> dict[str, object]:
+    """Two orders of the digits of one answer, not all of them the same; ``luck`` in [0, 1) chooses it."""
+    orders = sorted({"".join(sorted(each)) for each in answers if len(set(each)) > 1})
+    chosen = orders[int(luck * len(orders))]
+    return {"chosen": chosen, "rejected": chosen[::-1]}
 
 
 def _prompts(digits: int) -> list[tuple[str, int]]:

@@ -68,5 +68,20 @@ def test_other_options_are_refused_with_those_there_are(options: str) -> None:
 
 
 def test_other_splits_are_refused() -> None:
-    with pytest.raises(DataError, match="the splits are train and test, not 'validation'"):
+    with pytest.raises(DataError, match="the splits are train, test, pairs, not 'validation'"):
         load_source("sums", split="validation")
+
+
+@pytest.mark.parametrize("digits", [2, 3])
+def test_pairs_are_right_both_and_differ_in_the_order_of_their_digits(digits: int) -> None:
+    name = f"sums:digits={digits}"
+    found = rows(name, "pairs")
+    assert [row["prompt"] for row in found] == [row["prompt"] for row in rows(name)]
+    for row in found:
+        assert is_right(row["prompt"], row["chosen"])
+        assert row["chosen"] == "".join(sorted(row["chosen"])) != row["rejected"] == row["chosen"][::-1]
+
+
+def test_one_digit_makes_no_pairs() -> None:
+    with pytest.raises(DataError, match="one digit has no order"):
+        load_source("sums:digits=1", split="pairs")

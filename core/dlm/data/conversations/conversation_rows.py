@@ -245,14 +245,15 @@ def conversation_rows(
         reasoning=reasoning,
         num_ids=len(tokenizer),
     )
-    settings = {"format": format_name, "template": _templates(tokenizer, clock) if chat_template else None}
+    settings = {"format": format_name, "template": written_templates(tokenizer, clock) if chat_template else None}
     recipe = Examples(source, tokenizer, maker, settings, clock, skip_bad_rows)
     found = tokenized(recipe, split)
     clock.was_read |= recipe.findings.clock_was_read
-    return _all_rows(found, recipe.findings, source.name, max_length, pack=pack)
+    return all_rows(found, recipe.findings, source.name, max_length, pack=pack)
 
 
-def _all_rows(found: Tokenized, findings: Findings, name: str, max_length: int, *, pack: bool) -> ConversationRows:
+def all_rows(found: Tokenized, findings: Findings, name: str, max_length: int, *, pack: bool) -> ConversationRows:
+    """All examples that were found, as rows."""
     store = _example_store(found.store)
     nothing = np.zeros(0, np.int64)
     notes = (*found.notes, *findings.unused.lines(name, used=() if pack else store.columns))
@@ -262,7 +263,7 @@ def _all_rows(found: Tokenized, findings: Findings, name: str, max_length: int, 
     return _rows_of(empty, np.arange(len(store.prompt_lengths)))
 
 
-def _templates(tokenizer: PreTrainedTokenizerBase, clock: TemplateClock) -> list[str]:
+def written_templates(tokenizer: PreTrainedTokenizerBase, clock: TemplateClock) -> list[str]:
     """The chat templates of a tokenizer, with what they would print of the time."""
     templates = tokenizer.chat_template
     moment = clock.now.isoformat()

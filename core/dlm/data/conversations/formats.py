@@ -46,7 +46,7 @@ def _turn_list(column: str) -> Callable[[Fields, UnusedKeys], Conversation]:
 
     def parse(row: Fields, unused: UnusedKeys) -> Conversation:
         first, turns, read = read_turn_list(row.get(column), column)
-        system = _system_of(row)
+        system = system_of(row)
         if system is not None and first is not None and system != first:
             raise BadRowError("two different system texts: in the column and in the first turn")
         conversation = make_conversation(turns, system or first, read_tools(row.get("tools")))
@@ -72,7 +72,7 @@ def _question_and_answer(question: str, row: Fields, column: str, unused: Unused
     reasoning = {field: row.get(field) for field in FIELDS if row.has(field)}
     answer = read_answer(text_in(row.get(column), column), reasoning, column)
     turns = [*_history(row.get("history")), Turn("human", question), answer]
-    conversation = make_conversation(turns, _system_of(row), read_tools(row.get("tools")))
+    conversation = make_conversation(turns, system_of(row), read_tools(row.get("tools")))
     unused.add(row)
     return conversation
 
@@ -91,7 +91,12 @@ def _history(value: object) -> Iterator[Turn]:
         yield read_answer(text_in(pair[1], answer), {}, answer)
 
 
-def _system_of(row: Fields) -> str | None:
+def system_of(row: Fields) -> str | None:
+    """The system text in a column of its own, if there is one.
+
+    Raises:
+        BadRowError: there are two.
+    """
     found = {name: optional_text(row.get(name), name) for name in _SYSTEM_COLUMNS if name in row.values}
     texts = {text for text in found.values() if text is not None}
     if len(texts) > 1:
