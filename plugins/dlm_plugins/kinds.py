@@ -10,10 +10,13 @@ from dlm_plugins.advantage import NEEDS_VALUES, Advantage
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
 from dlm_plugins.claims import Claim
 from dlm_plugins.loss import (
+    FIGURES,
     IS_LIKELIHOOD_WEIGHTED,
     NEEDS_ADVANTAGE,
     NEEDS_CAUSAL_COPY,
+    NEEDS_PAIRS,
     NEEDS_REFERENCE,
+    NUM_DRAWS,
     RATIO_BOUNDS,
     Loss,
 )
@@ -55,7 +58,16 @@ _ROWS = (
         protocol=Loss,
         key="training.loss_impl",
         decides="which positions are scored, with which weight and normaliser",
-        claims=(IS_LIKELIHOOD_WEIGHTED, NEEDS_ADVANTAGE, NEEDS_REFERENCE, NEEDS_CAUSAL_COPY, RATIO_BOUNDS),
+        claims=(
+            IS_LIKELIHOOD_WEIGHTED,
+            NEEDS_ADVANTAGE,
+            NEEDS_REFERENCE,
+            NEEDS_CAUSAL_COPY,
+            NEEDS_PAIRS,
+            NUM_DRAWS,
+            FIGURES,
+            RATIO_BOUNDS,
+        ),
     ),
     Kind(
         name="noise_schedule",

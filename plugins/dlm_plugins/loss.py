@@ -30,6 +30,21 @@ NEEDS_CAUSAL_COPY = Claim(
     False,
     "Scores next tokens too: a clean copy of each row runs beside the noisy one, causal and apart from it.",
 )
+NEEDS_PAIRS = Claim(
+    "needs_pairs",
+    False,
+    "Learns from pairs of answers, a chosen and a rejected one (training.mode: preference).",
+)
+NUM_DRAWS = Claim(
+    "num_draws",
+    1,
+    "Times and masks of their own that each row is seen with in a step, for estimates of a likelihood.",
+)
+FIGURES = Claim[tuple[str, ...]](
+    "figures",
+    (),
+    "Names of further sums in ``LossOutput.figures``, which are logged as means.",
+)
 RATIO_BOUNDS = Claim(
     "ratio_bounds",
     (0.0, float("inf")),
@@ -150,6 +165,17 @@ class LossView(Protocol):
         there is none."""
         ...
 
+    @property
+    def pair(self) -> Tensor | None:
+        """(B,) int64: which pair of answers a row belongs to, not falling; -1 for a row of nothing but padding. None
+        where there are no pairs. Both answers are there, with the same draws."""
+        ...
+
+    @property
+    def is_chosen(self) -> Tensor | None:
+        """(B,) bool: whether the row is the better one of its pair; None where there are no pairs."""
+        ...
+
     def weighted_cross_entropy(self, where: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over ``where`` of weight x cross-entropy with the clean id: a float32 scalar, differentiable.
 
@@ -195,6 +221,8 @@ class LossOutput:
     normaliser: Tensor
     """Scalar int64 or float32, at least 0, without gradient: a count of tokens, answers or rows. It may be 0 only where
     ``total`` is 0."""
+    figures: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """Scalars without gradient, by the names that are claimed: sums over what ``normaliser`` counts."""
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttenti
 from dlm_builtin_plugins.attention_biases.full import FullAttention
 from dlm_builtin_plugins.attention_biases.per_layer import PerLayerAttention
 from dlm_builtin_plugins.losses.dllm import DllmLoss
+from dlm_builtin_plugins.losses.dpo import DpoLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
 from dlm_builtin_plugins.losses.hybrid import HybridLoss
@@ -86,6 +87,10 @@ class TestSoftCrossEntropyLoss(LossContract):
 
 class TestElboLoss(LossContract):
     component = ElboLoss
+
+
+class TestDpoLoss(LossContract):
+    component = DpoLoss
 
 
 class TestHybridLoss(LossContract):

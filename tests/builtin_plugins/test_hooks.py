@@ -12,7 +12,7 @@ from dlm_plugins import KINDS
 from dlm_plugins.registry import Registry
 
 NAMES = {
-    "loss": {"guidelines", "dllm", "soft_ce", "elbo", "hybrid", "policy_clip", "policy_weighted"},
+    "loss": {"guidelines", "dllm", "soft_ce", "elbo", "hybrid", "dpo", "policy_clip", "policy_weighted"},
     "noise_schedule": {"uniform", "cosine", "power", "sigmoid"},
     "masking": {"all", "bernoulli", "complementary", "contiguous", "semi_ar", "trace", "two_stage"},
     "noise_type": {"mask", "random_replace"},

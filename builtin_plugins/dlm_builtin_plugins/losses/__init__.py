@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dlm_builtin_plugins.losses.dllm import DllmLoss
+from dlm_builtin_plugins.losses.dpo import DpoLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
 from dlm_builtin_plugins.losses.hybrid import HybridLoss
@@ -17,6 +18,7 @@ COMPONENTS: Mapping[str, type[Loss]] = {
     "soft_ce": SoftCrossEntropyLoss,
     "elbo": ElboLoss,
     "hybrid": HybridLoss,
+    "dpo": DpoLoss,
     "policy_clip": PolicyClipLoss,
     "policy_weighted": PolicyWeightedLoss,
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import attrs
 import torch
+from torch import Tensor
 
 from dlm_builtin_plugins.losses.guidelines import average
 from dlm_plugins import LossOutput, LossView, RunComponents
@@ -24,10 +25,7 @@ class ElboLoss:
 
     def __call__(self, view: LossView) -> LossOutput:
         """Score the corrupted positions with weight p'(t) / max(p(t), min_masking_rate)."""
-        weight = torch.where(view.scored, view.rate_derivative / view.rate, 0.0)
-        # A derivative may diverge at an end of the interval: a point that the integral over t does not see.
-        weight = weight.masked_fill(weight.isinf(), 0.0)
-        weight, normaliser = average(view, weight)
+        weight, normaliser = average(view, elbo_weight(view))
         return LossOutput(view.weighted_cross_entropy(view.scored, weight), normaliser)
 
     def incompatibilities(self, run: RunComponents) -> Iterable[str]:
@@ -53,6 +51,13 @@ class ElboLoss:
                 f"elbo is no bound with t_per {run.t_per} under attention bias {run.names['attention_bias']}: what is "
                 "predicted together needs one time; use t_per sequence (or block, with block or block_causal attention)"
             )
+
+
+def elbo_weight(view: LossView) -> Tensor:
+    """p'(t) / max(p(t), min_masking_rate) at what is scored: (B, L) float32, 0 elsewhere."""
+    weight = torch.where(view.scored, view.rate_derivative / view.rate, 0.0)
+    # A derivative may diverge at an end of the interval: a point that the integral over t does not see.
+    return weight.masked_fill(weight.isinf(), 0.0)
 
 
 def _times_allowed(run: RunComponents) -> tuple[str, ...]:

@@ -120,6 +120,8 @@ class ForwardProcess:
     """Of the run; None: outside training."""
     exact_counts: ExactCounts | None = None
     """In place of ``masking``, with the rates that it makes of the schedule's."""
+    num_draws: int = 1
+    """Times and masks of their own that each row is seen with."""
 
     def __call__(self, batch: Batch, *, step: int, num_rows: int) -> NoisedBatch:
         """Noise a micro-batch.
@@ -130,6 +132,8 @@ class ForwardProcess:
             step: the global step.
             num_rows: rows of the global step batch, over which times are stratified.
         """
+        if self.num_draws > 1:
+            batch, num_rows = _drawn_apart(batch, self.num_draws), num_rows * self.num_draws
         # A filler row has index -1 and nothing eligible: whichever numbers it gets do not matter.
         rows, length = batch.row_index.clamp(min=0), batch.input_ids.shape[1]
         block = block_of(batch, self.block_length)
@@ -218,6 +222,14 @@ class ForwardProcess:
 
 def _scored(selection: Selection) -> Tensor:
     return selection.corrupted if selection.scored is None else selection.scored
+
+
+def _drawn_apart(batch: Batch, num_draws: int) -> Batch:
+    """Each row ``num_draws`` times, with indices of their own: rows that shared one still share the draws."""
+    copies = batch.rows_at(torch.arange(len(batch.row_index)).repeat_interleave(num_draws))
+    number = torch.arange(num_draws).repeat(len(batch.row_index))
+    index = torch.where(copies.row_index >= 0, copies.row_index * num_draws + number, -1)
+    return attrs.evolve(copies, row_index=index)
 
 
 def _views(request: MaskingRequest, view_of: Tensor, draws: KeyedDraws) -> MaskingRequest:

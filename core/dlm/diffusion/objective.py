@@ -20,6 +20,7 @@ from dlm.model.layer_masks import mask_arguments
 from dlm.model.masks import AttentionMask
 from dlm_plugins import AttentionBias, Loss
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY, bias_at_end
+from dlm_plugins.loss import FIGURES
 
 T = TypeVar("T")
 
@@ -145,7 +146,10 @@ class DiffusionObjective(nn.Module):
         """Return the loss's total (a sum, differentiable) and the sums of :class:`dlm.diffusion.sums.Sums`, packed."""
         view = self.view_of(noised)
         output = self._loss(view)
-        return output.total, Sums.pack(view, output.total, output.normaliser)
+        sums = Sums.pack(view, output.total, output.normaliser)
+        if names := FIGURES.of(self._loss):
+            sums = torch.cat((sums, torch.stack([output.figures[name].float() for name in names])))
+        return output.total, sums
 
     def lend(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, which uses body and head by themselves.

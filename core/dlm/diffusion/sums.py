@@ -80,11 +80,6 @@ class Sums:
         """The loss: total / normaliser; 0 where nothing counts."""
         return self.total / self.normaliser if self.normaliser else 0.0
 
-    @property
-    def headline(self) -> str:
-        """What an evaluation says of itself."""
-        return f"eval loss {self.loss:.4f}"
-
     def quality(self) -> dict[str, object]:
         """Unweighted cross-entropy in nats and accuracy at masked positions, over all and by bin of the mask rate.
 
@@ -97,6 +92,11 @@ class Sums:
             "masked_accuracy_by_rate": _ratios(self.correct, self.corrupted),
             "masked_tokens_by_rate": [round(count) for count in self.corrupted],
         }
+
+
+def means(names: Sequence[str], values: Sequence[float], sums: Sums) -> dict[str, float | None]:
+    """Further sums, by name, over what the normaliser counts."""
+    return {name: ratio(value, sums.normaliser) for name, value in zip(names, values, strict=False)}
 
 
 def ratio(numerator: float, denominator: float) -> float | None:

@@ -48,6 +48,8 @@ class BatchView:
         self.document_id = noised.clean.document_id
         self.columns: Mapping[str, Tensor] = noised.clean.columns
         self.row_index = noised.clean.row_index
+        self.pair = noised.clean.pair
+        self.is_chosen = noised.clean.is_chosen
         policy = noised.policy
         self.advantage = None if policy is None else policy.advantage
         self.group_advantage = None if policy is None else policy.group_advantage

@@ -56,6 +56,9 @@ class LossRows:
             document_id=self.document_id,
             answer_length=self._answer_length() if self.answers else None,
             vocabulary_size=VOCABULARY_SIZE,
+            # As of pairs whose rejected answers are not there: each row stands for itself.
+            pair=torch.where((self.document_id >= 0).any(dim=1), torch.arange(len(self.t)), -1),
+            is_chosen=torch.ones(len(self.t), dtype=torch.bool),
             # As of rollouts that were better than expected.
             advantage=0.5 + self.t,
             group_advantage=torch.stack((0.5 + self.t.amax(dim=1), -1.0 - self.t.amax(dim=1)), dim=1),

@@ -33,6 +33,8 @@ class ReferenceView:
     row_index: Tensor = attrs.field(
         default=attrs.Factory(lambda self: torch.arange(len(self.p_mask), device=self.p_mask.device), takes_self=True)
     )
+    pair: Tensor | None = None
+    is_chosen: Tensor | None = None
     advantage: Tensor | None = None
     group_advantage: Tensor | None = None
     old_log_probability: Tensor | None = None
