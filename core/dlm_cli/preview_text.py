@@ -73,12 +73,12 @@ def _facts(preview: "Preview") -> Iterator[tuple[str, str]]:
 def _legend(mode: str, coloured: bool) -> Text:
     names = {
         "prompt": "prompt",
-        "clean": "answer" if mode == "sft" else "text",
+        "clean": "answer" if mode != "pretrain" else "text",
         "masked": "under a mask",
         "replaced": "was→is",
         "padding": "padding",
     }
-    shown = names if mode == "sft" else {kind: name for kind, name in names.items() if kind != "prompt"}
+    shown = names if mode != "pretrain" else {kind: name for kind, name in names.items() if kind != "prompt"}
     parts = [_marked(kind, name, coloured) for kind, name in shown.items()]
     return Text("  ").join([*parts, Text(f"{_DOCUMENT_BOUNDARY} next document")])
 
@@ -88,7 +88,7 @@ def _heading(row: "PreviewRow", preview: "Preview") -> str:
     if preview.num_views > 1:
         parts[0] += f", view {row.view}"
     corrupted, scored = row.count("masked", "replaced"), row.count("clean", "masked", "replaced")
-    kinds = f"{row.count('prompt')} prompt + {scored} answer" if preview.mode == "sft" else f"{scored}"
+    kinds = f"{row.count('prompt')} prompt + {scored} answer" if preview.mode != "pretrain" else f"{scored}"
     documents = f" in {row.num_documents} documents" if row.num_documents > 1 else ""
     low, high = row.rates
     rate = f"rate {low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"rates {low:.2f} to {high:.2f}"

@@ -27,6 +27,7 @@ def overrides_for(name: str, checkpoint: Path, texts: Path) -> list[str]:
         "adapt-smollm2.yaml": local[:1],
         "sft.yaml": local[:1],
         "rl-start.yaml": ["training.batch_size=8", "evaluation.max_rows=8"],
+        "preference.yaml": [*local[:1], "training.batch_size=4", "evaluation.max_rows=8"],
         "rl.yaml": [
             *local[:1],
             "training.batch_size=4",

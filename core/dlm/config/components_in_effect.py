@@ -8,7 +8,7 @@ from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS, AttentionBias, ChecksRun, RunComponents
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 from dlm_plugins.errors import Problem
-from dlm_plugins.loss import NEEDS_ADVANTAGE, NEEDS_CAUSAL_COPY
+from dlm_plugins.loss import NEEDS_ADVANTAGE, NEEDS_CAUSAL_COPY, NEEDS_PAIRS
 from dlm_plugins.masking import NEEDS_TRACE
 from dlm_plugins.problems import reason_of
 from dlm_plugins.registry import Registry
@@ -80,6 +80,16 @@ def _without_rewards(run: RunComponents) -> Iterator[Problem]:
         yield Problem("training.loss_impl", f"{message}, policy_weighted or another loss that claims needs_advantage")
 
 
+def _without_pairs(run: RunComponents) -> Iterator[Problem]:
+    needs = NEEDS_PAIRS.of(run.loss)
+    if needs and run.mode != "preference":
+        message = f"{run.names['loss']} learns from pairs of answers, and mode {run.mode} has none"
+        yield Problem("training.loss_impl", f"{message}: set training.mode to preference, or choose another loss")
+    if run.mode == "preference" and not needs:
+        message = f"{run.names['loss']} does not learn from pairs of answers, as mode preference does"
+        yield Problem("training.loss_impl", f"{message}: choose dpo, or another loss that claims needs_pairs")
+
+
 def _without_shift(config: RunConfig, run: RunComponents) -> Iterator[Problem]:
     if NEEDS_CAUSAL_COPY.of(run.loss) and not config.model.logit_shift:
         message = f"{run.names['loss']} predicts next tokens too, each from the position before it"
@@ -100,6 +110,7 @@ def incompatibilities(config: RunConfig, registry: Registry) -> Iterator[Problem
     run = run_components(config, registry)
     yield from _without_trace(run)
     yield from _without_rewards(run)
+    yield from _without_pairs(run)
     yield from _without_shift(config, run)
     if config.model.logit_shift:
         yield from _against_shift(run.attention_bias, config.sampling.attention_bias or run.attention_bias)

@@ -114,7 +114,7 @@ def _located(source: WrittenRunFile, settings: PluginsConfig, error: PluginSetti
 def _fill_dependent_defaults(value: dict[str, Any]) -> None:
     """Defaults that depend on other keys."""
     training = value.get("training")
-    if isinstance(training, dict) and training.get("mode") in ("sft", "rl"):
+    if isinstance(training, dict) and training.get("mode") in ("sft", "preference", "rl"):
         dataset = value.setdefault("dataset", {})
         if isinstance(dataset, dict):
             dataset.setdefault("pack", False)

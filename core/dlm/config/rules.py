@@ -124,6 +124,8 @@ def without_effect(config: RunConfig) -> Iterator[Problem]:
         yield Problem("dataset.isolate_documents", "has no effect without dataset.pack: every row is one document")
     if sft and dataset.format == "prompt_response" and dataset.train_on == "last_answer":
         yield Problem("dataset.train_on", "has no effect with format prompt_response, where a row has one answer")
+    if config.training.mode == "preference" and dataset.pack:
+        yield Problem("dataset.pack", "the answers of a pair stand alone in their rows; set it to false")
     default = attrs.fields(type(config.training.sft_noise)).random_length_prob.default
     if sft and config.training.sft_noise.random_length_prob != default:
         message = "has no effect in fine-tuning, where rows are never cut at random; remove it"
@@ -217,6 +219,15 @@ _KEYS_OF_MODE: dict[str, tuple[str, ...]] = {
         "dataset.long_rows",
         "dataset.on_bad_row",
         "training.sft_noise",
+    ),
+    "preference": (
+        "dataset.eos_padding",
+        "dataset.chat_template",
+        "dataset.reasoning",
+        "dataset.long_rows",
+        "dataset.on_bad_row",
+        "training.noise",
+        "preference",
     ),
     "rl": (
         "dataset.format",

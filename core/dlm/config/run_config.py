@@ -179,8 +179,10 @@ class CheckpointConfig:
 class TrainingConfig:
     """What is trained, for how long, and with which noise."""
 
-    mode: Literal["pretrain", "sft", "rl"] = setting(
-        "Pre-training on text, fine-tuning on conversations, or learning from rewards (section rl).", "pretrain"
+    mode: Literal["pretrain", "sft", "preference", "rl"] = setting(
+        "Pre-training on text, fine-tuning on conversations, learning from pairs of answers (loss dpo), or from "
+        "rewards (section rl).",
+        "pretrain",
     )
     output_dir: str = setting("Folder for everything the run writes.", validator=min_len(1))
     seed: int = setting("Seed of everything random.", 0, and_(ge(0), lt(2**32)))
@@ -278,6 +280,17 @@ class DatasetConfig:
 
 
 @attrs.frozen(kw_only=True)
+class PreferenceConfig:
+    """Learning from pairs of a chosen and a rejected answer."""
+
+    reference: str | None = setting(
+        "Model that the loss compares with, a name or folder; null: the run's own, before its first step.",
+        None,
+        optional(min_len(1)),
+    )
+
+
+@attrs.frozen(kw_only=True)
 class EvaluationConfig:
     """What is measured during training; at step 0 too."""
 
@@ -331,6 +344,7 @@ class RunConfig:
     lora: LoraConfig | None = setting(
         "Train low-rank adapters only (extra: dlm[lora]), to be merged by dlm merge; null: all weights.", None
     )
+    preference: PreferenceConfig = section("Learning from preferences.")
     rl: RlConfig = section("Learning from rewards.")
     evaluation: EvaluationConfig = section("Evaluation during training.")
     sampling: SamplingSettings = section("Generation of samples.")

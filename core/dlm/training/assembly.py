@@ -53,6 +53,7 @@ from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
 from dlm.user_paths import user_path
 from dlm_plugins.attention_bias import bias_at_end
+from dlm_plugins.loss import FIGURES
 from dlm_plugins.structuring import unstructure
 
 if TYPE_CHECKING:
@@ -132,6 +133,12 @@ def assemble(
         from dlm.training import rl_assembly  # only where there are rollouts
 
         objective: DiffusionObjective = rl_assembly.build_policy_objective(model.train(), loaded, tokenizer, vocabulary)
+    elif config.training.mode == "preference":
+        from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
+
+        objective = build_preference_objective(
+            model.train(), loaded, tokenizer, vocabulary, plan, trust_remote_code=trust_remote_code
+        )
     else:
         objective = build_objective(model.train(), config, components, vocabulary)
     prepared = distribute(objective, model, plan, accelerator, contents)
@@ -151,7 +158,7 @@ def assemble(
         accelerator=accelerator,
         data=data,
         step=_training_step(config, data, objects, prepared, process),
-        evaluation=_evaluation(data, accelerator, prepared, process),
+        evaluation=_evaluation(config, data, accelerator, prepared, process),
         sampler=_sampler(config, objects, prepared),
         saver=_saver(config, objects, plan),
         console=TrainingConsole(num_steps=num_steps, is_main=accelerator.is_main_process),
@@ -186,7 +193,7 @@ def _shared_model(
 
 def _note_reasoning(config: RunConfig, model: PreTrainedModel, data: PreparedData) -> None:
     """Whoever samples asks for reasoning where answers were trained with it."""
-    if config.training.mode == "sft":
+    if config.training.mode in ("sft", "preference"):
         model.config.prompt_thinking = data.has_reasoning
 
 
@@ -219,11 +226,12 @@ def _training_step(
         max_grad_norm=config.training.max_grad_norm,
         seed=config.training.seed,
         typical_normaliser=float(data.loader.shape.rows_per_step * counted_per_row),
+        figure_names=FIGURES.of(config.training.loss_impl),
     )
 
 
 def _evaluation(
-    data: PreparedData, accelerator: Accelerator, objective: nn.Module, process: ForwardProcess
+    config: RunConfig, data: PreparedData, accelerator: Accelerator, objective: nn.Module, process: ForwardProcess
 ) -> Evaluation | None:
     if data.evaluation is None:
         return None
@@ -234,6 +242,7 @@ def _evaluation(
         batches=data.evaluation,
         num_rows=len(data.evaluation.loader.rows),
         summary=data.evaluation.summary(),
+        figure_names=FIGURES.of(config.training.loss_impl),
     )
 
 

@@ -6,6 +6,7 @@ from dlm.training.assembly import assemble, build_accelerator
 from dlm.training.engine import Engine
 from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_memory
 from dlm.training.model_and_noise import num_copies
+from dlm_plugins.loss import NEEDS_PAIRS, NUM_DRAWS
 from dlm_plugins.registry import Registry
 
 
@@ -47,8 +48,10 @@ def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> st
 def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
     """What each process will need, by arithmetic: an upper bound where rows are shorter than ``dataset.max_length``."""
     config, model = loaded.config, engine.saver.objects.model
-    training, copies = config.training, num_copies(run_components(config, loaded.registry))
-    rows, width = training.batch_size, copies * config.dataset.max_length
+    training, components = config.training, run_components(config, loaded.registry)
+    copies, sides = num_copies(components), 1 + NEEDS_PAIRS.of(components.loss)
+    rows = training.batch_size * sides * NUM_DRAWS.of(components.loss)
+    width = copies * config.dataset.max_length
     weight_bytes = model.dtype.itemsize
     compute_bytes = weight_bytes if training.mixed_precision == "no" else 2
     # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.data.batch import Batch
 from dlm.diffusion.forward_process import ForwardProcess
-from dlm.diffusion.sums import Sums
+from dlm.diffusion.sums import Sums, means
 from dlm.sampling.texts import Completion, complete_texts
 from dlm.training.processes import waiting_for
 from dlm.training.sharding import lend, let_go
@@ -77,6 +77,29 @@ class Samples(Protocol):
 
 
 @attrs.frozen(kw_only=True)
+class Measured:
+    """Sums over the evaluation rows, and what the loss reports besides."""
+
+    sums: Sums
+    figures: Mapping[str, float | None]
+
+    @property
+    def loss(self) -> float:
+        """Of all rows."""
+        return self.sums.loss
+
+    @property
+    def headline(self) -> str:
+        """The loss and the figures."""
+        told = (f", {name.replace('_', ' ')} {value:.4f}" for name, value in self.figures.items() if value is not None)
+        return f"eval loss {self.loss:.4f}{''.join(told)}"
+
+    def quality(self) -> dict[str, object]:
+        """As of the sums, and the figures."""
+        return {**self.sums.quality(), **self.figures}
+
+
+@attrs.frozen(kw_only=True)
 class Evaluation:
     """Scores the evaluation rows. Every evaluation of a run sees the same rows, masks and mask rates."""
 
@@ -89,9 +112,11 @@ class Evaluation:
     num_rows: int
     summary: str
     """How many rows of how many."""
+    figure_names: tuple[str, ...] = ()
+    """Of the sums that the loss reports beside the loss."""
 
-    def __call__(self) -> Sums:
-        """Sums over the evaluation rows of all processes."""
+    def __call__(self) -> "Measured":
+        """What is measured over the evaluation rows of all processes."""
         self.objective.eval()
         sums = []
         with torch.no_grad():
@@ -102,7 +127,9 @@ class Evaluation:
         let_go(self.objective)
         self.objective.train()
         with waiting_for(self.accelerator, "the others' evaluation"):
-            return Sums.unpack(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
+            common, own = Sums.split(self.accelerator.reduce(torch.stack(sums).sum(dim=0), reduction="sum").tolist())
+        found = Sums.unpack(common)
+        return Measured(sums=found, figures=means(self.figure_names, own, found))
 
 
 @attrs.frozen(kw_only=True)

@@ -82,7 +82,9 @@ def preview(loaded: LoadedConfig, accelerator: Accelerator, num_rows: int) -> Pr
     step_batch = next(iter(data.loader.steps()))
     noised_batches = list(_noised(step_batch, process, build_random_length(config), num_rows))
     rows = tuple(
-        row for noised in noised_batches for row in _rows_of(noised, step_batch, tokenizer, vocabulary.mask_id)
+        row
+        for noised in noised_batches
+        for row in _rows_of(noised, step_batch, tokenizer, vocabulary.mask_id, process.num_draws)
     )
     return Preview(
         mode=config.training.mode,
@@ -110,8 +112,10 @@ def _noised(
         yield process(random_length(batch, 0), step=0, num_rows=step_batch.num_rows)
 
 
-def _rows_of(noised: NoisedBatch, step_batch: StepBatch, tokenizer: object, mask_id: int) -> Iterator[PreviewRow]:
-    """The real rows of a micro-batch, views one after the other."""
+def _rows_of(
+    noised: NoisedBatch, step_batch: StepBatch, tokenizer: object, mask_id: int, num_draws: int
+) -> Iterator[PreviewRow]:
+    """The real rows of a micro-batch, views (and the answers of a pair) one after the other."""
     numbers = noised.clean.row_index.tolist()
     for index, number in enumerate(numbers):
         if number < 0:
@@ -120,7 +124,7 @@ def _rows_of(noised: NoisedBatch, step_batch: StepBatch, tokenizer: object, mask
         rates = noised.rate[index][real]
         yield PreviewRow(
             number=number,
-            data_row=step_batch.row_ids[number],
+            data_row=step_batch.row_ids[number // num_draws],
             view=numbers[:index].count(number),
             pieces=tuple(noised_pieces(noised, index, tokenizer, mask_id)),
             num_documents=len(noised.clean.document_id[index][real].unique()),

@@ -196,15 +196,16 @@ def isolates_documents(config: RunConfig) -> bool:
 
 def collator(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Rows | None = None) -> Collator:
     """How rows become batches."""
-    dataset, is_sft = config.dataset, config.training.mode == "sft"
+    dataset, has_answers = config.dataset, config.training.mode in ("sft", "preference")
     eos_id = eos_id_of(tokenizer)
     return Collator(
         pad_id=eos_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id),
-        has_answers=is_sft,
+        has_answers=has_answers,
+        has_pairs=config.training.mode == "preference",
         column_names=() if rows is None else rows.column_names,
         has_steps=_has_steps(rows),
         isolate_documents=isolates_documents(config),
-        trained_padding_id=eos_id if is_sft and dataset.eos_padding == "all" else None,
+        trained_padding_id=eos_id if has_answers and dataset.eos_padding == "all" else None,
     )
 
 
@@ -224,6 +225,32 @@ def _column_notes(source: Source, dataset: DatasetConfig) -> tuple[str, ...]:
 
 def _turn_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
     return read_turns(source, find_format(source, dataset.format))
+
+
+def _pair_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
+    from dlm.data.conversations.preferences import read_pair_texts  # only where there are preferences
+
+    return read_pair_texts(source)
+
+
+def _preference_rows(
+    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
+) -> tuple[Rows, dict[str, Any]]:
+    from dlm.data.conversations.preferences import preference_rows  # only where there are preferences
+
+    pairs = preference_rows(
+        source,
+        tokenizer,
+        max_length=dataset.max_length,
+        chat_template=dataset.chat_template,
+        eos_padding=dataset.eos_padding,
+        long_rows=dataset.long_rows,
+        reasoning=dataset.reasoning,
+        clock=clock,
+        skip_bad_rows=dataset.on_bad_row == "skip",
+        split=dataset.split,
+    )
+    return pairs, _told_of(pairs.rows)
 
 
 def _text_rows(
@@ -253,7 +280,11 @@ def _conversation_rows(
         pack=dataset.pack,
         split=dataset.split,
     )
-    return rows, {
+    return rows, _told_of(rows)
+
+
+def _told_of(rows: ConversationRows) -> dict[str, Any]:
+    return {
         "notes": rows.notes,
         "origin": rows.origin,
         "unused": rows.unused,
@@ -291,6 +322,9 @@ def _prompt_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
 def _with_origin(rows: Rows, config: RunConfig) -> Rows:
     """Conversations whose blocks count from where ``training.block_attention.origin`` says."""
     blocks = config.training.block_attention
+    of_pairs = getattr(rows, "rows", None)
+    if blocks.enabled and isinstance(of_pairs, ConversationRows):
+        return attrs.evolve(rows, rows=_with_origin(of_pairs, config))  # type: ignore[misc]
     if not isinstance(rows, ConversationRows) or not blocks.enabled:
         return rows
     return attrs.evolve(rows, blocks_from_start=blocks.origin == "document")
@@ -340,6 +374,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
 _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
     "pretrain": _texts,
     "sft": _turn_texts,
+    "preference": _pair_texts,
     "rl": _prompt_texts,
 }
 _MakeRows = Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateClock], tuple[Rows, dict[str, Any]]]
@@ -347,5 +382,6 @@ _MakeRows = Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateCl
 _ROWS: Mapping[str, _MakeRows] = {
     "pretrain": _text_rows,
     "sft": _conversation_rows,
+    "preference": _preference_rows,
     "rl": _prompt_rows,
 }

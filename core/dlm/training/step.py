@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dlm.data.batch import RandomLength, StepBatch
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch
-from dlm.diffusion.sums import Sums
+from dlm.diffusion.sums import Sums, means
 from dlm.training.processes import waiting_for
 from dlm.training.sharding import whole
 
@@ -81,6 +81,8 @@ class TrainingStep:
     seed: int
     typical_normaliser: float
     """About what the normalisers of a step add up to: it keeps the scale of what is back-propagated near 1."""
+    figure_names: tuple[str, ...] = ()
+    """Of the sums that the loss reports beside the loss."""
     _prepared: tuple[StepBatch, int, list[NoisedBatch]] | None = attrs.field(default=None, init=False)
 
     def prepare(self, step_batch: StepBatch, step: int) -> None:
@@ -137,7 +139,8 @@ class TrainingStep:
             *values, grad_norm = torch.cat((summed, norm.reshape(1))).tolist()  # the one wait for the device in a step
         common, own_sums = Sums.split(values)
         result = self._update(Sums.unpack(common), grad_norm, is_last=is_last)
-        return attrs.evolve(result, own_sums=own_sums)
+        figures = means(self.figure_names, own_sums, result.sums)
+        return attrs.evolve(result, own_sums=own_sums, figures=figures)
 
     def _micro_batches(self, step_batch: StepBatch, step: int) -> Iterator[NoisedBatch]:
         """The prepared micro-batches, if it was this step that was prepared."""

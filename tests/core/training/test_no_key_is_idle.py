@@ -126,6 +126,7 @@ ELSEWHERE = {
     "evaluation.at_end": "after the run; tests/cli/test_eval_at_end.py",
     "optim.name": "needs bitsandbytes",
     "optim.warmup_steps": "another way to say warmup_ratio",
+    "preference": "read in mode preference",
     "rl": "read in mode rl",
     "lora": "needs a pretrained model",
     "evaluation.do_eval_loss": "among the switches",
