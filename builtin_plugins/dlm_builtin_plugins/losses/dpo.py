@@ -55,7 +55,7 @@ class DpoLoss:
         signed = torch.where(view.is_chosen, by_row, -by_row) * share.to(new.dtype)
         place = pad((view.pair[1:] != view.pair[:-1]).long().cumsum(dim=0), (1, 0))  # (B,): pairs, of B places
         margin = self.beta * new.new_zeros(len(where)).index_add(0, place, signed)
-        is_real = (view.pair >= 0) & view.is_chosen
+        is_real = (view.pair >= 0) & view.is_chosen & view.eligible.any(dim=1)
         count = torch.zeros_like(share).index_add(0, place, share * is_real)  # 1, or 0 where there is no pair
         return LossOutput(
             (-logsigmoid(margin) * count).sum().float(), count.sum(), self._figures(margin.detach(), count)
