@@ -24,6 +24,7 @@ from dlm.config.fields import (
     setting,
 )
 from dlm.config.optim_section import DEFAULT_OPTIMIZER, OptimConfig
+from dlm.config.preference_section import PreferenceConfig
 from dlm.config.rl_section import RlConfig
 from dlm.config.sampling_settings import SamplingSettings
 from dlm_plugins import KINDS, Metric
@@ -276,17 +277,6 @@ class DatasetConfig:
     )
     on_bad_row: Literal["error", "skip"] = setting(
         "What happens to rows that cannot be used. Fine-tuning only.", "error"
-    )
-
-
-@attrs.frozen(kw_only=True)
-class PreferenceConfig:
-    """Learning from pairs of a chosen and a rejected answer."""
-
-    reference: str | None = setting(
-        "Model that the loss compares with, a name or folder; null: the run's own, before its first step.",
-        None,
-        optional(min_len(1)),
     )
 
 
