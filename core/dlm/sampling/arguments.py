@@ -12,10 +12,11 @@ from dlm.config.load_run_file import run_converter
 from dlm.config.run_file_source import COMMAND_LINE, WrittenRunFile, read_source
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
+from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError
 from dlm_plugins.problems import problems_of
 from dlm_plugins.registry import Registry
-from dlm_plugins.structuring import structure_component
+from dlm_plugins.structuring import structure_component, unstructure
 
 _SECTION = "sampling"
 _Kind = TypeVar("_Kind")
@@ -41,6 +42,17 @@ def structured(arguments: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
     except ConfigurationError as error:
         raise UserInputError("\n".join(str(problem) for problem in problems_of(error))) from None
     return found
+
+
+def written(settings: SamplingSettings) -> dict[str, Any]:
+    """The settings as a run file has them."""
+    values: Any = unstructure(_plugins().registry, settings)
+    return dict(values)
+
+
+def component_names(kind: str) -> list[str]:
+    """The names that can be chosen for a kind of component; none for what is no kind."""
+    return [entry.name for entry in _plugins().registry.entries(kind)] if kind in KINDS else []
 
 
 def component(kind: str, value: Any) -> Any:

@@ -62,6 +62,11 @@ def check_prompt(tokenizer: Any, text: str) -> None:
         raise UserInputError(f"prompt {shortened(text)!r} holds the mask token; gaps are filled in with --infill")
 
 
+def has_gaps(text: str) -> bool:
+    """Whether a text is one to be filled in."""
+    return _MASKS.search(text) is not None
+
+
 def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
     """The ids of a text with gaps: ``<|mask|>`` is one mask, ``<|mask:3|>`` three.
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import attrs
@@ -11,7 +12,26 @@ from torch import Tensor
 from dlm.sampling.api import GenerateState
 from dlm.sampling.pieces import pieces_of
 
-_PLACE = "/*TRACE*/null"
+
+@attrs.define
+class Changes:
+    """What changes from state to state in one row: the steps of a trace, one by one."""
+
+    _tokenizer: Any
+    _row: int = 0
+    _last: list[tuple[str | None, float]] = attrs.field(factory=list, init=False)
+
+    def step(self, state: GenerateState) -> dict[str, Any]:
+        """The next step: changes as (position, piece or null where masked, confidence), seconds, forwards."""
+        shown = _shown(self._tokenizer, state, self._row)
+        before = self._last or [(None, 0.0)] * len(shown)
+        changes = [
+            [column, piece, round(confidence, 4)]
+            for column, ((piece, confidence), other) in enumerate(zip(shown, before, strict=True))
+            if (piece, confidence) != other
+        ]
+        self._last = shown
+        return {"changes": changes, "seconds": round(state.seconds, 6), "forwards": state.num_forwards}
 
 
 @attrs.define(kw_only=True)
@@ -21,37 +41,39 @@ class Trace:
     tokenizer: Any
     title: str
     _given: list[bool] = attrs.field(factory=list, init=False)
-    _last: list[tuple[str | None, float]] = attrs.field(factory=list, init=False)
     _steps: list[dict[str, Any]] = attrs.field(factory=list, init=False)
 
     def follow(self, states: Iterable[GenerateState], row: int = 0) -> Iterator[GenerateState]:
         """Pass states on, and note what happens in one row."""
+        changes = Changes(self.tokenizer, row)
         for state in states:
-            self._add(state, row)
+            if not self._steps:
+                self._given = given_of(state, row)
+            self._steps.append(changes.step(state))
             yield state
 
     def html(self) -> str:
         """The page."""
         content = {"title": self.title, "given": self._given, "steps": self._steps}
-        # Inside a script element, no text may look like its end.
-        data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-        template = (files("dlm.sampling") / "trace.html").read_text(encoding="utf-8")
-        head, place, tail = template.partition(_PLACE)
-        assert place, "the template has a place for the trace"
-        return head + data + tail
+        return page_of(files("dlm.sampling") / "trace.html", "TRACE", content)
 
-    def _add(self, state: GenerateState, row: int) -> None:
-        shown = _shown(self.tokenizer, state, row)
-        if not self._last:
-            self._given = [not each for each in state.masked[row].tolist()]
-            self._last = [(None, 0.0)] * len(shown)
-        changes = [
-            [column, piece, round(confidence, 4)]
-            for column, ((piece, confidence), before) in enumerate(zip(shown, self._last, strict=True))
-            if (piece, confidence) != before
-        ]
-        self._last = shown
-        self._steps.append({"changes": changes, "seconds": round(state.seconds, 6), "forwards": state.num_forwards})
+
+def page_of(template: Traversable, place: str, content: Any) -> str:
+    """A page from its template, with content where it says so, and the style and the view that all traces share."""
+    # Inside a script element, no text may look like its end.
+    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    shared = files("dlm.sampling")
+    page = template.read_text(encoding="utf-8")
+    for name, file in (("/*STYLE*/\n", "trace.css"), ("/*VIEW*/\n", "trace_view.js")):
+        page = page.replace(name, (shared / file).read_text(encoding="utf-8"), 1)
+    head, mark, tail = page.partition(f"/*{place}*/null")
+    assert mark, "the template has a place for its content"
+    return head + data + tail
+
+
+def given_of(state: GenerateState, row: int = 0) -> list[bool]:
+    """Which positions of a first state were given."""
+    return [not each for each in state.masked[row].tolist()]
 
 
 def _shown(tokenizer: Any, state: GenerateState, row: int) -> list[tuple[str | None, float]]:

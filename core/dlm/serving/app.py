@@ -12,18 +12,20 @@ import attrs
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from dlm.data.text_files import TextError, decode, parse_json
 from dlm.errors import DlmError
 from dlm.sampling.session import Session
+from dlm.sampling.trace import Changes, given_of
 from dlm.serving.api_errors import ApiError, refused
 from dlm.serving.engine import Engine
 from dlm.serving.forms import ChatForm, CompletionForm, Form, usage_of
 from dlm.serving.limits import Limits, check_size
 from dlm.serving.metrics import Metrics
-from dlm.serving.requests import Body, ChatBody, CompletionBody, InfillBody, Wanted, wanted_of
+from dlm.serving.page import page_for
+from dlm.serving.requests import Body, ChatBody, CompletionBody, InfillBody, TraceBody, Wanted, wanted_of
 from dlm.serving.row_text import RowText
 from dlm.serving.writing import Writing, texts_of
 
@@ -68,10 +70,12 @@ class Service:
                 await asyncio.to_thread(self.engine.stop)
 
         routes = [
+            Route("/", self._counted(self._page, is_open=True)),
             Route("/health", self._counted(self._health, is_open=True)),
             Route("/metrics", self._counted(self._metrics)),
             Route("/v1/models", self._counted(self._models)),
             Route("/v1/models/{name:path}", self._counted(self._model)),
+            Route("/v1/trace", self._counted(self._trace), methods=["POST"]),
             *(Route(path, self._counted(self._writer(path)), methods=["POST"]) for path in KINDS),
         ]
         handlers: Any = {HTTPException: _other_error, Exception: _bug}
@@ -111,6 +115,10 @@ class Service:
         is_well = self.engine.is_running
         return JSONResponse({"status": "ok" if is_well else "the engine has ended"}, 200 if is_well else 503)
 
+    async def _page(self, request: Request) -> Response:
+        page = page_for(self.session, self.name, needs_key=self.api_key is not None)
+        return HTMLResponse(page, headers={"X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"})
+
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4")
 
@@ -134,14 +142,48 @@ class Service:
         body_kind, form_kind = KINDS[path]
 
         async def write(request: Request) -> Response:
-            value = await self._json(request)
-            wanted = wanted_of(body_kind, value, self.session)
-            self._check_model(wanted.body.model)
-            check_size(wanted, self.session, self.limits)
+            wanted = await self._wanted(request, body_kind)
             form = form_kind(model=self.name, seed=wanted.settings.seed)
             return await self._write(request, wanted, form)
 
         return write
+
+    async def _wanted(self, request: Request, kind: type[Body]) -> Wanted:
+        wanted = wanted_of(kind, await self._json(request), self.session)
+        self._check_model(wanted.body.model)
+        check_size(wanted, self.session, self.limits)
+        return wanted
+
+    async def _trace(self, request: Request) -> Response:
+        """The steps of one text as they come: what the page shows."""
+        wanted = await self._wanted(request, TraceBody)
+        if wanted.body.num_samples > 1 or wanted.body.stops:
+            raise refused("a trace follows one text to its end: leave n and stop out")
+        writing = Writing(self.engine, wanted, watches=True)
+        steps = self._steps(writing, wanted.settings.seed)
+        try:
+            first = await _unless_gone(request, anext(steps))
+        except BaseException:
+            writing.cancel()
+            raise
+        return StreamingResponse(_chained(first, steps), media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+    async def _steps(self, writing: Writing, seed: int) -> AsyncIterator[str]:
+        changes = Changes(self.session.tokenizer)
+        try:
+            is_first = True
+            async for event in writing.events(self.limits.seconds):
+                start = {"given": given_of(event.state), "seed": seed} if is_first else {}
+                if not event.is_last:
+                    yield _sse({**start, **changes.step(event.state)})
+                is_first = False
+            yield "data: [DONE]\n\n"
+        except ApiError as error:
+            if is_first:
+                raise
+            yield _sse(error.body)
+        finally:
+            writing.cancel()
 
     async def _json(self, request: Request) -> Any:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

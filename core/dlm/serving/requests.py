@@ -13,7 +13,7 @@ from dlm.data.conversations.reasoning import gpt_turn
 from dlm.data.conversations.turns import Conversation, Turn
 from dlm.errors import UserInputError
 from dlm.sampling.arguments import structured
-from dlm.sampling.prompts import check_prompt, infill_ids, prompt_ids
+from dlm.sampling.prompts import check_prompt, has_gaps, infill_ids, prompt_ids
 from dlm.sampling.session import Session
 from dlm.serving.api_errors import refused
 
@@ -74,6 +74,11 @@ class Body:
     stream_options: StreamOptions | None = setting("What a stream holds besides the text.", None)
     user: str | None = setting("Accepted, and ignored: no user is told from another.", None)
     dlm: Mapping[str, Any] | None = setting("Settings of the sampler, by their names there.", None)
+
+    @property
+    def is_infill(self) -> bool:
+        """Whether gaps of a text are filled, instead of a text continued."""
+        return False
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -145,9 +150,32 @@ class InfillBody(Body):
 
     prompt: str = setting("A text with gaps: <|mask|> is one token, <|mask:3|> three.")
 
+    @property
+    def is_infill(self) -> bool:
+        """Always."""
+        return True
+
     def prompts(self, session: Session) -> list[tuple[int, ...]]:
         """The ids of the text, masks at its gaps."""
         return [tuple(infill_ids(session.tokenizer, self.prompt, session.mask_id))]
+
+
+@attrs.frozen(kw_only=True)
+class TraceBody(Body):
+    """Body of ``/v1/trace``, which the page uses: a prompt, or a text with gaps."""
+
+    prompt: str = setting("A text to continue, or one with gaps as for /v1/infill.")
+
+    @property
+    def is_infill(self) -> bool:
+        """Whether there are gaps."""
+        return has_gaps(self.prompt)
+
+    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+        """The ids of the text."""
+        if self.is_infill:
+            return [tuple(infill_ids(session.tokenizer, self.prompt, session.mask_id))]
+        return [tuple(prompt_ids(session.tokenizer, self.prompt, session.rendering))]
 
 
 @attrs.frozen(kw_only=True)
@@ -176,7 +204,7 @@ def wanted_of(kind: type[Body], value: Any, session: Session) -> Wanted:
     if len(body.stops) > MAX_STOPS or not all(body.stops):
         raise refused(f"stop is one text, or at most {MAX_STOPS}, none of them empty", "stop")
     prompts = tuple(body.prompts(session))
-    is_infill = isinstance(body, InfillBody)
+    is_infill: bool = body.is_infill
     settings = _settings(body, session.settings, is_infill)
     return Wanted(body=body, prompts=prompts, settings=settings, is_infill=is_infill)
 

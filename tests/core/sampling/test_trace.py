@@ -1,12 +1,6 @@
 """The trace page, as data and in a real browser."""
 
 import json
-import os
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +11,6 @@ from dlm.sampling import iter_generate
 from dlm.sampling.pieces import pieces_of
 from dlm.sampling.trace import Trace
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROMPT = "is <b>\u2028</script>"
 
 
@@ -67,87 +60,12 @@ def test_the_page_is_self_contained_and_holds_every_step(page: str, states: list
         assert step["forwards"] == state.num_forwards
 
 
-class Browser:
-    """Headless Chromium, spoken to over its debugging pipe."""
-
-    def __init__(self, executable: str, profile: str) -> None:
-        from_browser, to_us = os.pipe()
-        from_us, to_browser = os.pipe()
-        self._reader, self._writer = os.fdopen(from_browser, "rb"), os.fdopen(to_browser, "wb")
-        command = (
-            f'exec "$0" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe '
-            f'--user-data-dir="{profile}" --host-resolver-rules="MAP * ~NOTFOUND" about:blank 3<&{from_us} 4>&{to_us}'
-        )
-        self._process = subprocess.Popen(
-            ["bash", "-c", command, executable],
-            pass_fds=(from_us, to_us),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(from_us)
-        os.close(to_us)
-        self._number = 0
-        self._session: str | None = None
-
-    def open(self, path: Path) -> None:
-        target = self.call("Target.createTarget", url=path.as_uri())["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Target.activateTarget", targetId=target)
-        while not self.evaluate("document.readyState === 'complete' && location.protocol === 'file:'"):
-            time.sleep(0.05)
-
-    def call(self, method: str, **parameters: Any) -> Any:
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        self._writer.write(json.dumps(message).encode() + b"\0")
-        self._writer.flush()
-        while True:
-            answer = json.loads(self._message())
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def evaluate(self, expression: str) -> Any:
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def press(self, key: str, code: int) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-
-    def _message(self) -> bytes:
-        content = bytearray()
-        while (byte := self._reader.read(1)) != b"\0":
-            assert byte, "the browser is gone"
-            content += byte
-        return bytes(content)
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=600)
-        self._reader.close()
-        self._writer.close()
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: install it, for example with `apt-get install chromium`")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        opened = Browser(CHROMIUM, profile)
-        yield opened
-        opened.close()
-
-
 def test_the_slider_moves_through_the_steps_in_a_browser(
-    browser: Browser, page: str, states: list[Any], tokenizer: Any, tmp_path: Path
+    browser: Any, page: str, states: list[Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "trace.html"
     path.write_text(page, encoding="utf-8")
-    browser.open(path)
+    browser.open(path.as_uri())
     text = "document.getElementById('text').textContent"
     last = len(states) - 1
     assert browser.evaluate("document.getElementById('step').max") == str(last)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -100,6 +101,16 @@ class Server:
     def post(self, path: str, body: Any, **headers: str) -> "Answer":
         """The answer to a body."""
         return self.ask("POST", path, body, **headers)
+
+    @contextmanager
+    def open(self, body: bytes) -> Iterator[socket.socket]:
+        """A connection on which a completion was asked for, and whose answer nobody reads."""
+        host, port = self.url.removeprefix("http://").split(":")
+        length = f"Content-Length: {len(body)}"
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            yield connection
 
     def metric(self, name: str) -> float:
         """One figure of ``/metrics``, summed over its labels."""
