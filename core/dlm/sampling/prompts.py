@@ -19,6 +19,7 @@ _RENDERINGS: Mapping[str, Callable[[Any, bool], Rendering]] = {
     "plain": lambda tokenizer, _: PlainRendering(tokenizer),
     "chat_template": lambda tokenizer, thinks: ChatTemplateRendering(tokenizer, thinks),
 }
+_MOST_MASKS = 1 << 20
 _MASKS = re.compile(r"<\|mask(?::(?P<count>\d+))?\|>")
 
 
@@ -77,9 +78,15 @@ def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
     ids: list[int] = []
     end = 0
     for gap in _MASKS.finditer(text):
-        count = int(gap["count"] or 1)
-        if count == 0:
+        digits = (gap["count"] or "1").lstrip("0")
+        if not digits:
             raise UserInputError(f"{gap[0]} in {shortened(text)!r}: a gap has at least one mask")
+        # The text of a number may be too long to be read as one.
+        if len(digits) > len(str(_MOST_MASKS)) or len(ids) + int(digits) > _MOST_MASKS:
+            raise UserInputError(
+                f"{shortened(gap[0])}: gaps and what is between them have at most {_MOST_MASKS} tokens"
+            )
+        count = int(digits)
         ids += encode_text(text[end : gap.start()], tokenizer)
         ids += [mask_id] * count
         end = gap.end()

@@ -19,6 +19,9 @@ class ApiError(Exception):
     """Key of the body that is wrong."""
     code: str | None = None
 
+    def __str__(self) -> str:
+        return self.message
+
     @property
     def body(self) -> dict[str, Any]:
         """The object that clients read."""

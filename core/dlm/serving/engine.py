@@ -86,10 +86,14 @@ class Engine:
             QueueFullError: too many would wait.
         """
         with self._changed:
+            self._forget_cancelled()
             if len(self._waiting) + len(rows) > self.max_waiting:
                 raise QueueFullError
             self._waiting.extend(rows)
             self._changed.notify()
+
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(row for row in self._waiting if not row.is_cancelled)
 
     def _run(self) -> None:
         while self._admit():
@@ -100,6 +104,7 @@ class Engine:
     def _admit(self) -> bool:
         """Wait until there is something to do, let rows go and others in; False at the end."""
         with self._changed:
+            self._forget_cancelled()
             self._drop([row for row in self._live if row.is_cancelled])
             while not (self._live or self._waiting or self._is_stopping):
                 self._changed.wait()
@@ -128,7 +133,7 @@ class Engine:
         try:
             block = JointBlock([self._live[row] for row in members])
             for seconds in block.steps():
-                if all(row.is_cancelled for row in members):
+                if self._is_stopping or all(row.is_cancelled for row in members):
                     return
                 for index, row in enumerate(members):
                     if row.on_state is not None and not row.is_cancelled:

@@ -4,13 +4,15 @@ import attrs
 import torch
 
 from dlm.config.fields import setting
-from dlm.sampling.resolve import resolve
+from dlm.sampling.resolve import context_of, resolve
 from dlm.sampling.session import Session
 from dlm.serving.api_errors import refused
 from dlm.serving.requests import Wanted
 
 MAX_STEPS_PER_TOKEN = 4
 """More denoising steps than this for a token are refused: they would hold up everybody else."""
+LENGTH_WITHOUT_CONTEXT = 4096
+"""Tokens of prompt and answer, where neither model nor server say a limit."""
 _DEFAULT_MAX_BODY = 1 << 20
 
 
@@ -20,7 +22,7 @@ class Limits:
 
     max_rows: int = setting("Texts that are written at the same time.", 8)
     max_waiting: int = setting("Texts that may wait for their turn; further requests get 503.", 64)
-    max_length: int | None = setting("Tokens of prompt and answer together; null: the model's context.", None)
+    max_length: int | None = setting("Tokens of prompt and answer together; null: the model's context, or 4096.", None)
     max_body: int = setting("Bytes of a request.", _DEFAULT_MAX_BODY)
     seconds: float = setting("Seconds from a request to the end of its text.", 600.0)
     body_seconds: float = setting("Seconds that the body of a request may take to arrive.", 30.0)
@@ -36,13 +38,14 @@ def check_size(wanted: Wanted, session: Session, limits: Limits) -> None:
     num_rows = len(wanted.prompts) * wanted.body.num_samples
     if num_rows > limits.max_waiting:
         raise refused(f"{num_rows} texts are more than the {limits.max_waiting} that may wait here", "n")
+    longest = limits.max_length or context_of(session.model.config) or LENGTH_WITHOUT_CONTEXT
     for ids in wanted.prompts:
         resolved = resolve(session.model, torch.tensor([ids], dtype=torch.long), wanted.settings, None)
         length = len(ids) + resolved.gen_length
-        if limits.max_length is not None and length > limits.max_length:
+        if length > longest:
             raise refused(
                 f"prompt ({len(ids)} tokens) and answer ({resolved.gen_length}) exceed this server's limit of "
-                f"{limits.max_length} tokens",
+                f"{longest} tokens",
                 "max_tokens",
                 "context_length_exceeded",
             )

@@ -9,7 +9,9 @@ from attrs.validators import ge, le, min_len, optional
 
 from dlm.config.fields import NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, setting
 from dlm.config.sampling_settings import SamplingSettings
+from dlm.data.conversations.chat_template import ChatTemplateRendering
 from dlm.data.conversations.reasoning import gpt_turn
+from dlm.data.conversations.rendering import Rendering
 from dlm.data.conversations.turns import Conversation, Turn
 from dlm.errors import UserInputError
 from dlm.sampling.arguments import structured
@@ -131,17 +133,13 @@ class ChatBody(Body):
 
     def prompts(self, session: Session) -> list[tuple[int, ...]]:
         """The ids of the one prompt."""
-        if session.rendering is None:
-            raise refused(
-                "this model was not trained on conversations: use /v1/completions, or fine-tune it with mode: sft",
-                "messages",
-            )
+        rendering = _rendering_of(session)
         conversation = _conversation(self.messages)
         for turn in conversation.turns:
             check_prompt(session.tokenizer, turn.text)
         if conversation.system is not None:
             check_prompt(session.tokenizer, conversation.system)
-        return [tuple(session.rendering.prompt(conversation))]
+        return [tuple(rendering.prompt(conversation))]
 
 
 @attrs.frozen(kw_only=True)
@@ -246,6 +244,17 @@ def _settings(body: Any, defaults: SamplingSettings, is_infill: bool) -> Samplin
     # What the tokenizer knows (unused ids) stays suppressed.
     suppressed = tuple(dict.fromkeys((*defaults.suppress_tokens, *settings.suppress_tokens)))
     return attrs.evolve(settings, suppress_tokens=suppressed)
+
+
+def _rendering_of(session: Session) -> Rendering:
+    """How conversations are written: as the model was fine-tuned here, or with the template it was published with."""
+    if session.rendering is not None:
+        return session.rendering
+    if getattr(session.tokenizer, "chat_template", None):
+        return ChatTemplateRendering(session.tokenizer, False)
+    raise refused(
+        "this model was not trained on conversations: use /v1/completions, or fine-tune it with mode: sft", "messages"
+    )
 
 
 def _conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:

@@ -15,9 +15,9 @@ from dlm.serving.row_text import RowText
 from dlm_plugins.remasking import RESPECTS_QUOTA
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class Event:
-    """What became of a row."""
+    """What became of a row. Until it is taken, newer states replace the one it holds."""
 
     index: int
     """Of the row among those of its request."""
@@ -40,6 +40,7 @@ class Writing:
             ApiError: the queue is full.
         """
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._untaken: dict[int, Event] = {}
         self._loop = asyncio.get_running_loop()
         samples = [(ids, sample) for ids in wanted.prompts for sample in range(wanted.body.num_samples)]
         self.rows = [
@@ -73,6 +74,8 @@ class Writing:
                 raise ApiError(status=504, message=message, code="timeout") from None
             if isinstance(event, Exception):
                 raise _as_api_error(event) from event
+            if self._untaken.get(event.index) is event:
+                del self._untaken[event.index]
             if event.index not in waits_for:
                 continue
             if event.is_last:
@@ -99,7 +102,17 @@ class Writing:
         return end
 
     def _put(self, event: Event | Exception) -> None:
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._loop.call_soon_threadsafe(self._take_in, event)
+
+    def _take_in(self, event: Event | Exception) -> None:
+        """On the event loop: a client that reads slowly gets fewer states, and never keeps all of them in memory."""
+        before = None if isinstance(event, Exception) else self._untaken.get(event.index)
+        if isinstance(event, Exception) or before is None or before.state.step == 0:
+            self._events.put_nowait(event)
+            if isinstance(event, Event):
+                self._untaken[event.index] = event
+        else:
+            before.state, before.is_last = event.state, event.is_last
 
 
 def texts_of(writing: Writing, wanted: Wanted, session: Session) -> list[RowText]:

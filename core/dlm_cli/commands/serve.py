@@ -33,7 +33,12 @@ _HERE = ("127.0.0.1", "::1", "localhost")
 @click.option(
     "--max-waiting", type=click.IntRange(min=1), default=64, metavar="N", help="Texts in the queue.  [default: 64]"
 )
-@click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Most tokens of prompt and answer.")
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most tokens of prompt and answer.  [default: the context]",
+)
 @click.option(
     "--max-body", type=click.IntRange(min=1), default=1 << 20, metavar="BYTES", help="Of a request.  [default: 1 MiB]"
 )

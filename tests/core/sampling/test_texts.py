@@ -76,3 +76,11 @@ def test_gaps_are_counted(tokenizer: Any) -> None:
     mask = tokenizer.mask_token_id
     ids = infill_ids(tokenizer, "a<|mask:3|>b<|mask|>", mask)
     assert [each == mask for each in ids] == [False, True, True, True, False, True]
+
+
+@pytest.mark.parametrize("gap", ["<|mask:999999999|>", f"<|mask:{'9' * 5000}|>", "<|mask:1000000|>" * 2])
+def test_no_gap_is_longer_than_memory(tokenizer: Any, gap: str) -> None:
+    with pytest.raises(UserInputError, match="at most 1048576 tokens"):
+        infill_ids(tokenizer, f"a{gap}b", tokenizer.mask_token_id)
+    with pytest.raises(UserInputError, match="at least one mask"):
+        infill_ids(tokenizer, "a<|mask:000|>b", tokenizer.mask_token_id)

@@ -11,10 +11,13 @@ import torch
 import dlm
 from dlm.sampling.arguments import settings_of
 from dlm.sampling.session import Session
+from dlm.serving.api_errors import ApiError
+from dlm.serving.requests import ChatBody, CompletionBody, wanted_of
 
 from .conftest import Server
 
 PROMPT = "what is it?"
+USER = {"role": "user", "content": "who?"}
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +185,17 @@ def test_other_errors_have_the_same_form(
     answer = server.ask(method, path, content, **headers)
     assert answer.status == status
     assert set(answer.json["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_published_model_is_asked_with_its_own_template(folder: Path, full_folder: Path) -> None:
+    session = Session.open(str(full_folder), settings_of({}))
+    body = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}, USER]}
+    with pytest.raises(ApiError, match="not trained on conversations"):
+        wanted_of(ChatBody, body, session)
+    session.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    wanted = wanted_of(ChatBody, body, session)
+    assert session.tokenizer.decode(wanted.prompts[0]) == "user: hi\nassistant: a\nuser: who?\nassistant: "
+    assert wanted_of(CompletionBody, {"prompt": "hi"}, session).prompts == (tuple(session.tokenizer.encode("hi")),)
