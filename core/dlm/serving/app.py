@@ -52,6 +52,8 @@ class Service:
     """Of the model, for clients."""
     api_key: str | None
     """Without which nothing but ``/health`` answers; None: everybody may ask."""
+    draws_seeds: bool = True
+    """Whether a request that names no seed gets one of its own."""
     metrics: Metrics = attrs.field(init=False)
     _started: int = attrs.field(factory=lambda: int(time.time()), init=False)
 
@@ -149,7 +151,7 @@ class Service:
         return write
 
     async def _wanted(self, request: Request, kind: type[Body]) -> Wanted:
-        wanted = wanted_of(kind, await self._json(request), self.session)
+        wanted = wanted_of(kind, await self._json(request), self.session, draws_seed=self.draws_seeds)
         self._check_model(wanted.body.model)
         check_size(wanted, self.session, self.limits)
         return wanted

@@ -68,7 +68,7 @@ class Body:
     max_tokens: int | None = setting("Tokens to write: gen_length of the sampler.", None, POSITIVE_OR_NULL)
     stop: str | Sequence[str] | None = setting("Texts before which the answer ends, at most four.", None)
     seed: int | None = setting(
-        "Of the randomness; left out, another one for each request, which the answer names.", None, NOT_NEGATIVE_OR_NULL
+        "Of the randomness; left out, one of the request's own, which the answer names.", None, NOT_NEGATIVE_OR_NULL
     )
     temperature: float | None = setting("As in the sampler's settings.", None, NOT_NEGATIVE_OR_NULL)
     n: int | None = setting("Texts for each prompt.", None, optional([ge(1), le(MAX_SAMPLES)]))
@@ -186,13 +186,14 @@ class Wanted:
     is_infill: bool
 
 
-def wanted_of(kind: type[Body], value: Any, session: Session) -> Wanted:
+def wanted_of(kind: type[Body], value: Any, session: Session, *, draws_seed: bool = True) -> Wanted:
     """Read the body of a request.
 
     Args:
         kind: of its keys.
         value: the JSON of the body.
         session: the model that is served, with the settings that hold where a request says nothing.
+        draws_seed: whether a request that names no seed gets one of its own, instead of the session's.
 
     Raises:
         ApiError: what OpenAI's interface does not allow, or what means nothing here.
@@ -203,7 +204,7 @@ def wanted_of(kind: type[Body], value: Any, session: Session) -> Wanted:
         raise refused(f"stop is one text, or at most {MAX_STOPS}, none of them empty", "stop")
     prompts = tuple(body.prompts(session))
     is_infill: bool = body.is_infill
-    settings = _settings(body, session.settings, is_infill)
+    settings = _settings(body, session.settings, is_infill, draws_seed)
     return Wanted(body=body, prompts=prompts, settings=settings, is_infill=is_infill)
 
 
@@ -217,7 +218,7 @@ def _meaningful(value: Any) -> dict[str, Any]:
     return {key: each for key, each in value.items() if key not in ASKS_FOR_NOTHING and each is not None}
 
 
-def _settings(body: Any, defaults: SamplingSettings, is_infill: bool) -> SamplingSettings:
+def _settings(body: Any, defaults: SamplingSettings, is_infill: bool, draws_seed: bool) -> SamplingSettings:
     """The server's settings, and what the request says on top."""
     standard = {
         "gen_length": body.max_tokens,
@@ -235,7 +236,8 @@ def _settings(body: Any, defaults: SamplingSettings, is_infill: bool) -> Samplin
     own = dict(body.dlm or {})
     if twice := sorted(said.keys() & own.keys()):
         raise refused(f"{twice[0]} is said twice, in dlm and beside it: give one", f"dlm.{twice[0]}")
-    said = {"seed": randbelow(_SEEDS), **({"gen_length": 0} if is_infill else {}), **said, **own}
+    drawn = {"seed": randbelow(_SEEDS)} if draws_seed else {}
+    said = {**drawn, **({"gen_length": 0} if is_infill else {}), **said, **own}
     try:
         given = structured(said, SamplingSettings)
     except UserInputError as error:

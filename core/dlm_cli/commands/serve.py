@@ -73,8 +73,8 @@ def serve(
 ) -> None:
     """Serve a trained model over HTTP, in the form of OpenAI's interface.
 
-    Paths: /v1/completions, /v1/chat/completions, /v1/infill, /v1/models, /health, /metrics. The options of the sampler
-    below hold where a request says nothing else.
+    Paths: / (a page to try it), /v1/completions, /v1/chat/completions, /v1/infill, /v1/models, /health, /metrics. The
+    options of the sampler below hold where a request says nothing else; without --seed, each request draws its own.
     """
     if api_key is not None and (not api_key or not api_key.isascii() or not api_key.isprintable()):
         raise click.UsageError("--api-key: printable ASCII characters, at least one")
@@ -94,5 +94,12 @@ def serve(
         max_rows=max_rows, max_waiting=max_waiting, max_length=max_length, max_body=max_body, seconds=timeout
     )
     engine = Engine(model=session.model, max_rows=max_rows, max_waiting=max_waiting)
-    service = Service(session=session, engine=engine, limits=limits, name=name or options["model"], api_key=api_key)
+    service = Service(
+        session=session,
+        engine=engine,
+        limits=limits,
+        name=name or options["model"],
+        api_key=api_key,
+        draws_seeds=options["seed"] is None,
+    )
     serve_until_signal(service, listening(host, port), grace=grace)
