@@ -21,6 +21,7 @@ MAY_IMPORT = {
 }
 EXCEPTION = PACKAGES["dlm"] / "__main__.py"
 """It hands over to the command line, so that ``python -m dlm`` works."""
+SERVER = ("dlm.serving", "starlette", "uvicorn", "prometheus_client")
 CONTRACT_MAY_DEPEND_ON = {"attrs", "cattrs", "pluggy", "yaml", "hypothesis", "torch", "packaging"}
 
 
@@ -68,3 +69,17 @@ def test_files_hold_one_idea() -> None:
     }
     assert {str(file.relative_to(ROOT)): lines for file, lines in lengths.items() if lines > 400} == {}
     assert sorted(lengths.values())[len(lengths) // 2] < 100
+
+
+def test_the_server_is_imported_by_its_command_alone() -> None:
+    """So that `import dlm`, `dlm --help` and plain runs do without the extra that it needs."""
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for package in PACKAGES.values()
+        for file in package.rglob("*.py")
+        if file.parent != PACKAGES["dlm"] / "serving"
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and any(name.startswith(SERVER) for name in (getattr(node, "module", "") or "", *(a.name for a in node.names)))
+    ]
+    assert wrong == []

@@ -176,8 +176,10 @@ class Service:
             is_first = True
             async for event in writing.events(self.limits.seconds):
                 start = {"given": given_of(event.state), "seed": seed} if is_first else {}
-                if not event.is_last:
-                    yield _sse({**start, **changes.step(event.state)})
+                step = {"step": event.state.step, **changes.step(event.state)}
+                # The last state is that of the last step, which may have been shown.
+                if step["changes"] or not event.is_last:
+                    yield _sse({**start, **step})
                 is_first = False
             yield "data: [DONE]\n\n"
         except ApiError as error:

@@ -205,6 +205,11 @@ def wanted_of(kind: type[Body], value: Any, session: Session, *, draws_seed: boo
     prompts = tuple(body.prompts(session))
     is_infill: bool = body.is_infill
     settings = _settings(body, session.settings, is_infill, draws_seed)
+    if settings.block_length is not None and "block_length" not in (body.dlm or {}):
+        # The server's block length is no reason against a text that is shorter.
+        shortest = min(settings.gen_length or len(ids) for ids in prompts)
+        if settings.gen_length is not None and 0 < shortest < settings.block_length:
+            settings = attrs.evolve(settings, block_length=shortest)
     return Wanted(body=body, prompts=prompts, settings=settings, is_infill=is_infill)
 
 
