@@ -49,6 +49,8 @@ class Kind:
     claims: tuple[Claim[Any], ...] = ()
     reserved: frozenset[str] = frozenset()
     """Option names that belong to the core at ``key``, beside ``name``, which is reserved for every kind."""
+    several: bool = False
+    """Whether ``key`` holds a list of components."""
 
 
 _ROWS = (
@@ -116,6 +118,7 @@ _ROWS = (
         key="evaluation.metrics",
         decides="what an item of an evaluation is worth",
         claims=(HIGHER_IS_BETTER, NEEDS),
+        several=True,
     ),
     Kind(
         name="reward",
@@ -125,6 +128,7 @@ _ROWS = (
         decides="what an answer is worth",
         claims=(COLUMNS, RUNS_CODE),
         reserved=frozenset({"weight"}),
+        several=True,
     ),
     Kind(
         name="advantage",

@@ -124,5 +124,7 @@ def _class_name(kind: Kind, name: str) -> str:
 def _snippet(kind: Kind, name: str) -> str:
     *sections, key = kind.key.split(".")
     lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    if kind.several:
+        name = f"[{name}]"
     value = f"{key}: {name}" if sections else f"{key}: {{name: {name}}}"
     return "\n".join([*lines, "  " * len(sections) + value])

@@ -117,6 +117,8 @@ def test_the_yaml_that_show_prints_selects_the_component_with_its_defaults(kind:
     value = yaml.safe_load(document["yaml"])
     for key in KINDS[kind].key.split("."):
         (value,) = [value[key]]
+    if KINDS[kind].several:
+        (value,) = value
     options = {option["name"]: option["default"] for option in document["options"]}
     assert value in (name, {"name": name, **options})
     entry = Registry.discover(disable=["all"]).resolve(kind, name)

@@ -129,7 +129,8 @@ def test_its_readme_says_how_to_select_it(kind: str, installed: Installed) -> No
     value = yaml.safe_load(readme.split("```yaml\n")[1].split("```")[0])
     for key in KINDS[kind].key.split("."):
         value = value[key]
-    assert value in (NAME, {"name": NAME})
+    assert value in (NAME, {"name": NAME}, [NAME])
+    assert isinstance(value, list) is KINDS[kind].several
 
 
 def test_what_to_do_next_brings_what_the_tests_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,8 @@ def snippet(entry: "Entry", options: "tuple[Option, ...]") -> str:
     key = KINDS[entry.kind].key
     if options or "." not in key:  # a section of its own, such as `optim`, is always a mapping
         value = {"name": entry.selecting_name, **{option.name: option.default for option in options}}
+    if KINDS[entry.kind].several:
+        value = [value]
     for part in reversed(key.split(".")):
         value = {part: value}
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=None if options else False, width=100)
