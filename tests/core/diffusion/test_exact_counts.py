@@ -96,7 +96,7 @@ def test_a_row_has_the_same_masks_beside_other_rows_and_padding(lab: Any, docs: 
         {"time_unit": TIME_UNITS["token"]},
         {"time_unit": TIME_UNITS["block"]},
     ],
-    ids=str,
+    ids=["contiguous", "a region", "a time for each token", "a time for each block"],
 )
 def test_other_noise_is_evaluated_as_it_is_trained(lab: Any, changes: dict[str, Any]) -> None:
     if "masking" in changes:
