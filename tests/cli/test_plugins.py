@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -121,10 +122,17 @@ def test_the_yaml_that_show_prints_selects_the_component_with_its_defaults(kind:
         (value,) = value
     options = {option["name"]: option["default"] for option in document["options"]}
     assert value in (name, {"name": name, **options})
-    entry = Registry.discover(disable=["all"]).resolve(kind, name)
+    registry = Registry.discover(disable=["all"])
+    component = registry.resolve(kind, name).cls()
     for option, default in options.items():
-        own = getattr(entry.cls(), option)
-        assert (list(own) if isinstance(own, tuple) else own) == default
+        assert as_written(getattr(component, option), registry) == default
+
+
+def as_written(value: object, registry: Registry) -> object:
+    """An option as the run file holds it."""
+    if isinstance(value, tuple):
+        return [as_written(each, registry) for each in value]
+    return registry.entry_of(value).name if attrs.has(type(value)) else value
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)

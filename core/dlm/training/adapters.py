@@ -104,6 +104,21 @@ def add_adapters(
 
 
 @contextmanager
+def adapters_off(module: nn.Module) -> Iterator[None]:
+    """While the model is its base alone."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and is not always there
+
+    layers = [each for each in module.modules() if isinstance(each, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True  # its own method also switches gradients off
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+@contextmanager
 def _placeholders(model: nn.Module) -> Iterator[None]:
     """Let parameters on the meta device seem to be on the CPU: adapters are made, and drawn, where their base is."""
     places = [

@@ -1,10 +1,8 @@
 """What a run consists of where it learns from preferences (mode preference): the frozen reference."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import attrs
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import LoadedConfig, RunConfig, run_components
@@ -12,6 +10,7 @@ from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.preference_objective import PreferenceObjective, Reference
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
+from dlm.training.adapters import adapters_off
 from dlm.training.model_and_noise import build_model, build_objective
 from dlm.training.parallel import Plan
 
@@ -37,7 +36,7 @@ def build_preference_objective(
     objective = build_objective(model, config, components, vocabulary, cls=PreferenceObjective)
     if config.preference.reference is None and config.lora is not None:
         same: DiffusionObjective = build_objective(model, config, components, vocabulary)
-        objective.reference = Reference(objective=same, frozen=lambda: _adapters_off(model))
+        objective.reference = Reference(objective=same, frozen=lambda: adapters_off(model))
         return objective
     named = _with_reference(config)
     start = build_model(named, tokenizer, loaded.registry, trust_remote_code=trust_remote_code)
@@ -56,17 +55,3 @@ def _with_reference(config: RunConfig) -> RunConfig:
 def _plain(config: RunConfig) -> RunConfig:
     """Nothing is kept for a backward pass of a frozen model."""
     return attrs.evolve(config, training=attrs.evolve(config.training, gradient_checkpointing=False))
-
-
-@contextmanager
-def _adapters_off(module: nn.Module) -> Iterator[None]:
-    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and is not always there
-
-    layers = [each for each in module.modules() if isinstance(each, BaseTunerLayer)]
-    for layer in layers:
-        layer._disable_adapters = True  # its own method also switches gradients off
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False

@@ -1,11 +1,8 @@
 """What a run consists of where it learns from rewards (mode rl): the law of rollouts, rewards, reference, held-out."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import LoadedConfig, RunConfig, run_components
@@ -16,6 +13,7 @@ from dlm.diffusion.policy_objective import PolicyObjective
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.sampling.resolve import resolve
 from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of
+from dlm.training.adapters import adapters_off
 from dlm.training.answers import Answering, Judge
 from dlm.training.engine import Engine
 from dlm.training.evaluation import Sampler
@@ -128,19 +126,5 @@ class WithoutAdapters:
 
     def log_probabilities(self, noised: NoisedBatch) -> Tensor:
         """As :meth:`PolicyObjective.log_probabilities`."""
-        with _adapters_off(self.objective):
+        with adapters_off(self.objective):
             return self.objective.log_probabilities(noised)
-
-
-@contextmanager
-def _adapters_off(module: nn.Module) -> Iterator[None]:
-    from peft.tuners.tuners_utils import BaseTunerLayer  # takes half a second, and is not always there
-
-    layers = [each for each in module.modules() if isinstance(each, BaseTunerLayer)]
-    for layer in layers:
-        layer._disable_adapters = True  # its own method also switches gradients off
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
