@@ -10,7 +10,6 @@ import attrs
 from cattrs import Converter
 
 from dlm.config.components_in_effect import incompatibilities
-from dlm.config.rl_rules import rl_notes
 from dlm.config.rules import RULES, idle_notes
 from dlm.config.run_config import PluginsConfig, RunConfig, places_of
 from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, WrittenRunFile, parent_of, read_source
@@ -78,7 +77,7 @@ def _load(source: WrittenRunFile, overrides: Sequence[str], disable: Collection[
     problems = [problem for problem in found if problem.path not in known]
     if problems or source.faults or config is None:
         raise RunFileError(_report(source, problems))
-    notes = (*idle_notes(config, _defaults(converter, config)), *rl_notes(config))
+    notes = tuple(idle_notes(config, _defaults(converter, config)))
     return LoadedConfig(config=config, registry=registry, notes=registry.warnings() + notes)
 
 

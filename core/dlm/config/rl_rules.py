@@ -14,8 +14,6 @@ from dlm_plugins.remasking import FOLLOWS_PREDICTIONS, TAKES_BACK
 
 def learning_from_rewards(config: RunConfig) -> Iterator[Problem]:
     """What mode rl needs, and what it cannot be right with."""
-    if config.training.mode != "rl":
-        return
     yield from _rollouts(config)
     yield from _estimate(config)
     yield from _groups(config)
@@ -108,9 +106,7 @@ def _lengths(config: RunConfig) -> Iterator[Problem]:
 
 
 def rl_notes(config: RunConfig) -> Iterator[str]:
-    """What is allowed, and known to go wrong or to be inexact."""
-    if config.training.mode != "rl":
-        return
+    """What is allowed in mode rl, and known to go wrong or to be inexact."""
     masking, has_trace = config.training.noise.masking, NEEDS_TRACE.of(config.training.noise.masking)
     if not has_trace and not NEEDS_REFERENCE.of(config.training.loss_impl):
         yield (

@@ -11,7 +11,6 @@ import torch
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
-from dlm.config.rl_rules import learning_from_rewards
 from dlm.config.run_config import EvaluationConfig, NoiseConfig, RunConfig, TokenizerConfig
 from dlm_plugins import NoiseSchedule
 from dlm_plugins.errors import Problem
@@ -132,6 +131,14 @@ def without_effect(config: RunConfig) -> Iterator[Problem]:
         yield Problem("training.sft_noise.random_length_prob", message)
 
 
+def learning_from_rewards(config: RunConfig) -> Iterator[Problem]:
+    """Mode rl has rules of its own."""
+    if config.training.mode == "rl":
+        from dlm.config import rl_rules  # only where there are rollouts
+
+        yield from rl_rules.learning_from_rewards(config)
+
+
 def noise_bounds(config: RunConfig) -> Iterator[Problem]:
     """Bounds of the mask rate p and of the weight 1/p that nothing reaches."""
     noise = config.training.active_noise
@@ -249,6 +256,10 @@ def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
         paths = [path for key in keys for path in _differing(_at(config, key), _at(defaults, key), key)]
         if paths:
             yield f"{reason}; not used: {', '.join(paths)}"
+    if config.training.mode == "rl":
+        from dlm.config import rl_rules  # only where there are rollouts
+
+        yield from rl_rules.rl_notes(config)
 
 
 def _idle(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
