@@ -304,7 +304,8 @@ class TestLion8bit(OptimizerContract):
 
 def test_no_built_in_is_left_out_and_every_kind_has_one() -> None:
     built_ins = [entry for entry in Registry.discover().entries() if entry.distribution == "dlm"]
-    chosen = [cls.component for name, cls in globals().items() if name.startswith("Test")]
+    classes = [each for name, each in globals().items() if name.startswith("Test") and each.__module__ == __name__]
+    chosen = [cls.component for cls in classes]
     instances = [each for component in chosen for each in (component if isinstance(component, list) else [component])]
     tested = {each if isinstance(each, type) else type(each) for each in instances}
     assert {entry.cls for entry in built_ins} == tested

@@ -68,6 +68,7 @@ KNOWN = [
     (ComponentLookupError("it is wrong"), 2),
     (errors.CheckpointError("it is wrong"), 3),
     (errors.NonFiniteError("it is wrong"), 4),
+    (errors.NothingToLearnError("it is wrong"), 4),
     (errors.OutOfMemoryError("it is wrong"), 5),
     (errors.FinalStateNotSavedError("it is wrong"), 6),
     (errors.LostProcessError("it is wrong"), 70),

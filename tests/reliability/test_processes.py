@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,16 @@ def float64_model(laboratory: Any) -> dict[str, object]:
     return {"config": config, "dtype": "float64"}
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "sft", "lora"])
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "lora", "rl"])
 def test_sharded_and_in_copies_it_is_the_run_of_one_process(
     laboratory: Any, pretrained: str, count: Any, tmp_path: Path, kind: str
 ) -> None:
-    changes = laboratory.mode("pretrain" if kind == "pretrain" else "sft")
+    changes = laboratory.mode("sft" if kind == "lora" else kind)
     loaded = {"config": None, "tokenizer": None, "name_or_path": pretrained, "dtype": "float64"}
     changes = {
+        **changes,
         "model": float64_model(laboratory) if kind == "pretrain" else loaded,
         "training": {**changes.get("training", {}), "max_steps": 20, "checkpoint": {"every_steps": 10}},
-        "dataset": changes.get("dataset", {}),
         "evaluation": {"eval_every_steps": 10, "sample_prompts": ["The "]},
         "logging": {"every_steps": 1},
         **({"lora": {"r": 4}} if kind == "lora" else {}),
@@ -102,7 +103,9 @@ def test_sharded_and_in_copies_it_is_the_run_of_one_process(
         outcome = laboratory.run(config, tmp_path / name, num_processes=processes, arguments=arguments)
         assert outcome.codes == [0] * processes, outcome.log
         assert "the model is sharded over 2 processes" in outcome.log
-        number, largest = difference(tmp_path / "one", tmp_path / name)
+        # In mode rl a loss is next to 0.
+        names = COMPARED if kind != "rl" else ("masked_ce", "grad_norm", "reward_std")
+        number, largest = difference(tmp_path / "one", tmp_path / name, names)
         count(f"{kind}, {name} on {processes} processes against one: 20 steps", f"largest difference {largest:.1e}")
         assert number >= 20
         assert largest < 1e-6
@@ -113,10 +116,10 @@ def texts(folder: Path) -> list[str]:
     return (folder / "run" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def difference(one: Path, other: Path) -> tuple[int, float]:
+def difference(one: Path, other: Path, names: Sequence[str] = COMPARED) -> tuple[int, float]:
     """How many lines of metrics there are, and the largest relative difference between those of two runs."""
     pairs = list(zip(lines(one), lines(other), strict=True))
-    return len(pairs), max(abs(a[name] / b[name] - 1) for a, b in pairs for name in COMPARED if name in a)
+    return len(pairs), max(abs(a[name] / b[name] - 1) for a, b in pairs for name in names if name in a)
 
 
 def test_a_sharded_run_in_bf16_counts_exactly_and_has_the_loss_of_a_replicated_one(

@@ -16,7 +16,8 @@ from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS
 from dlm_plugins import MaskingRequest, Selection
 from dlm_plugins.testing.z_test import threshold, z_of_frequency, z_of_mean
 
-NOISED = [name for name in attrs.fields_dict(NoisedBatch) if name not in ("clean", "scored_index", "layout_key")]
+NOT_BY_POSITION = ("clean", "scored_index", "layout_key", "policy", "moment")
+NOISED = [name for name in attrs.fields_dict(NoisedBatch) if name not in NOT_BY_POSITION]
 NUM_STEPS = 400
 
 
