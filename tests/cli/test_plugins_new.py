@@ -193,7 +193,7 @@ def test_no_name_makes_a_class_that_clashes_with_the_language_or_the_contract(na
     ("kind", "name", "folder", "message"),
     [
         ("losses", "mine", "dlm-acme", "unknown kind 'losses'; the kinds are loss, "),
-        ("lss", "mine", "dlm-acme", "remasking, metric, optimizer; did you mean 'loss'?"),
+        ("lss", "mine", "dlm-acme", "remasking, metric, reward, advantage, optimizer; did you mean 'loss'?"),
         ("loss", "elbo", "dlm-acme", "'elbo' is a built-in loss, and a bare name stays the built-in's: only acme:elbo"),
         ("optimizer", "adamw", "dlm-acme", "choose another, e.g. acme_adamw"),
         ("loss", "Mine", "dlm-acme", "'Mine' is no name for a component: lower-case letters"),

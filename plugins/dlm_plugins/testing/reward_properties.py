@@ -60,6 +60,8 @@ def check_one_finite_number_an_answer(reward: Reward) -> None:
         _score(reward, items)
 
     for_all(_items(reward), body, max_examples=5)
+    columns = dict(COLUMNS.of(reward))
+    _score(reward, [RewardItem(answer=text, ended=k % 2 == 0, columns=columns) for k, text in enumerate(_TEXTS)])
     _score(reward, ())
 
 

@@ -195,8 +195,29 @@ RULED = [
     "split",
     "mixed_precision",
     "trackers",
+    "mode",
 ]
 """Keys whose values depend on others, or that have a range of their own."""
+
+
+def modes(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sections that a mode needs."""
+    rewards = {
+        "training": {**training, "mode": "rl", "loss_impl": "policy_clip"},
+        "dataset": {"name": "b", "pack": False},
+        "rl": {"rewards": ["exact", {"name": "ends", "weight": 0.5}], "group_size": 2},
+        "sampling": {"gen_length": 4, "temperature": 1.0, "block_length": None},
+    }
+    return [
+        {"training": {**training, "mode": "pretrain"}},
+        {"training": {**training, "mode": "sft"}},
+        {
+            "training": {**training, "mode": "preference", "loss_impl": "dpo"},
+            "dataset": {"name": "b"},
+            "preference": {"reference": "y"},
+        },
+        rewards,
+    ]
 
 
 @st.composite
@@ -219,6 +240,7 @@ def run_files(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         value["lora"] = {"r": 3, "targets": draw(st.none() | st.lists(names, min_size=1, max_size=2))}
     value["training"]["noise"] = {"schedule": draw(st.sampled_from(["cosine", {"name": "power", "exponent": 1.5}]))}
+    value |= draw(st.sampled_from(modes(value["training"])))
     value["evaluation"]["metrics"] = draw(st.sampled_from([[], ["elbo", {"name": "elbo", "per": "byte"}]]))
     plan = ["block", {"name": "per_layer", "plan": ["full", "alternating"]}]
     bias = draw(st.sampled_from(["block_causal", {"name": "per_layer", "plan": plan}]))
