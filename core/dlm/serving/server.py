@@ -12,6 +12,15 @@ from dlm.serving.app import Service
 class _Server(uvicorn.Server):
     """Ends at the first signal when the running requests have ended, or the grace is over; at the second at once."""
 
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+        super().__init__(config)
+        self._announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # Not before: until now a signal would have ended the process in its usual way.
+        print(self._announcement, file=sys.stderr, flush=True)
+
     def handle_exit(self, sig: int, frame: object) -> None:
         # uvicorn would raise the signal again at the end, as if something had gone wrong.
         self.force_exit = self.should_exit
@@ -56,5 +65,4 @@ def serve(service: Service, listener: socket.socket, *, grace: int) -> None:
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {service.name} at http://{shown}:{port} (Ctrl-C ends)", file=sys.stderr, flush=True)
-    _Server(config).run(sockets=[listener])
+    _Server(config, f"serving {service.name} at http://{shown}:{port} (Ctrl-C ends)").run(sockets=[listener])
