@@ -11,11 +11,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective
+from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
 from dlm.training.checkpoint_contents import TrainingObjects
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
@@ -129,18 +130,7 @@ def assemble(
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     process = build_forward_process(config, components, registry, vocabulary, num_steps)
-    if config.training.mode == "rl":
-        from dlm.training import rl_assembly  # only where there are rollouts
-
-        objective: DiffusionObjective = rl_assembly.build_policy_objective(model.train(), loaded, tokenizer, vocabulary)
-    elif config.training.mode == "preference":
-        from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
-
-        objective = build_preference_objective(
-            model.train(), loaded, tokenizer, vocabulary, plan, trust_remote_code=trust_remote_code
-        )
-    else:
-        objective = build_objective(model.train(), config, components, vocabulary)
+    objective = _objective(model.train(), loaded, tokenizer, vocabulary, plan, trust_remote_code=trust_remote_code)
     prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     warn_of_lost_updates(optimizer)
@@ -170,8 +160,33 @@ def assemble(
         way_on=_way_on(config.training.checkpoint.resume),
     )
     if config.training.mode == "rl":
+        from dlm.training import rl_assembly  # only where there are rollouts
+
         rl_assembly.learn_from_rewards(engine, loaded, vocabulary, trust_remote_code=trust_remote_code)
     return engine
+
+
+def _objective(
+    model: PreTrainedModel,
+    loaded: LoadedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    plan: Plan,
+    *,
+    trust_remote_code: bool,
+) -> DiffusionObjective:
+    """What the mode learns: the data, or rewards, or preferences beside a reference."""
+    if loaded.config.training.mode == "rl":
+        from dlm.training.rl_assembly import build_policy_objective  # only where there are rollouts
+
+        return build_policy_objective(model, loaded, tokenizer, vocabulary)
+    if loaded.config.training.mode == "preference":
+        from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
+
+        return build_preference_objective(
+            model, loaded, tokenizer, vocabulary, plan, trust_remote_code=trust_remote_code
+        )
+    return build_objective(model, loaded.config, run_components(loaded.config, loaded.registry), vocabulary)
 
 
 def _own_randomness(config: RunConfig, accelerator: Accelerator) -> None:
