@@ -222,7 +222,7 @@ class LossOutput:
     """Scalar int64 or float32, at least 0, without gradient: a count of tokens, answers or rows. It may be 0 only where
     ``total`` is 0."""
     figures: Mapping[str, Tensor] = attrs.field(factory=dict)
-    """Scalars without gradient, by the names that are claimed: sums over what ``normaliser`` counts."""
+    """Scalar float32 each, without gradient, by the names that are claimed: sums over what ``normaliser`` counts."""
 
 
 @runtime_checkable
