@@ -170,4 +170,4 @@ def test_company_changes_no_token(pytestconfig: pytest.Config) -> None:
             num_rows += 1
         sizes += company.sizes
     assert num_rows > 2 * MIXES
-    assert sum(size > 2 for size in sizes) * 4 > len(sizes), "they do share forwards"
+    assert sum(size > 2 for size in sizes) * 8 > len(sizes), "they do share forwards"
