@@ -29,10 +29,13 @@ NOT_QUICK = (
     "builtin_plugins/test_hostile_answers.py",
     "builtin_plugins/test_tests_reward.py",
     "cli",
+    "core/config/test_config_properties.py",
     "core/data/conversations/test_reasoning.py",
     "core/data/test_token_cache.py",
     "core/diffusion/test_attention.py",
+    "core/diffusion/test_forward_process.py",
     "core/diffusion/test_random_length.py",
+    "core/diffusion/test_times.py",
     "core/evaluation",
     "core/interop",
     "core/model/test_convert.py",
@@ -51,7 +54,7 @@ NOT_QUICK = (
     "plugins/testing",
     "reliability",
 )
-"""Files and folders whose tests train, drive whole commands, read whole models, or try the contracts out."""
+"""Files and folders whose tests train, drive commands, read whole models, try the contracts out, or draw a lot."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
