@@ -285,8 +285,18 @@ def test_a_launch_that_would_do_something_else_is_refused(
     assert not (tmp_path / "launched" / "run" / "checkpoints").exists()
 
 
-def test_a_sharded_model_is_not_compiled(laboratory: Any, tmp_path: Path) -> None:
-    config = laboratory.config("sharded-compiled", {"training": {"compile": True}})
+@pytest.mark.parametrize(
+    ("mode", "training", "message"),
+    [
+        ("pretrain", {"compile": True}, "training.compile: does not work on a sharded model yet"),
+        ("rl", {}, "training.parallel.shard: mode rl does not shard models yet; set it to 1"),
+    ],
+)
+def test_what_does_not_work_on_a_sharded_model_is_refused(
+    laboratory: Any, tmp_path: Path, mode: str, training: dict[str, Any], message: str
+) -> None:
+    changes = laboratory.mode(mode)
+    config = laboratory.config(f"sharded-{mode}", {**changes, "training": {**changes.get("training", {}), **training}})
     outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
-    assert "training.compile: does not work on a sharded model yet" in outcome.log
+    assert message in outcome.log

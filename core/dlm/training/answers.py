@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import attrs
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config.rl_section import WeightedReward
@@ -14,7 +14,6 @@ from dlm.data.conversations.prompt_rows import Prompt
 from dlm.errors import DataError
 from dlm.sampling.api import denoise
 from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of, pad_left, text_of
-from dlm.training.sharding import lend
 from dlm_plugins import RewardItem, RewardRequest
 
 
@@ -53,12 +52,10 @@ class Answering:
 
     accelerator: Accelerator
     model: PreTrainedModel
-    objective: nn.Module
-    """What was prepared for training, around the model."""
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, prompts: Sequence[Prompt], keys: Sequence[int], settings: SamplingSettings) -> list[Answer]:
-        """An answer to each prompt, all in one batch. All processes must call where the model is sharded.
+        """An answer to each prompt, all in one batch.
 
         Args:
             prompts: what is answered; there may be none.
@@ -72,17 +69,12 @@ class Answering:
         input_ids, attention_mask = pad_left(rows, pad_id_of(self.tokenizer), device)
         self.model.eval()
         with self.accelerator.autocast():
-            *_, state = lend(
-                self.objective,
-                lambda: list(
-                    denoise(
-                        self.model,
-                        input_ids,
-                        for_tokenizer(settings, self.model, self.tokenizer),
-                        attention_mask=attention_mask,
-                        row_keys=torch.tensor(keys, device=device),
-                    )
-                ),
+            *_, state = denoise(
+                self.model,
+                input_ids,
+                for_tokenizer(settings, self.model, self.tokenizer),
+                attention_mask=attention_mask,
+                row_keys=torch.tensor(keys, device=device),
             )
         self.model.train()
         ids, steps = state.sequences.cpu(), state.committed_step.cpu()

@@ -61,6 +61,11 @@ if TYPE_CHECKING:
     from dlm.training.meta_model import Build, Contents
 
 
+_UNSHARDED_MODES = ("preference", "rl")
+"""Their references would have to be sharded too; and rollouts end sooner on one process than on another, which a model
+whose layers are gathered in every forward pass does not survive."""
+
+
 def build_accelerator(config: RunConfig) -> Accelerator:
     """accelerate, as the run file and the launcher say; it averages nothing over micro-steps itself.
 
@@ -130,7 +135,7 @@ def assemble(
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     process = build_forward_process(config, components, registry, vocabulary, num_steps)
-    objective = _objective(model.train(), loaded, tokenizer, vocabulary, plan, trust_remote_code=trust_remote_code)
+    objective = _objective(model.train(), loaded, tokenizer, vocabulary, trust_remote_code=trust_remote_code)
     prepared = distribute(objective, model, plan, accelerator, contents)
     optimizer = config.optim.optimizer.build(parameter_groups(model))
     warn_of_lost_updates(optimizer)
@@ -171,7 +176,6 @@ def _objective(
     loaded: LoadedConfig,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
-    plan: Plan,
     *,
     trust_remote_code: bool,
 ) -> DiffusionObjective:
@@ -183,9 +187,7 @@ def _objective(
     if loaded.config.training.mode == "preference":
         from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
 
-        return build_preference_objective(
-            model, loaded, tokenizer, vocabulary, plan, trust_remote_code=trust_remote_code
-        )
+        return build_preference_objective(model, loaded, tokenizer, vocabulary, trust_remote_code=trust_remote_code)
     return build_objective(model, loaded.config, run_components(loaded.config, loaded.registry), vocabulary)
 
 
@@ -203,6 +205,10 @@ def _shared_model(
     plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
     if plan.shards and config.training.compile:
         raise UserInputError("training.compile: does not work on a sharded model yet; set it to false")
+    if plan.shards and config.training.mode in _UNSHARDED_MODES:
+        raise UserInputError(
+            f"training.parallel.shard: mode {config.training.mode} does not shard models yet; set it to 1"
+        )
     return plan, build_model_for(plan, build, config.model.name_or_path, accelerator)
 
 

@@ -9,10 +9,8 @@ from dlm.config import LoadedConfig, RunConfig, run_components
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.preference_objective import PreferenceObjective, Reference
 from dlm.diffusion.vocabulary import Vocabulary
-from dlm.errors import UserInputError
 from dlm.training.adapters import adapters_off
 from dlm.training.model_and_noise import build_model, build_objective
-from dlm.training.parallel import Plan
 
 
 def build_preference_objective(
@@ -20,17 +18,10 @@ def build_preference_objective(
     loaded: LoadedConfig,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
-    plan: Plan,
     *,
     trust_remote_code: bool = False,
 ) -> PreferenceObjective:
-    """As :func:`build_objective`, with a reference beside it: the run's own start, unless another one is named.
-
-    Raises:
-        UserInputError: The model is sharded, and the reference would have to be.
-    """
-    if plan.shards:
-        raise UserInputError("training.parallel.shard: mode preference does not shard models yet; set it to 1")
+    """As :func:`build_objective`, with a reference beside it: the run's own start, unless another one is named."""
     config = loaded.config
     components = run_components(config, loaded.registry)
     objective = build_objective(model, config, components, vocabulary, cls=PreferenceObjective)

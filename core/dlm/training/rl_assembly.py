@@ -52,9 +52,7 @@ def learn_from_rewards(
     training, rl, rows = config.training, config.rl, engine.data.loader.rows  # type: ignore[union-attr]
     assert isinstance(step, TrainingStep)
     assert isinstance(rows, PromptRows)
-    answering = Answering(
-        accelerator=engine.accelerator, model=objects.model, objective=step.objective, tokenizer=objects.tokenizer
-    )
+    answering = Answering(accelerator=engine.accelerator, model=objects.model, tokenizer=objects.tokenizer)
     may_end = bool(end_ids(objects.model, objects.tokenizer)) and config.sampling.eos != "suppress"
     judge = Judge(rewards=rl.rewards, overlong_is_worthless=may_end and rl.overlong == "zero")
     rollouts = Rollouts(
