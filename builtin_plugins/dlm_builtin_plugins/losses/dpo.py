@@ -6,8 +6,9 @@ from typing import ClassVar
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, pad
+from torch.nn.functional import logsigmoid
 
+from dlm_builtin_plugins.losses.by_answer import rows_of, runs_of
 from dlm_builtin_plugins.losses.elbo import elbo_weight
 from dlm_plugins import LossOutput, LossView, RunComponents
 from dlm_plugins.masking import IS_INDEPENDENT
@@ -50,10 +51,9 @@ class DpoLoss:
             )
         gain = new - view.reference_log_probability[where].to(new.dtype)  # (N,)
         share = 1 / (self.num_draws * view.num_views[:, 0])  # (B,)
-        row = torch.arange(len(where), device=where.device)[:, None].expand_as(where)[where]  # (N,)
-        by_row = new.new_zeros(len(where)).index_add(0, row, gain * elbo_weight(view)[where].to(new.dtype))
+        by_row = new.new_zeros(len(where)).index_add(0, rows_of(where), gain * elbo_weight(view)[where].to(new.dtype))
         signed = torch.where(view.is_chosen, by_row, -by_row) * share.to(new.dtype)
-        place = pad((view.pair[1:] != view.pair[:-1]).long().cumsum(dim=0), (1, 0))  # (B,): pairs, of B places
+        place = runs_of(view.pair)  # (B,): pairs, of B places
         margin = self.beta * new.new_zeros(len(where)).index_add(0, place, signed)
         is_real = (view.pair >= 0) & view.is_chosen & view.eligible.any(dim=1)
         count = torch.zeros_like(share).index_add(0, place, share * is_real)  # 1, or 0 where there is no pair

@@ -7,6 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from dlm_builtin_plugins.losses.by_answer import rows_of, runs_of
 from dlm_plugins import LossOutput, LossView
 
 _LARGEST = 20.0
@@ -83,7 +84,7 @@ class PolicyClipLoss:
         """Score what the masking scores, with the weights that make it an estimate of the answer's probability."""
         where = view.scored
         length = view.eligible.sum(dim=1).clamp(min=1)  # (B,)
-        row = torch.arange(len(where), device=where.device)[:, None].expand_as(where)[where]  # (N,)
+        row = rows_of(where)
         new = view.log_probabilities(where)
         old = new.detach() if view.old_log_probability is None else view.old_log_probability[where].to(new.dtype)
         weight = (view.weight / view.num_views)[where].to(new.dtype)  # (N,)
@@ -109,8 +110,7 @@ class PolicyClipLoss:
 
     def _of_answers(self, view: LossView, log_ratio: Tensor, advantage: Tensor, weight: Tensor, row: Tensor) -> Tensor:
         """(B,): what each answer gains, from (N,) weighted terms; its views are neighbours, and at one place of B."""
-        rows = view.row_index
-        place = torch.nn.functional.pad((rows[1:] != rows[:-1]).long().cumsum(dim=0), (1, 0))  # (B,)
+        rows, place = view.row_index, runs_of(view.row_index)
         length = weight.new_ones(len(rows)).scatter_reduce(0, place, view.eligible.sum(dim=1).to(weight.dtype), "amax")
         sums = weight.new_zeros(3, len(rows)).index_add(1, place[row], torch.stack((log_ratio, advantage, weight)))
         gain = self._clipped(sums[0] / length, sums[1] / sums[2].clamp(min=1e-30))

@@ -1,7 +1,6 @@
 """Code that passes tests: an answer's code runs in a process of its own, within limits; its results are compared."""
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ from attrs.validators import and_, ge, gt, le, min_len
 from torch import Tensor
 
 from dlm_builtin_plugins.answer_checks import compiled
+from dlm_builtin_plugins.rewards.columns import values_in
 from dlm_plugins import RewardItem, RewardRequest
 
 _FENCED = r"(?s)```[^\n`]*\n(.*?)(?:```|\z)"
@@ -67,7 +67,7 @@ class TestsReward:
     def _score(self, item: RewardItem) -> float:
         from dlm_builtin_plugins.code_execution import passed, read_call  # not before code is run
 
-        calls = [read_call(test) for test in _tests_of(item.columns, self.column)]
+        calls = [read_call(test) for test in _tests_of(item, self.column)]
         code = _code_of(item.answer)
         if not code.strip():
             return 0.0
@@ -75,11 +75,8 @@ class TestsReward:
         return sum(found) / len(found) if self.partial else float(all(found))
 
 
-def _tests_of(columns: Mapping[str, Any], column: str) -> list[Any]:
-    if column not in columns:
-        raise ValueError(f"the row has no column {column!r}; its columns are {', '.join(map(str, columns)) or 'none'}")
-    cell = columns[column]
-    tests = list(cell) if isinstance(cell, list | tuple) else [cell]
+def _tests_of(item: RewardItem, column: str) -> list[Any]:
+    tests = values_in(item, column)
     if not tests:
         raise ValueError(f"column {column!r} has no test in it")
     return tests

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dlm_builtin_plugins.answer_checks import has_number, is_exact_match
-from dlm_plugins import RewardRequest
+from dlm_builtin_plugins.rewards.columns import values_in
+from dlm_plugins import RewardItem, RewardRequest
 
 
 def _column_option(help: str) -> Any:
@@ -17,22 +18,19 @@ def _column_option(help: str) -> Any:
 
 def _compared(request: RewardRequest, column: str, is_right: Callable[[str, str], bool]) -> Tensor:
     """(B,) float32: 1 where the answer is right by one of the references of its row, else 0."""
-    right = [any(is_right(item.answer, each) for each in _references(item.columns, column)) for item in request.items]
+    right = [any(is_right(item.answer, each) for each in _references(item, column)) for item in request.items]
     return torch.tensor(right, dtype=torch.float32)
 
 
-def _references(columns: Any, column: str) -> list[str]:
+def _references(item: RewardItem, column: str) -> list[str]:
     """What the row accepts.
 
     Raises:
         ValueError: there is no such column, or it holds something else.
     """
-    if column not in columns:
-        found = ", ".join(map(str, columns)) or "none"
-        raise ValueError(f"the row has no column {column!r}; its columns are {found}")
-    cell = columns[column]
-    values = cell if isinstance(cell, list | tuple) else [cell]
+    values = values_in(item, column)
     if not values or not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values):
+        cell = item.columns[column]
         raise ValueError(f"column {column!r} must hold a text or a number, or a list of them, not {str(cell)[:40]!r}")
     return [str(value) for value in values]
 

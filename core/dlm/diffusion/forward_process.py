@@ -26,11 +26,11 @@ from dlm_plugins.masking import has_many_views, views_of
 
 @attrs.frozen(kw_only=True, eq=False)
 class PolicyFigures:
-    """What is known of rollouts beside their tokens. Tensors are (B, L) float, with B the views of all rows."""
+    """What is known of answers beside their tokens. Tensors are (B, L) float, with B the views of all rows."""
 
-    advantage: Tensor
-    """How much better than expected each token was."""
-    group_advantage: Tensor
+    advantage: Tensor | None = None
+    """How much better than expected each token was; None: nobody judged."""
+    group_advantage: Tensor | None = None
     """(B, G): the mean advantages of all answers to the same prompt."""
     old_log_probability: Tensor | None = None
     """Of the model that drew them; None: it is the one that is trained still."""
@@ -77,7 +77,7 @@ class NoisedBatch:
     )
     """Of the clean batch, looked up there too: batches with the same key can share one attention mask."""
     policy: PolicyFigures | None = None
-    """Where the rows are rollouts."""
+    """Where the rows are rollouts, or are compared with a reference."""
     moment: Moment | None = None
     """When the batch is trained on; None: outside training."""
 

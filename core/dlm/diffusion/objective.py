@@ -151,6 +151,12 @@ class DiffusionObjective(nn.Module):
             sums = torch.cat((sums, torch.stack([output.figures[name].float() for name in names])))
         return output.total, sums
 
+    @torch.no_grad()
+    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
+        """(B, L): log-probability of the clean ids where they are scored, under the law if there is one; else 0."""
+        values = self.view_of(noised).log_probabilities(noised.scored)
+        return values.new_zeros(noised.scored.shape).masked_scatter_(noised.scored, values)
+
     def lend(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, which uses body and head by themselves.
 

@@ -32,12 +32,6 @@ class PolicyObjective(DiffusionObjective):
         sums = Sums.pack(view, output.total, output.normaliser)
         return output.total, torch.cat((sums, PolicySums.pack(view, RATIO_BOUNDS.of(self._loss))))
 
-    @torch.no_grad()
-    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
-        """(B, L): log-probability of the clean ids where they are scored, under the law of the rollouts; else 0."""
-        values = self.view_of(noised).log_probabilities(noised.scored)
-        return values.new_zeros(noised.scored.shape).masked_scatter_(noised.scored, values)
-
 
 @attrs.define
 class PolicySums:

@@ -8,18 +8,16 @@ from typing import Any
 
 import attrs
 
-from dlm.errors import ModelError
 from dlm.interop.hf_card import model_card
 from dlm.interop.hf_code import MODULE, modelling_code
 from dlm.interop.trained_folder import (
     TrainedFolder,
     copy_with_notices,
-    open_trained,
+    open_to_export,
     save_tokenizer_for_older_readers,
     write_json,
 )
-from dlm.model.new_folder import check_destination, published
-from dlm.user_paths import user_path
+from dlm.model.new_folder import published
 
 
 @attrs.frozen(kw_only=True)
@@ -48,12 +46,7 @@ def export_hugging_face(src: str | Path, dst: str | Path, *, name: str | None = 
         ModelError: The folder would mean something else without ``dlm``; with everything that stands in the way and
             what to change.
     """
-    destination = user_path(dst)
-    check_destination(destination)
-    model = open_trained(src)
-    obstacles = list(_obstacles(model))
-    if obstacles:
-        raise ModelError(f"{model.path}: cannot be published without dlm: {'; '.join(obstacles)}")
+    model, destination = open_to_export(src, dst, _obstacles, "cannot be published without dlm")
     code, auto_map = modelling_code(model.config)
     card = model_card(model, name or destination.name)
     model_class = auto_map["AutoModelForMaskedLM"].rpartition(".")[2]

@@ -6,18 +6,16 @@ from typing import Any
 
 import attrs
 
-from dlm.errors import ModelError
 from dlm.interop.trained_folder import (
     TrainedFolder,
     copy_with_notices,
-    open_trained,
+    open_to_export,
     save_tokenizer_for_older_readers,
     write_json,
 )
 from dlm.model.checkpoint_tensors import open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
-from dlm.model.new_folder import check_destination, published
-from dlm.user_paths import user_path
+from dlm.model.new_folder import published
 
 SDAR_MASK_ID = 151669
 """The id that both engines take for the mask, whatever config.json says."""
@@ -71,12 +69,7 @@ def export_sdar(src: str | Path, dst: str | Path) -> SdarExport:
         ModelError: The engines would compute something else than ``dlm``; with everything that stands in the way and
             what to change.
     """
-    destination = user_path(dst)
-    check_destination(destination)
-    model = open_trained(src)
-    obstacles = list(_obstacles(model))
-    if obstacles:
-        raise ModelError(f"{model.path}: SDAR would not mean the same: {'; '.join(obstacles)}")
+    model, destination = open_to_export(src, dst, _obstacles, "SDAR would not mean the same")
     block_length = int(model.config.block_length)
     with published(destination) as folder:
         copy_with_notices(model.path, folder)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from dlm.model.checkpoint_sources import resolve_source
 from dlm.model.checkpoint_tensors import check_weights
 from dlm.model.copy_weights import copy_weights
 from dlm.model.foreign_config import load_model_config
+from dlm.model.new_folder import check_destination
 from dlm.model.tokenizer import load_tokenizer
+from dlm.user_paths import user_path
 
 NOTICES = ("LICENSE*", "NOTICE*")
 """Files that have to stay with the weights."""
@@ -72,6 +74,28 @@ def open_trained(src: str | Path) -> TrainedFolder:
             f"{folder}: no diffusion model (no mask_token_id in config.json): `dlm convert` makes one of it"
         )
     return TrainedFolder(path=folder, config=config, tokenizer=load_tokenizer(folder))
+
+
+def open_to_export(
+    src: str | Path, dst: str | Path, obstacles: Callable[[TrainedFolder], Iterable[str]], refusal: str
+) -> tuple[TrainedFolder, Path]:
+    """Open a trained folder that is to be written elsewhere in another form, and the path it goes to.
+
+    Args:
+        src: the folder.
+        dst: where it goes; absent or empty.
+        obstacles: whatever would make it mean something else there, each with what to change.
+        refusal: what is said before them.
+
+    Raises:
+        ModelError: it cannot be opened, there are obstacles, or something is in the way.
+    """
+    destination = user_path(dst)
+    check_destination(destination)
+    model = open_trained(src)
+    if found := list(obstacles(model)):
+        raise ModelError(f"{model.path}: {refusal}: {'; '.join(found)}")
+    return model, destination
 
 
 def copy_with_notices(source: Path, folder: Path) -> None:

@@ -28,7 +28,7 @@ class Row:
     """Of the prompt; masks among them are filled in."""
     settings: SamplingSettings
     key: int
-    """Of its randomness: its number among the samples of its prompt."""
+    """Of its randomness: its number in its request."""
     on_state: Callable[[GenerateState], None] | None = None
     """Called after each denoising step, and before the first; None: nobody looks."""
     on_end: Callable[[GenerateState | Exception], None]

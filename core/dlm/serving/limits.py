@@ -3,7 +3,6 @@
 import attrs
 import torch
 
-from dlm.config.fields import setting
 from dlm.sampling.resolve import context_of, resolve
 from dlm.sampling.session import Session
 from dlm.serving.api_errors import refused
@@ -13,19 +12,24 @@ MAX_STEPS_PER_TOKEN = 4
 """More denoising steps than this for a token are refused: they would hold up everybody else."""
 LENGTH_WITHOUT_CONTEXT = 4096
 """Tokens of prompt and answer, where neither model nor server say a limit."""
-_DEFAULT_MAX_BODY = 1 << 20
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
     """What one server takes on."""
 
-    max_rows: int = setting("Texts that are written at the same time.", 8)
-    max_waiting: int = setting("Texts that may wait for their turn; further requests get 503.", 64)
-    max_length: int | None = setting("Tokens of prompt and answer together; null: the model's context, or 4096.", None)
-    max_body: int = setting("Bytes of a request.", _DEFAULT_MAX_BODY)
-    seconds: float = setting("Seconds from a request to the end of its text.", 600.0)
-    body_seconds: float = setting("Seconds that the body of a request may take to arrive.", 30.0)
+    max_rows: int
+    """Texts that are written at the same time."""
+    max_waiting: int
+    """Texts that may wait for their turn; further requests get 503."""
+    max_length: int | None
+    """Tokens of prompt and answer together; None: the model's context, or 4096."""
+    max_body: int
+    """Bytes of a request."""
+    seconds: float
+    """From a request to the end of its text."""
+    body_seconds: float = 30.0
+    """That the body of a request may take to arrive."""
 
 
 def check_size(wanted: Wanted, session: Session, limits: Limits) -> None:

@@ -172,8 +172,8 @@ class TraceBody(Body):
     def prompts(self, session: Session) -> list[tuple[int, ...]]:
         """The ids of the text."""
         if self.is_infill:
-            return [tuple(infill_ids(session.tokenizer, self.prompt, session.mask_id))]
-        return [tuple(prompt_ids(session.tokenizer, self.prompt, session.rendering))]
+            return InfillBody(prompt=self.prompt).prompts(session)
+        return CompletionBody(prompt=self.prompt).prompts(session)
 
 
 @attrs.frozen(kw_only=True)

@@ -42,7 +42,7 @@ class Writing:
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._untaken: dict[int, Event] = {}
         self._loop = asyncio.get_running_loop()
-        samples = [(ids, sample) for ids in wanted.prompts for sample in range(wanted.body.num_samples)]
+        samples = [ids for ids in wanted.prompts for _ in range(wanted.body.num_samples)]
         self.rows = [
             Row(
                 ids=ids,
@@ -51,7 +51,7 @@ class Writing:
                 on_state=self._teller(index) if watches else None,
                 on_end=self._ender(index),
             )
-            for index, (ids, _) in enumerate(samples)
+            for index, ids in enumerate(samples)
         ]
         try:
             engine.submit(self.rows)

@@ -135,20 +135,11 @@ def assemble(
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     process = build_forward_process(config, components, registry, vocabulary, num_steps)
-    objective = _objective(model.train(), loaded, tokenizer, vocabulary, trust_remote_code=trust_remote_code)
-    prepared = distribute(objective, model, plan, accelerator, contents)
-    optimizer = config.optim.optimizer.build(parameter_groups(model))
-    warn_of_lost_updates(optimizer)
-    objects = TrainingObjects(
-        accelerator=accelerator,
-        model=model,
-        weights=weights,
-        tokenizer=tokenizer,
-        scheduler=build_scheduler(config.optim, optimizer, num_steps),
-        optimizer=accelerator.prepare(optimizer),
-        config_text=dump_config(config, registry),
-        identity=_identity(loaded, data, weights, accelerator, optimizer),
+    objective = _objective(
+        model.train(), loaded, tokenizer, vocabulary, accelerator.device, trust_remote_code=trust_remote_code
     )
+    prepared = distribute(objective, model, plan, accelerator, contents)
+    objects = _training_objects(loaded, accelerator, model, weights, tokenizer, data, num_steps)
     engine = Engine(
         accelerator=accelerator,
         data=data,
@@ -176,6 +167,7 @@ def _objective(
     loaded: LoadedConfig,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
+    device: torch.device,
     *,
     trust_remote_code: bool,
 ) -> DiffusionObjective:
@@ -187,8 +179,35 @@ def _objective(
     if loaded.config.training.mode == "preference":
         from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
 
-        return build_preference_objective(model, loaded, tokenizer, vocabulary, trust_remote_code=trust_remote_code)
+        return build_preference_objective(
+            model, loaded, tokenizer, vocabulary, device, trust_remote_code=trust_remote_code
+        )
     return build_objective(model, loaded.config, run_components(loaded.config, loaded.registry), vocabulary)
+
+
+def _training_objects(
+    loaded: LoadedConfig,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    weights: Weights,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PreparedData,
+    num_steps: int,
+) -> TrainingObjects:
+    """What checkpoints hold, with optimizer and learning rates, once the model is where it is trained."""
+    config = loaded.config
+    optimizer = config.optim.optimizer.build(parameter_groups(model))
+    warn_of_lost_updates(optimizer)
+    return TrainingObjects(
+        accelerator=accelerator,
+        model=model,
+        weights=weights,
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(config.optim, optimizer, num_steps),
+        optimizer=accelerator.prepare(optimizer),
+        config_text=dump_config(config, loaded.registry),
+        identity=_identity(loaded, data, weights, accelerator, optimizer),
+    )
 
 
 def _own_randomness(config: RunConfig, accelerator: Accelerator) -> None:

@@ -15,11 +15,10 @@ from dlm.training.answers import Answer, Answering, Judge
 from dlm.training.console import percent
 from dlm.training.engine import Engine
 from dlm.training.evaluation import Sampler
+from dlm.training.model_and_noise import EVALUATION_SEED
 from dlm.training.output_folder import METRICS, SAMPLES
 from dlm.training.run_data import EvaluationBatches
 
-_SEED = 0x0E7A1
-"""Mixed into the run's seed: every evaluation draws with the same numbers."""
 NUM_SHOWN = 3
 
 
@@ -83,7 +82,7 @@ class HeldOutAnswers:
 
     def __call__(self) -> HeldOutFigures:
         """Means over the prompts of all processes."""
-        drawn = attrs.evolve(self.settings, seed=self.seed ^ _SEED)
+        drawn = attrs.evolve(self.settings, seed=self.seed ^ EVALUATION_SEED)
         # As dlm generate decodes, unless it is told otherwise.
         greedy = attrs.evolve(drawn, temperature=0.0, remasking=settings_of({}).remasking)
         sums = [*self._sums(greedy, shows=True), *self._sums(drawn)]

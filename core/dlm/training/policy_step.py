@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Protocol
 
 import attrs
 import torch
@@ -10,18 +9,10 @@ from torch import Tensor, nn
 
 from dlm.data.batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch, PolicyFigures
-from dlm.diffusion.policy_objective import PolicyObjective, PolicySums
+from dlm.diffusion.policy_objective import PolicySums
+from dlm.diffusion.reference import Reference
 from dlm.training.rollouts import Rollout, Rollouts
-from dlm.training.sharding import lend
 from dlm.training.step import StepResult, TrainingStep, nothing
-
-
-class Reference(Protocol):
-    """A frozen model."""
-
-    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
-        """(B, L): of the clean ids where they are scored, under the law of the rollouts; 0 elsewhere."""
-        ...
 
 
 @attrs.define(kw_only=True)
@@ -79,25 +70,20 @@ class PolicyStep:
         row_of = _row_of(batch.row_index, noised.clean.row_index)
         device = self.training_step.accelerator.device
         noised = noised.to(device)
+        accelerator = self.training_step.accelerator
+        old = reference = None
+        with accelerator.autocast():
+            if self.num_updates > 1:
+                old = accelerator.unwrap_model(self.objective).log_probabilities(noised)
+            if self.reference is not None:
+                reference = self.reference.log_probabilities(noised)
         policy = PolicyFigures(
             advantage=rollout.advantages[number][row_of],
             group_advantage=rollout.group_advantages[number][row_of],
-            old_log_probability=None if self.num_updates == 1 else self._log_probabilities(noised),
-            reference_log_probability=None if self.reference is None else self._reference_log_probabilities(noised),
+            old_log_probability=old,
+            reference_log_probability=reference,
         )
         return attrs.evolve(noised, policy=policy.to(device))
-
-    def _log_probabilities(self, noised: NoisedBatch) -> Tensor:
-        accelerator = self.training_step.accelerator
-        objective = accelerator.unwrap_model(self.objective)
-        assert isinstance(objective, PolicyObjective)
-        with accelerator.autocast():
-            return lend(self.objective, lambda: objective.log_probabilities(noised))
-
-    def _reference_log_probabilities(self, noised: NoisedBatch) -> Tensor:
-        assert self.reference is not None
-        with self.training_step.accelerator.autocast():
-            return self.reference.log_probabilities(noised)
 
 
 def _row_of(rows: Tensor, views: Tensor) -> Tensor:

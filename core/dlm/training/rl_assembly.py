@@ -2,24 +2,23 @@
 
 import attrs
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import LoadedConfig, RunConfig, run_components
 from dlm.data.conversations.prompt_rows import PromptRows
 from dlm.diffusion.cross_entropy import SamplingLaw
-from dlm.diffusion.forward_process import NoisedBatch
 from dlm.diffusion.policy_objective import PolicyObjective
+from dlm.diffusion.reference import Reference
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.sampling.resolve import resolve
 from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of
-from dlm.training.adapters import adapters_off
 from dlm.training.answers import Answering, Judge
 from dlm.training.engine import Engine
 from dlm.training.evaluation import Sampler
 from dlm.training.held_out_answers import HeldOutAnswers, PromptSampler, closing_words
-from dlm.training.model_and_noise import build_model, build_objective
-from dlm.training.policy_step import PolicyStep, Reference
+from dlm.training.model_and_noise import build_objective
+from dlm.training.policy_step import PolicyStep
+from dlm.training.reference_model import build_reference
 from dlm.training.rollouts import Rollouts
 from dlm.training.step import TrainingStep
 
@@ -97,32 +96,21 @@ def _reference(
     engine: Engine, loaded: LoadedConfig, vocabulary: Vocabulary, *, trust_remote_code: bool
 ) -> Reference | None:
     """The model that the loss keeps to."""
-    config, objects = loaded.config, engine.saver.objects
-    if config.rl.reference is None:
+    config, objects, registry = loaded.config, engine.saver.objects, loaded.registry
+    name = config.rl.reference
+    if name is None:
         return None
-    if config.rl.reference == START and config.lora is not None:
-        objective = engine.accelerator.unwrap_model(engine.step.objective)
-        assert isinstance(objective, PolicyObjective)
-        return WithoutAdapters(objective)
-    named = _with_model(config, config.rl.reference)
-    model = build_model(named, objects.tokenizer, loaded.registry, trust_remote_code=trust_remote_code)
-    model.requires_grad_(False).eval().to(engine.accelerator.device)
-    return build_policy_objective(model, attrs.evolve(loaded, config=named), objects.tokenizer, vocabulary)
 
+    def build(model: PreTrainedModel, config: RunConfig) -> PolicyObjective:
+        return build_policy_objective(model, attrs.evolve(loaded, config=config), objects.tokenizer, vocabulary)
 
-def _with_model(config: RunConfig, reference: str) -> RunConfig:
-    if reference == START:
-        return config
-    return attrs.evolve(config, model=attrs.evolve(config.model, name_or_path=reference, config=None))
-
-
-@attrs.frozen
-class WithoutAdapters:
-    """The base of a model with adapters: the same weights, without what is trained."""
-
-    objective: PolicyObjective
-
-    def log_probabilities(self, noised: NoisedBatch) -> Tensor:
-        """As :meth:`PolicyObjective.log_probabilities`."""
-        with adapters_off(self.objective):
-            return self.objective.log_probabilities(noised)
+    return build_reference(
+        engine.accelerator.unwrap_model(engine.step.objective),
+        config,
+        objects.tokenizer,
+        registry,
+        name=None if name == START else name,
+        build=build,
+        device=engine.accelerator.device,
+        trust_remote_code=trust_remote_code,
+    )

@@ -65,8 +65,8 @@ class Rollouts:
         judged = perf_counter()
         length = max((len(answer.ids) for answer in answers), default=1)
         advantage = self._advantages(rewards, answers, length)
-        used = self._used(advantage, rewards, answers)
-        places = used.nonzero()[:, 0].tolist()
+        has_signal = (advantage != 0).any(dim=1).view(-1, self.group_size).any(dim=1)  # (P,)
+        places = self._used(has_signal, answers).nonzero()[:, 0].tolist()
         batches, dealt = [], self._dealt(places)
         for numbers in dealt:
             batches.append(self._batch([None if n == FILLER else answers[n] for n in numbers], numbers, index, length))
@@ -77,7 +77,7 @@ class Rollouts:
             advantages=[_taken(advantage, each) for each in chosen],
             group_advantages=[_taken(groups, each) for each in chosen],
             num_answers=step_batch.num_rows * self.group_size,
-            figures=self._figures(answers, rewards, scores, advantage),
+            figures=self._figures(answers, rewards, scores, has_signal),
             seconds={"rollout_seconds": answered - started, "reward_seconds": judged - answered},
         )
 
@@ -110,12 +110,11 @@ class Rollouts:
         found = self.advantage.advantage(request)
         return torch.where(steps >= 0, found if found.ndim == 2 else found[:, None], 0.0)
 
-    def _used(self, advantage: Tensor, rewards: Tensor, answers: Sequence[Answer]) -> Tensor:
+    def _used(self, has_signal: Tensor, answers: Sequence[Answer]) -> Tensor:
         """(B,) bool: answers that are trained."""
         used = torch.ones(len(answers), dtype=torch.bool)
-        if self.skip_even_groups and answers:
-            by_group = (advantage != 0).any(dim=1).view(-1, self.group_size).any(dim=1)
-            used = by_group.repeat_interleave(self.group_size)
+        if self.skip_even_groups:
+            used = has_signal.repeat_interleave(self.group_size)
         if self.mask_overlong:
             used &= torch.tensor([answer.ended for answer in answers], dtype=torch.bool)
         return used
@@ -150,12 +149,11 @@ class Rollouts:
         )
 
     def _figures(
-        self, answers: Sequence[Answer], rewards: Tensor, scores: Tensor, advantage: Tensor
+        self, answers: Sequence[Answer], rewards: Tensor, scores: Tensor, has_signal: Tensor
     ) -> dict[str, float | None]:
         """Over the answers of all ranks."""
         grouped = rewards.view(-1, self.group_size)
         even = (grouped == grouped[:, :1]).all(dim=1)
-        signal = (advantage != 0).any(dim=1).view(-1, self.group_size).any(dim=1) if answers else even
         sums = [
             float(len(answers)),
             float(rewards.sum()),
@@ -165,7 +163,7 @@ class Rollouts:
             float(sum(not answer.ended for answer in answers)),
             float(len(grouped)),
             float(even.sum()),
-            float(signal.sum()),
+            float(has_signal.sum()),
             *scores.sum(dim=0).tolist(),
         ]
         summed = self.accelerator.reduce(torch.tensor(sums, device=self.accelerator.device), reduction="sum").tolist()

@@ -89,7 +89,8 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
             stack.enter_context(folder)
             return starting_point(folder, store, config.training.checkpoint.resume)
 
-        start, is_main = on_main(accelerator, enter_and_choose, "the output folder"), accelerator.is_main_process
+        start = on_main(accelerator, enter_and_choose, "the output folder")
+        is_main = accelerator.is_main_process  # which it cannot say once the group is closed
         final_step = _train(loaded, accelerator, start, allow_change, trust_remote_code=trust_remote_code)
         close_group(accelerator)
         if is_main and config.evaluation.at_end is not None:

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import attrs
@@ -101,18 +100,11 @@ def prepare_data(
     if dataset.streaming:
         return _streamed(config, tokenizer, processes)
     make_rows, clock = _ROWS[config.training.mode], TemplateClock() if started is None else TemplateClock(started)
-    if config.training.mode == "rl":  # of a row an answer takes its part
-        dataset = attrs.evolve(dataset, max_length=dataset.max_length - (config.sampling.gen_length or 0))
-        readers = [each.reward for each in config.rl.rewards]
-        columns = {column: type(reader).__name__ for reader in readers for column in COLUMNS.of(reader)}
-        make_rows = partial(_prompt_rows, columns=columns)
     all_rows, training, held_out, told = [], [], [], []
 
     def read(section: DatasetConfig) -> tuple[Rows, dict[str, Any]]:
-        made, told_of = make_rows(load_source(str(section.name), split=section.split), section, tokenizer, clock)
-        made = _with_origin(made, config)
-        _check_steps(made, section, config)
-        return made, told_of
+        source = load_source(str(section.name), split=section.split)
+        return make_rows(source, attrs.evolve(config, dataset=section), tokenizer, clock)
 
     for each in _sources(dataset):
         rows, told_of_rows = read(each)
@@ -150,10 +142,10 @@ def prepare_data(
     )
 
 
-def _check_steps(rows: Rows, dataset: DatasetConfig, config: RunConfig) -> None:
-    if config.training.mode != "rl" and NEEDS_TRACE.of(config.training.active_noise.masking) and not _has_steps(rows):
+def _check_steps(rows: Rows, config: RunConfig) -> None:
+    if NEEDS_TRACE.of(config.training.active_noise.masking) and not _has_steps(rows):
         raise DataError(
-            f"{dataset.name}: the masking needs the step at which each token was written: a column step_map "
+            f"{config.dataset.name}: the masking needs the step at which each token was written: a column step_map "
             "beside input_ids and prompt_length in every row, as `dlm generate --prompt-file ... --out` writes them"
         )
 
@@ -234,10 +226,11 @@ def _pair_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
 
 
 def _preference_rows(
-    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
+    source: Source, config: RunConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
 ) -> tuple[Rows, dict[str, Any]]:
-    from dlm.data.conversations.preferences import preference_rows  # only where there are preferences
+    from dlm.data.conversations.preferences import PreferenceRows, preference_rows  # only where there are preferences
 
+    dataset = config.dataset
     pairs = preference_rows(
         source,
         tokenizer,
@@ -250,21 +243,25 @@ def _preference_rows(
         skip_bad_rows=dataset.on_bad_row == "skip",
         split=dataset.split,
     )
-    return pairs, _told_of(pairs.rows)
+    _check_steps(pairs, config)
+    return PreferenceRows(_with_origin(pairs.rows, config)), _told_of(pairs.rows)
 
 
 def _text_rows(
-    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock | None = None
+    source: Source, config: RunConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock | None = None
 ) -> tuple[Rows, dict[str, Any]]:
+    dataset = config.dataset
     recipe = Documents(source, find_text_column(source, dataset.text_column), tokenizer)
     found = tokenized(recipe, dataset.split)
     rows = text_rows(found.store, max_length=dataset.max_length, pack=dataset.pack)
+    _check_steps(rows, config)
     return rows, {"notes": (*found.notes, *_column_notes(source, dataset)), "origin": found.origin}
 
 
 def _conversation_rows(
-    source: Source, dataset: DatasetConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
+    source: Source, config: RunConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
 ) -> tuple[Rows, dict[str, Any]]:
+    dataset = config.dataset
     rows = conversation_rows(
         source,
         tokenizer,
@@ -280,7 +277,8 @@ def _conversation_rows(
         pack=dataset.pack,
         split=dataset.split,
     )
-    return rows, _told_of(rows)
+    _check_steps(rows, config)
+    return _with_origin(rows, config), _told_of(rows)
 
 
 def _told_of(rows: ConversationRows) -> dict[str, Any]:
@@ -293,22 +291,19 @@ def _told_of(rows: ConversationRows) -> dict[str, Any]:
 
 
 def _prompt_rows(
-    source: Source,
-    dataset: DatasetConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    clock: TemplateClock,
-    columns: Mapping[str, str] = {},
+    source: Source, config: RunConfig, tokenizer: PreTrainedTokenizerBase, clock: TemplateClock
 ) -> tuple[Rows, dict[str, Any]]:
     from dlm.data.conversations.prompt_rows import prompt_rows  # only where there are rollouts
 
+    dataset, readers = config.dataset, [each.reward for each in config.rl.rewards]
     rows = prompt_rows(
         source,
         configured_rendering(tokenizer, chat_template=dataset.chat_template, clock=clock),
-        longest=dataset.max_length,
+        longest=dataset.max_length - (config.sampling.gen_length or 0),  # of a row an answer takes its part
         format_name=dataset.format,
         skip_long_rows=dataset.long_rows != "error",
         skip_bad_rows=dataset.on_bad_row == "skip",
-        columns=columns,
+        columns={column: type(reader).__name__ for reader in readers for column in COLUMNS.of(reader)},
     )
     return rows, {"unused": rows.unused, "origin": ()}
 
@@ -319,15 +314,10 @@ def _prompt_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
     return prompt_texts(source, dataset.format)
 
 
-def _with_origin(rows: Rows, config: RunConfig) -> Rows:
+def _with_origin(rows: ConversationRows, config: RunConfig) -> ConversationRows:
     """Conversations whose blocks count from where ``training.block_attention.origin`` says."""
     blocks = config.training.block_attention
-    of_pairs = getattr(rows, "rows", None)
-    if blocks.enabled and isinstance(of_pairs, ConversationRows):
-        return attrs.evolve(rows, rows=_with_origin(of_pairs, config))  # type: ignore[misc]
-    if not isinstance(rows, ConversationRows) or not blocks.enabled:
-        return rows
-    return attrs.evolve(rows, blocks_from_start=blocks.origin == "document")
+    return attrs.evolve(rows, blocks_from_start=blocks.enabled and blocks.origin == "document")
 
 
 def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape: StepShape) -> EvaluationBatches:
@@ -358,7 +348,8 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
     origin: Sequence[str] = ()
     if evaluation.do_eval_loss and evaluation.split is not None:
         source_held_out = load_source(str(dataset.name), split=evaluation.split, streaming=True)
-        rows, told = _text_rows(source_held_out, attrs.evolve(dataset, split=evaluation.split), tokenizer)
+        section = attrs.evolve(dataset, split=evaluation.split)
+        rows, told = _text_rows(source_held_out, attrs.evolve(config, dataset=section), tokenizer)
         origin = told["origin"]
         held_out = _evaluation_batches(rows, config, collate, shape)
     return PreparedData(
@@ -377,8 +368,8 @@ _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
     "preference": _pair_texts,
     "rl": _prompt_texts,
 }
-_MakeRows = Callable[[Source, DatasetConfig, PreTrainedTokenizerBase, TemplateClock], tuple[Rows, dict[str, Any]]]
-"""Rows, and fields of :class:`PreparedData` that tell of them."""
+_MakeRows = Callable[[Source, RunConfig, PreTrainedTokenizerBase, TemplateClock], tuple[Rows, dict[str, Any]]]
+"""Takes the run with one data set. Gives rows, and fields of :class:`PreparedData` that tell of them."""
 _ROWS: Mapping[str, _MakeRows] = {
     "pretrain": _text_rows,
     "sft": _conversation_rows,

@@ -3,15 +3,18 @@
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
+import attrs
 import click
 
 if TYPE_CHECKING:
     from dlm.config.eval_options import EvalOptions
     from dlm.evaluation.intervals import Figure
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 EXAMPLES = """\b
 Examples:
   dlm eval --model runs/pretrain/final --out report
@@ -22,26 +25,44 @@ Examples:
 """
 
 
+def share(context: click.Context, option: click.Parameter, text: str) -> float:
+    """A share as people write it: 1% or 0.01."""
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)\s*", text)
+    if found is None:
+        raise click.UsageError(f"--{option.name} {text}: expected a share such as 1% or 0.01")
+    return float(found[1]) / (100 if found[2] else 1)
+
+
+def measuring(command: _Command) -> _Command:
+    """Add an option for each field of ``EvalOptions``."""
+    from dlm.config.eval_options import EvalOptions
+
+    for field in reversed(attrs.fields(EvalOptions)):
+        command = _option(field)(command)
+    return command
+
+
+def _option(field: "attrs.Attribute[Any]") -> Callable[[_Command], _Command]:
+    name = f"--{field.name.replace('_', '-')}"
+    default = "" if field.default is None else f"  [default: {field.default}]"
+    help_text = f"{field.metadata['help']}{default}"
+    if get_origin(field.type) is Literal:
+        return click.option(name, type=click.Choice(get_args(field.type)), default=field.default, help=help_text)
+    if field.type is float:
+        return click.option(name, default=str(field.default), metavar="SHARE", callback=share, help=help_text)
+    kind, metavar = (int, "N") if field.type in (int, int | None) else (str, "DATA")
+    return click.option(name, type=kind, default=field.default, metavar=metavar, help=help_text)
+
+
 @click.command(name="eval", epilog=EXAMPLES)
 @click.option(
     "--model", "models", multiple=True, required=True, metavar="FOLDER|HUB_NAME", help="What to evaluate. Repeatable."
 )
-@click.option("--data", metavar="DATA", help="Texts, as dataset.name takes them.  [default: the run's held-out rows]")
-@click.option("--questions", metavar="DATA", help="Rows with question, choices, answer: multiple choice by likelihood.")
-@click.option("--answers", metavar="DATA", help="Rows with question, answer: answers are written and checked.")
-@click.option("--preferences", metavar="DATA", help="Rows with prompt, chosen, rejected: which is likelier.")
 @click.option("--against", metavar="FOLDER", help="Paired difference to another model, on the same masks.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="Sampling settings to try. Repeatable.")
 @click.option("--harness-tasks", metavar="A,B", help="Tasks of the lm-evaluation-harness (extra: dlm[eval]).")
 @click.option("--include-path", metavar="DIR", help="Folder with harness tasks of your own.")
-@click.option("--method", default="bound", metavar="NAME", help="bound, chain_rule or all_masked, for choices.")
-@click.option("--draws", type=int, default=32, metavar="N", help="Masks for each choice.  [default: 32]")
-@click.option("--precision", default="1%", metavar="SHARE", help="Interval of the draws to reach.  [default: 1%]")
-@click.option("--max-draws", type=int, default=64, metavar="N", help="Most masks for each row.  [default: 64]")
-@click.option("--window", type=int, metavar="N", help="Tokens of a text scored at once.  [default: the context]")
-@click.option("--seed", type=int, default=0, metavar="N", help="Of the draws.  [default: 0]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, metavar="N", help="Answers at once.  [default: 8]")
-@click.option("--batch-tokens", type=click.IntRange(min=1), default=4096, metavar="N", help="Most positions a forward.")
+@measuring
 @click.option("--out", metavar="DIR", help="Write report.json and report.html there.")
 @click.option("--dry-run", is_flag=True, help="Say how many rows would go through the model, and stop.")
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, ...  [default: as saved]")
@@ -67,7 +88,7 @@ def eval_(
     from dlm.evaluation.sweep import parse_sweep, sweep
 
     loading = {name: options.pop(name) for name in ("dtype", "device", "trust_remote_code")}
-    chosen = _options(options | {"precision": share(options["precision"])})
+    chosen = _options(options)
     grid = parse_sweep(sweeps)
     if len(models) > 1 and against:
         raise click.UsageError("--against compares one --model with another: give one --model")
@@ -112,14 +133,6 @@ def _harness() -> Any:
     except ModuleNotFoundError as error:
         raise UserInputError(f"--harness-tasks needs {error.name}: pip install 'dlm[eval]'") from error
     return harness
-
-
-def share(text: str) -> float:
-    """A share as people write it: 1% or 0.01."""
-    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)\s*", text)
-    if found is None:
-        raise click.UsageError(f"--precision {text}: expected a share such as 1% or 0.01")
-    return float(found[1]) / (100 if found[2] else 1)
 
 
 def _needs(name: str, session: Any, options: Any) -> str:

@@ -1,6 +1,8 @@
 """Contract tests of metrics: finite numbers, one an item, each from that item alone; hostile answers; purity."""
 
 import random
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -12,24 +14,22 @@ from dlm_plugins.testing.property_tools import (
     contract_property,
     for_all,
     require_equal,
-    require_tensor,
-    returned,
 )
+from dlm_plugins.testing.scores import TEXTS, require_alone, require_same_again, require_scores
 
-_TEXTS = ("", " ", "7", "The answer is 7.", "seven", "a b a b", "\u7b54\u6848\u662f7\u3002", "\0\ud800", "**7**", "7/0")
 _HOSTILE = ("(" * 10_000, "9**" * 3_000 + "9", "1" * 20_000, " a" * 10_000, "\\frac{" * 2_000)
 
 
 def _item(seed: int) -> MetricItem:
     """An item with everything a metric may need."""
     chance = random.Random(seed)
-    answer = chance.choice(_TEXTS)
+    answer = chance.choice(TEXTS)
     choices = tuple(
         Choice(text=text, log_likelihood=-chance.uniform(0, 50), num_tokens=chance.randint(1, 9))
         for text in chance.sample(["7", "8", "seven", "The answer"], chance.randint(1, 4))
     )
     return MetricItem(
-        prompt=chance.choice(_TEXTS),
+        prompt=chance.choice(TEXTS),
         answer=answer,
         answer_ids=tuple(chance.randrange(20) for _ in range(chance.randint(0, 12))),
         references=("7",) if chance.random() < 0.7 else ("7", "8"),
@@ -41,13 +41,8 @@ def _item(seed: int) -> MetricItem:
 _ITEMS = st.lists(st.integers(0, 2**16).map(_item), min_size=1, max_size=5).map(tuple)
 
 
-def _score(metric: Metric, items: tuple[MetricItem, ...]) -> Tensor:
-    scores = returned(metric.score(MetricRequest(items=items)), Tensor, "score")
-    require_tensor(scores, "score", torch.Size([len(items)]), torch.float64)
-    wrong = ~scores.isfinite()
-    if wrong.any():
-        raise AssertionError(f"item {int(wrong.nonzero()[0])} is worth {float(scores[wrong][0])}, which is not finite")
-    return scores
+def _score(metric: Metric, items: Sequence[MetricItem]) -> Tensor:
+    return require_scores(metric.score(MetricRequest(items=items)), len(items), torch.float64, "item")
 
 
 @at_every_value
@@ -67,10 +62,7 @@ def check_items_are_alone(metric: Metric) -> None:
     """An item's number is the same whatever other items there are, and in whatever order."""
 
     def body(items: tuple[MetricItem, ...]) -> None:
-        together = _score(metric, items)
-        alone = torch.cat([_score(metric, (item,)) for item in items])
-        require_equal(together, alone, "an item is worth something else among others")
-        require_equal(_score(metric, items[::-1]), together.flip(0), "the order of the items matters")
+        require_alone(partial(_score, metric), items, "item")
 
     for_all(_ITEMS, body)
 
@@ -91,11 +83,7 @@ def check_hostile_answers(metric: Metric) -> None:
 def check_pure(metric: Metric) -> None:
     """Same answer every time, no random numbers."""
     items = tuple(_item(seed) for seed in range(20))
-    states = torch.get_rng_state(), random.getstate()
-    first = _score(metric, items)
-    if not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]:
-        raise AssertionError("draws from a global random generator")
-    require_equal(_score(metric, items), first, "answers differently when asked the same again")
+    require_same_again(partial(_score, metric), items)
 
 
 @at_every_value

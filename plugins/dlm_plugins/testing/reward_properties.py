@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import torch
@@ -15,11 +16,9 @@ from dlm_plugins.testing.property_tools import (
     contract_property,
     for_all,
     require_equal,
-    require_tensor,
-    returned,
 )
+from dlm_plugins.testing.scores import TEXTS, require_alone, require_same_again, require_scores
 
-_TEXTS = ("", " ", "7", "The answer is 7.", "seven", "a b a b", "\u7b54\u6848\u662f7\u3002", "\0\ud800", "**7**", "7/0")
 _HOSTILE = ("", "(" * 10_000, "9**" * 3_000 + "9", "1" * 100_000, " a" * 100_000, "\\frac{" * 2_000, "a" * 10**6)
 SECONDS = 20.0
 """Processor time that all hostile answers together may take: a second each is generous."""
@@ -29,8 +28,8 @@ def _item(reward: Reward, seed: int) -> RewardItem:
     """An answer to a row that has the columns the reward reads, and one that nobody reads."""
     chance = random.Random(seed)
     return RewardItem(
-        prompt=chance.choice(_TEXTS),
-        answer=chance.choice(_TEXTS),
+        prompt=chance.choice(TEXTS),
+        answer=chance.choice(TEXTS),
         answer_ids=tuple(chance.randrange(20) for _ in range(chance.randint(0, 12))),
         ended=chance.random() < 0.5,
         columns={**COLUMNS.of(reward), "nobody_reads_this": chance.random()},
@@ -42,13 +41,7 @@ def _items(reward: Reward) -> st.SearchStrategy[tuple[RewardItem, ...]]:
 
 
 def _score(reward: Reward, items: Sequence[RewardItem]) -> Tensor:
-    scores = returned(reward.score(RewardRequest(items=items)), Tensor, "score")
-    require_tensor(scores, "score", torch.Size([len(items)]), torch.float32)
-    wrong = ~scores.isfinite()
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        raise AssertionError(f"answer {first} is worth {float(scores[first])}, which is not finite")
-    return scores
+    return require_scores(reward.score(RewardRequest(items=items)), len(items), torch.float32, "answer")
 
 
 @at_every_value
@@ -61,7 +54,7 @@ def check_one_finite_number_an_answer(reward: Reward) -> None:
 
     for_all(_items(reward), body, max_examples=5)
     columns = dict(COLUMNS.of(reward))
-    _score(reward, [RewardItem(answer=text, ended=k % 2 == 0, columns=columns) for k, text in enumerate(_TEXTS)])
+    _score(reward, [RewardItem(answer=text, ended=k % 2 == 0, columns=columns) for k, text in enumerate(TEXTS)])
     _score(reward, ())
 
 
@@ -70,10 +63,7 @@ def check_answers_are_alone(reward: Reward) -> None:
     """An answer's score is the same whatever other answers there are, and in whatever order."""
 
     def body(items: tuple[RewardItem, ...]) -> None:
-        together = _score(reward, items)
-        alone = torch.cat([_score(reward, (item,)) for item in items])
-        require_equal(together, alone, "an answer is worth something else among others")
-        require_equal(_score(reward, items[::-1]), together.flip(0), "the order of the answers matters")
+        require_alone(partial(_score, reward), items, "answer")
 
     for_all(_items(reward), body, max_examples=5)
 
@@ -95,11 +85,7 @@ def check_hostile_answers(reward: Reward) -> None:
 def check_pure(reward: Reward) -> None:
     """Same score every time, no random numbers."""
     items = tuple(_item(reward, seed) for seed in range(20))
-    states = torch.get_rng_state(), random.getstate()
-    first = _score(reward, items)
-    if not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]:
-        raise AssertionError("draws from a global random generator")
-    require_equal(_score(reward, items), first, "judges differently when asked the same again")
+    require_same_again(partial(_score, reward), items)
 
 
 @at_every_value

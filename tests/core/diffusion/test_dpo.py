@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dlm.data.batch import Batch, Collator
 from dlm.diffusion.forward_process import NoisedBatch, _drawn_apart
-from dlm.diffusion.preference_objective import PreferenceObjective, Reference
+from dlm.diffusion.preference_objective import PreferenceObjective
+from dlm.diffusion.reference import Reference
 from dlm.model.body_and_head import split
 from dlm_builtin_plugins.losses.dpo import DpoLoss
 

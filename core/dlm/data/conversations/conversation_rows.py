@@ -30,7 +30,7 @@ from dlm.data.conversations.formats import find_format
 from dlm.data.conversations.rendering import PlainRendering, Rendering
 from dlm.data.rows import Row
 from dlm.data.source_records import Source, SourceState
-from dlm.data.token_cache import Tokenized, tokenized
+from dlm.data.token_cache import tokenized
 from dlm.data.token_store import Part, TokenStore, offsets_of
 from dlm.data.tokenization import with_progress
 from dlm.errors import DataError
@@ -245,25 +245,11 @@ def conversation_rows(
         reasoning=reasoning,
         num_ids=len(tokenizer),
     )
-    settings = {"format": format_name, "template": written_templates(tokenizer, clock) if chat_template else None}
-    recipe = Examples(source, tokenizer, maker, settings, clock, skip_bad_rows)
-    found = tokenized(recipe, split)
-    clock.was_read |= recipe.findings.clock_was_read
-    return all_rows(found, recipe.findings, source.name, max_length, pack=pack)
+    recipe = Examples(source, tokenizer, maker, format_name, chat_template, clock, skip_bad_rows)
+    return recipe.rows(split, pack=pack)
 
 
-def all_rows(found: Tokenized, findings: Findings, name: str, max_length: int, *, pack: bool) -> ConversationRows:
-    """All examples that were found, as rows."""
-    store = _example_store(found.store)
-    nothing = np.zeros(0, np.int64)
-    notes = (*found.notes, *findings.unused.lines(name, used=() if pack else store.columns))
-    empty = ConversationRows(
-        store, nothing, nothing, max_length, pack, findings.counts, findings.unused_rows, notes, found.origin
-    )
-    return _rows_of(empty, np.arange(len(store.prompt_lengths)))
-
-
-def written_templates(tokenizer: PreTrainedTokenizerBase, clock: TemplateClock) -> list[str]:
+def _templates(tokenizer: PreTrainedTokenizerBase, clock: TemplateClock) -> list[str]:
     """The chat templates of a tokenizer, with what they would print of the time."""
     templates = tokenizer.chat_template
     moment = clock.now.isoformat()
@@ -283,7 +269,9 @@ class Examples:
     source: Source
     tokenizer: PreTrainedTokenizerBase
     _maker: ExampleMaker
-    _own_settings: Mapping[str, object]
+    _format: str | None
+    """How the rows are read: another one may find other examples in them."""
+    _chat_template: bool
     _clock: TemplateClock
     _skip_bad_rows: bool
     findings: Findings = attrs.field(factory=Findings, init=False)
@@ -293,7 +281,23 @@ class Examples:
         """As :attr:`dlm.data.token_cache.Recipe.settings`."""
         names = ("max_length", "train_on", "eos_padding", "long_rows", "reasoning")
         options = {name: getattr(self._maker, name) for name in names}
-        return {"documents": "conversations", **self._own_settings, **options}
+        template = _templates(self.tokenizer, self._clock) if self._chat_template else None
+        return {"documents": "conversations", "format": self._format, "template": template, **options}
+
+    def rows(self, split: str | None, *, pack: bool) -> ConversationRows:
+        """All examples as rows, tokenized now or found in the cache.
+
+        Args:
+            split: of the source, for the cache of token ids; None: they are not kept.
+            pack: put several examples into a row.
+        """
+        found, findings = tokenized(self, split), self.findings
+        self._clock.was_read |= findings.clock_was_read
+        store, nothing = _example_store(found.store), np.zeros(0, np.int64)
+        notes = (*found.notes, *findings.unused.lines(self.source.name, used=() if pack else store.columns))
+        length, unused = self._maker.max_length, findings.unused_rows
+        empty = ConversationRows(store, nothing, nothing, length, pack, findings.counts, unused, notes, found.origin)
+        return _rows_of(empty, np.arange(len(store.prompt_lengths)))
 
     def parts(self, state: SourceState | None = None) -> Iterator[Part]:
         """As :meth:`dlm.data.token_cache.Recipe.parts`.

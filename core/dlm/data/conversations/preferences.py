@@ -16,9 +16,7 @@ from dlm.data.conversations.clock import TemplateClock
 from dlm.data.conversations.conversation_rows import (
     ConversationRows,
     Examples,
-    all_rows,
     configured_rendering,
-    written_templates,
 )
 from dlm.data.conversations.examples import (
     EosPadding,
@@ -35,7 +33,6 @@ from dlm.data.conversations.turns import BadRowError, Conversation, Turn, make_c
 from dlm.data.conversations.unused_keys import Fields, UnusedKeys
 from dlm.data.rows import Row
 from dlm.data.source_records import Record, Source
-from dlm.data.token_cache import tokenized
 
 SIDES = ("chosen", "rejected")
 
@@ -221,12 +218,8 @@ def preference_rows(
         long_rows=long_rows,
         reasoning=reasoning,
     )
-    template = written_templates(tokenizer, clock) if chat_template else None
-    settings = {"format": "preferences", "template": template}
-    recipe = Examples(source, tokenizer, maker, settings, clock, skip_bad_rows)
-    found = tokenized(recipe, split)
-    clock.was_read |= recipe.findings.clock_was_read
-    return PreferenceRows(all_rows(found, recipe.findings, source.name, max_length, pack=False))
+    recipe = Examples(source, tokenizer, maker, "preferences", chat_template, clock, skip_bad_rows)
+    return PreferenceRows(recipe.rows(split, pack=False))
 
 
 def read_pair_texts(source: Source) -> Iterator[str]:

@@ -139,7 +139,7 @@ def test_at_the_first_update_every_ratio_is_one(make_rl: MakeRl) -> None:
     step = policy_step(engine)
     rollout = step.rollouts(next(engine.data.loader.steps()), 3)
     view = step._view(rollout, 0, 3)
-    again = step._log_probabilities(view)
+    again = engine.accelerator.unwrap_model(step.objective).log_probabilities(view)
 
     assert view.policy is not None
     assert torch.equal(again, view.policy.old_log_probability)
