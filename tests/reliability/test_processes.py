@@ -251,6 +251,28 @@ def test_what_fails_on_the_main_process_ends_all_with_its_exit_code(laboratory: 
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
 
 
+def test_one_of_several_processes_evaluates_at_the_end_and_nobody_waits_for_it(laboratory: Any, tmp_path: Path) -> None:
+    (tmp_path / "quiz.jsonl").write_text(json.dumps({"question": "A", "choices": ["b", "c"], "answer": 0}) + "\n")
+    asked = {"questions": str(tmp_path / "quiz.jsonl"), "draws": 2, "max_draws": 8}
+    config = laboratory.config("at-end", {"training": {"max_steps": 2}, "evaluation": {"at_end": asked}})
+    alone = {"num_processes": 2, "inject": ["evaluate_at_the_end_once_alone", 30], "inject_rank": 0}
+    outcome = laboratory.run(config, tmp_path / "told", **alone)
+    assert outcome.codes == [0, 0], outcome.log
+    assert outcome.log.count("evaluated: ") == 1
+    report = json.loads((tmp_path / "told" / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["models"][0]["questions"]["metrics"]["accuracy"]["number"] == 1
+    arguments = ["evaluation.at_end.window=1000", f"evaluation.at_end.data={laboratory.folder / 'texts.jsonl'}"]
+    outcome = laboratory.run(config, tmp_path / "failed", num_processes=2, arguments=arguments)
+    assert outcome.codes == [0, 0], outcome.log
+    assert outcome.log.count("evaluation.at_end failed (window is 1000") == 1
+    assert (tmp_path / "failed" / "run" / "final" / "model.safetensors").is_file()
+    outcome = laboratory.run(
+        config, tmp_path / "missing", num_processes=2, arguments=["evaluation.at_end.questions=no"]
+    )
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert not (tmp_path / "missing" / "run").exists()
+
+
 def launch(laboratory: Any, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
     folder.mkdir()

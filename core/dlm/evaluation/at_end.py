@@ -33,7 +33,8 @@ def evaluate_at_end(
 ) -> None:
     """Write the report of the final model into the output folder, unless it is there.
 
-    Nothing that goes wrong here ends the run, whose model is written.
+    Nothing that goes wrong here ends the run, whose model is written. Of several processes the main one calls this
+    alone, once they have parted: nobody waits for it.
 
     Args:
         loaded: the configuration; nothing is done where ``evaluation.at_end`` is null.
@@ -45,12 +46,18 @@ def evaluate_at_end(
         return
     try:
         say(_evaluated(loaded, folder, trust_remote_code=trust_remote_code))
+    except KeyboardInterrupt:
+        say(_failed("interrupted", folder))
+        raise
     except Exception as error:  # whatever it is, the run is done
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        say(
-            f"evaluation.at_end failed ({reason}); the model is whole: "
-            f"dlm eval --model {shlex.quote(str(folder.final))} evaluates it"
-        )
+        say(_failed(str(error).partition("\n")[0] or type(error).__name__, folder))
+
+
+def _failed(reason: str, folder: OutputFolder) -> str:
+    return (
+        f"evaluation.at_end failed ({reason}); the model is whole: "
+        f"dlm eval --model {shlex.quote(str(folder.final))} evaluates it"
+    )
 
 
 def _evaluated(loaded: LoadedConfig, folder: OutputFolder, *, trust_remote_code: bool) -> str:

@@ -76,16 +76,17 @@ def _refuse_code(loaded: LoadedConfig) -> None:
 
 def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_code: bool) -> RunResult:
     config = loaded.config
-    if config.evaluation.at_end is not None:
+    at_end = config.evaluation.at_end is not None
+    if at_end:
         # Imported where it is wanted: evaluation builds on training.
         from dlm.evaluation.at_end import check_at_end, evaluate_at_end
-
-        check_at_end(loaded)
     accelerator, store = build_accelerator(config), build_store(config)
     with ExitStack() as stack:
         folder = OutputFolder(user_path(config.training.output_dir))
 
         def enter_and_choose() -> StartingPoint:
+            if at_end:
+                check_at_end(loaded)
             stack.enter_context(folder)
             return starting_point(folder, store, config.training.checkpoint.resume)
 
@@ -93,7 +94,7 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
         is_main = accelerator.is_main_process  # which it cannot say once the group is closed
         final_step = _train(loaded, accelerator, start, allow_change, trust_remote_code=trust_remote_code)
         close_group(accelerator)
-        if is_main and config.evaluation.at_end is not None:
+        if is_main and at_end:
             evaluate_at_end(loaded, folder, print, trust_remote_code=trust_remote_code)
     return RunResult(final_step=final_step, output_dir=folder.path)
 
