@@ -77,15 +77,15 @@ class Answering:
                 row_keys=torch.tensor(keys, device=device),
             )
         self.model.train()
-        ids, steps = state.sequences.cpu(), state.committed_step.cpu()
+        ids, steps, ends = state.sequences.cpu(), state.committed_step.cpu(), end_ids(self.model, self.tokenizer)
         paddings = [input_ids.shape[1] - len(row) for row in rows]
         return [
-            self._answer(prompt, ids[row, padding:], steps[row, padding:])
+            self._answer(prompt, ids[row, padding:], steps[row, padding:], ends)
             for row, (prompt, padding) in enumerate(zip(prompts, paddings, strict=True))
         ]
 
-    def _answer(self, prompt: Prompt, ids: Tensor, steps: Tensor) -> Answer:
-        start, ends = len(prompt.ids), end_ids(self.model, self.tokenizer)
+    def _answer(self, prompt: Prompt, ids: Tensor, steps: Tensor, ends: Sequence[int]) -> Answer:
+        start = len(prompt.ids)
         written = ids[start:][steps[start:] >= 0].tolist()
         end = next((index for index, each in enumerate(written) if each in ends), None)
         is_empty = (steps < 0) & (torch.arange(len(ids)) >= start)

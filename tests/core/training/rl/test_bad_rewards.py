@@ -1,7 +1,9 @@
 """Rows that a reward cannot judge, rewards that fail, and code that runs only with leave: one line each, exit 2."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,6 +17,7 @@ from dlm.data.source_records import Origin
 from dlm.errors import DataError, DlmError, ExitCode, UserInputError
 from dlm.training.answers import Answer, Judge
 from dlm_cli.commands.run import run as run_command
+from dlm_cli.main import main
 from dlm_plugins import Reward, RewardRequest
 
 
@@ -104,6 +107,55 @@ def test_a_reward_that_fails_is_named_with_the_row(reward: Reward, message: str)
     with pytest.raises(DataError) as caught:
         judge(answers)
     assert str(caught.value) == message
+
+
+WAYWARD = """
+import attrs, torch
+from dlm_plugins import hookimpl
+
+@attrs.frozen(kw_only=True)
+class FailsReward:
+    '''Looks for what is not in the row.'''
+    def score(self, request):
+        return torch.tensor([float(item.columns["solution"]) for item in request.items])
+
+@attrs.frozen(kw_only=True)
+class UndecidedReward:
+    '''Not a number.'''
+    def score(self, request):
+        return torch.full((len(request.items),), float("nan"))
+
+@hookimpl
+def dlm_rewards():
+    return {"fails": FailsReward, "undecided": UndecidedReward}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fails", "{folder}/sums.jsonl:10: rl.rewards: FailsReward cannot judge the answer: 'solution'"),
+        ("undecided", "rl.rewards: UndecidedReward says nan of an answer to {folder}/sums.jsonl:10, not a number"),
+    ],
+)
+def test_a_run_whose_reward_fails_ends_with_one_line(
+    rl_file: Path,
+    site_packages: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    message: str,
+) -> None:
+    site_packages.install("dlm-wayward", {"wayward.py": WAYWARD})
+    monkeypatch.setattr(sys, "argv", ["dlm", "run", str(rl_file), f"rl.rewards=[{name}]"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == ExitCode.USER_INPUT
+    said = capfd.readouterr()
+    assert said.err == f"dlm: {message.format(folder=rl_file.parent)}\n"
+    assert "Traceback" not in said.out
+    assert not (rl_file.parent / "run" / "final").exists()
 
 
 CODE = "rl.rewards=[{name: tests, seconds: 20, memory_mb: 128}]"
