@@ -43,6 +43,40 @@ def die_in_backward(number: int) -> None:
     _before_backward(die)
 
 
+def die_in(place: str, number: int, share: float) -> None:
+    """Die in the n-th call of a part of a step that learns from rewards, after a share of the time that calls take.
+
+    At the latest when the call is about to return.
+    """
+    from dlm.training.answers import Judge
+    from dlm.training.rollouts import Rollouts
+    from dlm.training.saver import Saver
+    from dlm.training.step import TrainingStep
+
+    places: dict[str, tuple[Any, str]] = {
+        "rollout": (Rollouts, "_answers"),
+        "reward": (Judge, "__call__"),
+        "update": (TrainingStep, "update"),
+        "save": (Saver, "_publish"),
+    }
+    owner, name = places[place]
+    original, calls, typical = getattr(owner, name), 0, 0.01
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls, typical
+        calls += 1
+        started = time.monotonic()
+        if calls == number:
+            threading.Timer(share * typical, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        result = original(*arguments, **options)
+        typical = time.monotonic() - started
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, call)
+
+
 def signal_in_backward(number: int, *names: str | float) -> None:
     """Send signals to this process before the n-th backward pass, with pauses of so many seconds between them."""
 
