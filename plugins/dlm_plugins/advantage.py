@@ -12,6 +12,11 @@ NEEDS_VALUES = Claim(
     False,
     "Reads what a value model (rl.value) expects at each position; without one the run is refused.",
 )
+GAMMA = Claim(
+    "gamma",
+    1.0,
+    "What the reward is worth a denoising step earlier, as a share: what the value model learns to expect.",
+)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -21,8 +26,8 @@ class AdvantageRequest:
     rewards: Tensor
     """(P, G) float32, finite: the weighted sum of the rewards of each answer."""
     values: Tensor | None = None
-    """(B, L) float32: the reward that a value model expected when the token at this position was about to be written.
-    None where there is no such model."""
+    """(B, L) float32: the reward, discounted as ``gamma`` claims, that a value model expected when the token at this
+    position was about to be written. None where there is no such model."""
     committed_step: Tensor | None = None
     """(B, L) int64: the denoising step at which each position was written; -1 in the prompt and behind the end."""
 

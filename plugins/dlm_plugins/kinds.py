@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from dlm_plugins.advantage import NEEDS_VALUES, Advantage
+from dlm_plugins.advantage import GAMMA, NEEDS_VALUES, Advantage
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, AttentionBias
 from dlm_plugins.claims import Claim
 from dlm_plugins.loss import (
@@ -136,7 +136,7 @@ _ROWS = (
         protocol=Advantage,
         key="rl.advantage",
         decides="how much better than expected an answer is, given the rewards",
-        claims=(NEEDS_VALUES,),
+        claims=(NEEDS_VALUES, GAMMA),
     ),
     Kind(
         name="optimizer",

@@ -114,7 +114,14 @@ class Laboratory:
             return {
                 "training": {"mode": name, "loss_impl": loss, "noise": {"masking": "trace"}},
                 "dataset": {"name": str(self.folder / "prompts.jsonl"), "max_length": 32},
-                "rl": {"rewards": ["exact"], "group_size": 4, "updates_per_rollout": 2, "reference": "start"},
+                "rl": {
+                    "rewards": ["exact"],
+                    "group_size": 4,
+                    "updates_per_rollout": 2,
+                    "reference": "start",
+                    "advantage": "value",
+                    "value": {"updates": 2},
+                },
                 "sampling": {"gen_length": 1, "steps": 1, "block_length": 1, "temperature": 1.0, "eos": "suppress"},
             }
         data = {"name": str(self.folder / "conversations.jsonl"), "max_length": 64}

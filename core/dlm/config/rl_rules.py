@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+import attrs
+
+from dlm.config.rl_section import ValueConfig
 from dlm.config.run_config import RunConfig
 from dlm.config.sampling_settings import APPROXIMATE_CACHES, CacheOptions
 from dlm_plugins.advantage import NEEDS_VALUES
@@ -68,15 +71,32 @@ def _groups(config: RunConfig) -> Iterator[Problem]:
     rl = config.rl
     if not rl.rewards:
         yield Problem("rl.rewards", "mode rl needs at least one: [{name: exact, column: answer}]")
-    if NEEDS_VALUES.of(rl.advantage):
-        yield Problem("rl.advantage", "needs the values of a value model, which this version has not; choose group")
-    elif rl.group_size == 1:
+    yield from _values(config)
+    if rl.group_size == 1 and not NEEDS_VALUES.of(rl.advantage):
         message = "an answer is compared with the others to its prompt, and there is none; set it to 2 or more"
         yield Problem("rl.group_size", message)
     if config.dataset.mixture is not None:
         yield Problem("dataset.mixture", "mode rl takes its prompts from one data set; give its name")
     if config.dataset.pack:
         yield Problem("dataset.pack", "prompts stand alone in their rows; set it to false")
+
+
+def _values(config: RunConfig) -> Iterator[Problem]:
+    """A value model, and what reads its values."""
+    rl = config.rl
+    if NEEDS_VALUES.of(rl.advantage) and rl.value is None:
+        yield Problem("rl.advantage", "needs the values of a value model: set rl.value to {}, or choose group")
+    if rl.value is None:
+        return
+    if not NEEDS_VALUES.of(rl.advantage):
+        yield Problem("rl.value", "has no effect: the advantage reads no values; set that to value, or remove this")
+    if config.lora is not None:
+        yield Problem("rl.value", "is a whole copy of the model beside the adapters; remove lora, or set it to null")
+    if config.training.mixed_precision == "fp16":
+        yield Problem("rl.value", "does not go with fp16, whose loss is scaled for one model alone; use bf16, or no")
+    if rl.value.updates == 1 and rl.value.clip != attrs.fields(ValueConfig).clip.default:
+        message = "has no effect with one update on a rollout, before which nothing has moved; set updates to 2 or more"
+        yield Problem("rl.value.clip", f"{message}, or remove it")
 
 
 def _lengths(config: RunConfig) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from dlm.config.fields import (
     setting,
 )
 from dlm_plugins.advantage import Advantage
+from dlm_plugins.optimizer import OptimizerFactory
 from dlm_plugins.reward import Reward
 
 
@@ -33,6 +34,24 @@ class CurriculumStage:
     step: int = setting("The first step of the stage.", validator=NOT_NEGATIVE)
     gen_length: int = setting("As sampling.gen_length, and at most that.", validator=POSITIVE)
     block_length: int | None = setting("As sampling.block_length.", None, POSITIVE_OR_NULL)
+
+
+@attrs.frozen(kw_only=True)
+class ValueConfig:
+    """A value model: what reward is to be expected, given how far an answer has come."""
+
+    optimizer: OptimizerFactory = component_setting("Its optimizer; its learning rate is constant.", "adamw")
+    clip: float | None = setting(
+        "Most that an expected reward moves on one rollout before that is no longer rewarded; null: as far as it goes.",
+        0.2,
+        POSITIVE_OR_NULL,
+    )
+    updates: int = setting("Optimizer steps on the answers of a rollout.", 1, POSITIVE)
+    shrink: int = setting(
+        "Neighbouring steps of an answer that are valued at once, before the first of them: fewer forwards.",
+        1,
+        POSITIVE,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +76,9 @@ class RlConfig:
     )
     overlong: Literal["zero", "mask"] = setting(
         "Answers without an end: zero: worth 0, whatever the rewards say; mask: not trained.", "zero"
+    )
+    value: ValueConfig | None = setting(
+        "A value model for advantages that need one: a copy of the network with a linear head; null: none.", None
     )
     curriculum: Sequence[CurriculumStage] = setting(
         "Shorter answers first: [{step: 0, gen_length: 64}, {step: 100, gen_length: 256}].", ()

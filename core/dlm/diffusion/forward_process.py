@@ -36,6 +36,10 @@ class PolicyFigures:
     """Of the model that drew them; None: it is the one that is trained still."""
     reference_log_probability: Tensor | None = None
     """Of a frozen model; None: there is none."""
+    value: Tensor | None = None
+    """The reward that a value model expects; None: there is none."""
+    returns: Tensor | None = None
+    """What came out, which it learns to expect."""
 
     def to(self, device: torch.device) -> "PolicyFigures":
         """The same on ``device``."""
@@ -91,6 +95,16 @@ class NoisedBatch:
             moved["scored"] = moved["corrupted"]
         policy = None if self.policy is None else self.policy.to(device)
         return attrs.evolve(self, clean=self.clean.to(device), policy=policy, **moved)
+
+    def row_of(self) -> Tensor:
+        """(B,) int64 on the host: which row of the batch that was noised each view is of.
+
+        The views of a row are neighbours, in the order of rows. Fillers, the last ones, count as one.
+        """
+        views = self.clean.row_index.cpu()
+        starts = torch.ones_like(views, dtype=torch.bool)
+        starts[1:] = views[1:] != views[:-1]
+        return starts.long().cumsum(dim=0) - 1
 
 
 @attrs.frozen(kw_only=True)

@@ -49,6 +49,13 @@ class Sums:
             return torch.cat((torch.stack([scalar.float() for scalar in scalars]), by_bin.flatten()))  # as the fields
 
     @staticmethod
+    def of_loss(total: Tensor, normaliser: Tensor) -> Tensor:
+        """As :meth:`pack`, where there is a loss and nothing else to count."""
+        sums = torch.zeros(5 + 3 * NUM_RATE_BINS, device=total.device)
+        sums[0], sums[1] = total.detach(), normaliser
+        return sums
+
+    @staticmethod
     def split(vector: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """The numbers of a vector of :meth:`pack`, and those of an objective's own that stand behind them."""
         size = 5 + 3 * NUM_RATE_BINS

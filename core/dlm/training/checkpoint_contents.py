@@ -11,6 +11,7 @@ import attrs
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +30,24 @@ CONFIG_FILE = "config.yaml"
 OPTIMIZER_FILE = "optimizer.pt"
 SCHEDULER_FILE = "scheduler.pt"
 RANDOM_FILE = "rng_state.pt"
+COMPANION_FILE = "value_model.pt"
+
+
+@attrs.frozen(kw_only=True)
+class Companion:
+    """A second model that a run trains beside its own, whole on every process: a value model."""
+
+    module: nn.Module
+    optimizer: Optimizer
+
+    def state(self, *, keeps: bool) -> Mapping[str, Any]:
+        """A copy of what is saved, if this process keeps it."""
+        return dict(staged({"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}, keeps=keeps))
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.module.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(_spread(self.optimizer, saved["optimizer"]))
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +57,7 @@ class Position:
     course: Mapping[str, Any]
     """Of the learning rate, and of the loss scaler."""
     generators: Mapping[str, object]
+    companion: Mapping[str, Any] | None
     state: str
     """Where the run stands, and what it is: :meth:`TrainerState.text`."""
 
@@ -74,7 +94,7 @@ class WholeContents:
     @property
     def num_bytes(self) -> int:
         """See :class:`Contents`."""
-        tensors = [*self.weights.values(), *_tensors(self.optimizer)]
+        tensors = [*self.weights.values(), *_tensors(self.optimizer), *_tensors(self.position.companion)]
         return sum(each.numel() * each.element_size() for each in tensors)
 
     def write(self, folder: NewFolder, objects: "TrainingObjects") -> None:
@@ -105,6 +125,7 @@ class TrainingObjects:
     config_text: str
     """The resolved run file."""
     identity: Mapping[str, object]
+    companion: Companion | None = None
     _settings: Mapping[str, bytes] | None = None
 
     def settings(self) -> Mapping[str, bytes]:
@@ -137,7 +158,9 @@ class TrainingObjects:
         scaler = self.accelerator.scaler
         course = {"scheduler": self.scheduler.state_dict(), "scaler": scaler and scaler.state_dict()}
         text = state.text(self.identity)
-        return Position(course=copy.deepcopy(course), generators=generator_states(), state=text)
+        keeps = bool(self.accelerator.is_main_process)
+        companion = None if self.companion is None else self.companion.state(keeps=keeps)
+        return Position(course=copy.deepcopy(course), generators=generator_states(), companion=companion, state=text)
 
     def write_model(self, folder: NewFolder, layout: Layout, values: Iterator[torch.Tensor]) -> None:
         """Write a Hugging Face folder: weights, configuration, tokenizer, and the resolved run file.
@@ -166,6 +189,8 @@ class TrainingObjects:
         """Write what is no tensor."""
         save(position.course, folder, SCHEDULER_FILE)
         save(position.generators, folder, RANDOM_FILE)
+        if position.companion is not None:
+            save(position.companion, folder, COMPANION_FILE)
         with folder.create(STATE_FILE) as file:
             file.write(position.state.encode())
 
@@ -182,7 +207,9 @@ class TrainingObjects:
                 read_shards(folder, self)
             else:
                 read_weights(self.weights, folder)
-                self.optimizer.load_state_dict(self._spread(load(folder / OPTIMIZER_FILE)))
+                self.optimizer.load_state_dict(_spread(self.optimizer, load(folder / OPTIMIZER_FILE)))
+            if self.companion is not None:
+                self.companion.load(load(folder / COMPANION_FILE))
             course = load(folder / SCHEDULER_FILE)
             self.scheduler.load_state_dict(course["scheduler"])
             if self.accelerator.scaler is not None and course["scaler"]:
@@ -191,23 +218,24 @@ class TrainingObjects:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
 
-    def _spread(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """The optimizer's state with each tensor spread as its parameter is, in memory of its own: not the file's."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        known: dict[int, torch.Tensor] = {}  # several parameters may share a tensor, and go on to
 
-        def own(value: Any, parameter: torch.Tensor) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            if id(value) not in known:
-                known[id(value)] = part(value, parameter) if value.shape == parameter.shape else value.clone()
-            return known[id(value)]
+def _spread(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with each tensor spread as its parameter is, in memory of its own: not the file's."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known: dict[int, torch.Tensor] = {}  # several parameters may share a tensor, and go on to
 
-        state = {
-            number: {name: own(value, parameters[number]) for name, value in values.items()}
-            for number, values in saved["state"].items()
-        }
-        return {**saved, "state": state}
+    def own(value: Any, parameter: torch.Tensor) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in known:
+            known[id(value)] = part(value, parameter) if value.shape == parameter.shape else value.clone()
+        return known[id(value)]
+
+    state = {
+        number: {name: own(value, parameters[number]) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return {**saved, "state": state}
 
 
 def save(content: Mapping[str, object], folder: NewFolder, name: str) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 import attrs
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dlm.data.batch import StepBatch
 from dlm.diffusion.forward_process import ForwardProcess, NoisedBatch, PolicyFigures
@@ -13,6 +12,7 @@ from dlm.diffusion.policy_objective import PolicySums
 from dlm.diffusion.reference import Reference
 from dlm.training.rollouts import Rollout, Rollouts
 from dlm.training.step import StepResult, TrainingStep, nothing
+from dlm.training.value_model import ValueModel
 
 
 @attrs.define(kw_only=True)
@@ -25,6 +25,8 @@ class PolicyStep:
     num_updates: int
     reference: Reference | None
     """What the loss keeps to."""
+    value_model: ValueModel | None = None
+    """What the answers are compared with; the rollouts ask the same one."""
 
     @property
     def objective(self) -> nn.Module:
@@ -56,18 +58,24 @@ class PolicyStep:
             is_last = update == self.num_updates - 1
             result = self.training_step.update(views, len(views), step, meanwhile, is_last=is_last)
         sums = PolicySums.unpack(result.own_sums)
+        figures, is_bad = {**rollout.figures, **sums.figures(has_reference=self.reference is not None)}, result.is_bad
+        if self.value_model is not None:
+            learned, value_is_bad = self.value_model.learn(rollout.states, step)
+            figures, is_bad = {**figures, **learned}, is_bad or value_is_bad
         return attrs.evolve(
             result,
-            figures={**rollout.figures, **sums.figures(has_reference=self.reference is not None)},
+            figures=figures,
             seconds={**rollout.seconds, "update_seconds": perf_counter() - started},
-            has_signal=bool(rollout.figures["groups_with_signal"]),
+            is_bad=is_bad,
+            # Values differ from rewards that are all the same, and there is nothing to learn from them all the same.
+            has_signal=bool(rollout.figures["groups_with_signal"] and rollout.figures["reward_std"]),
         )
 
     def _view(self, rollout: Rollout, number: int, step: int) -> NoisedBatch:
         """A micro-batch as the updates see it, each of them the same."""
         batch = rollout.batches[number]
         noised = self.forward_process(batch, step=step, num_rows=rollout.num_answers)
-        row_of = _row_of(batch.row_index, noised.clean.row_index)
+        row_of = noised.row_of()
         device = self.training_step.accelerator.device
         noised = noised.to(device)
         accelerator = self.training_step.accelerator
@@ -84,10 +92,3 @@ class PolicyStep:
             reference_log_probability=reference,
         )
         return attrs.evolve(noised, policy=policy.to(device))
-
-
-def _row_of(rows: Tensor, views: Tensor) -> Tensor:
-    """(B',) int64: which of the rows (B,) each view is of. The views of a row are neighbours, in the order of rows."""
-    starts = torch.ones_like(views, dtype=torch.bool)
-    starts[1:] = views[1:] != views[:-1]
-    return starts.long().cumsum(dim=0) - 1

@@ -21,6 +21,7 @@ from dlm.training.policy_step import PolicyStep
 from dlm.training.reference_model import build_reference
 from dlm.training.rollouts import Rollouts
 from dlm.training.step import TrainingStep
+from dlm.training.value_model import build_value_model
 
 START = "start"
 """As ``rl.reference``: the model that the run starts from."""
@@ -54,6 +55,7 @@ def learn_from_rewards(
     answering = Answering(accelerator=engine.accelerator, model=objects.model, tokenizer=objects.tokenizer)
     may_end = bool(end_ids(objects.model, objects.tokenizer)) and config.sampling.eos != "suppress"
     judge = Judge(rewards=rl.rewards, overlong_is_worthless=may_end and rl.overlong == "zero")
+    value_model = None if rl.value is None else build_value_model(rl.value, objects, step, loaded, vocabulary)
     rollouts = Rollouts(
         accelerator=engine.accelerator,
         answering=answering,
@@ -69,6 +71,7 @@ def learn_from_rewards(
         blocks_from_start=training.block_attention.enabled and training.block_attention.origin == "document",
         pad_id=pad_id_of(objects.tokenizer),
         seed=training.seed,
+        value_model=value_model,
     )
     engine.step = PolicyStep(
         training_step=step,
@@ -76,6 +79,7 @@ def learn_from_rewards(
         forward_process=step.forward_process,
         num_updates=rl.updates_per_rollout,
         reference=_reference(engine, loaded, vocabulary, trust_remote_code=trust_remote_code),
+        value_model=value_model,
     )
     held_out = None
     if engine.data.evaluation is not None:

@@ -13,7 +13,9 @@ from dlm.config.rl_section import CurriculumStage
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.data.batch import FILLER, Batch, StepBatch
 from dlm.data.conversations.prompt_rows import PromptRows
+from dlm.diffusion.forward_process import NoisedBatch
 from dlm.training.answers import Answer, Answering, Judge
+from dlm.training.value_model import ValueModel, values_of
 from dlm_plugins import Advantage, AdvantageRequest
 
 
@@ -27,6 +29,8 @@ class Rollout:
     """(B, L) float32 for each batch."""
     group_advantages: Sequence[Tensor]
     """(B, G) float32 for each batch."""
+    states: Sequence[NoisedBatch]
+    """What a value model learns from, of all answers; none where there is no such model."""
     num_answers: int
     """Of all ranks, those that are left out included."""
     figures: Mapping[str, float | None]
@@ -55,6 +59,7 @@ class Rollouts:
     """Whether attention counts blocks from the start of the prompt."""
     pad_id: int
     seed: int
+    value_model: ValueModel | None = None
 
     def __call__(self, step_batch: StepBatch, step: int) -> Rollout:
         """Let the model answer G times each, judge and compare the answers, and deal them out."""
@@ -63,20 +68,25 @@ class Rollouts:
         answered = perf_counter()
         rewards, scores = self.judge(answers)
         judged = perf_counter()
-        length = max((len(answer.ids) for answer in answers), default=1)
-        advantage = self._advantages(rewards, answers, length)
+        length, num_answers = max((len(each.ids) for each in answers), default=1), step_batch.num_rows * self.group_size
+        values, states = None, []
+        if self.value_model is not None:
+            batches, dealt = self._batches(range(len(answers)), answers, index, length)
+            worth = [_taken(rewards[:, None], torch.tensor(numbers))[:, 0] for numbers in dealt]
+            states = self.value_model.expect(batches, worth, step, num_answers)
+            values = torch.cat([values_of(each, batch) for each, batch in zip(states, batches, strict=True)])
+        advantage = self._advantages(rewards, answers, length, values)
         has_signal = (advantage != 0).any(dim=1).view(-1, self.group_size).any(dim=1)  # (P,)
         places = self._used(has_signal, answers).nonzero()[:, 0].tolist()
-        batches, dealt = [], self._dealt(places)
-        for numbers in dealt:
-            batches.append(self._batch([None if n == FILLER else answers[n] for n in numbers], numbers, index, length))
+        batches, dealt = self._batches(places, answers, index, length)
         chosen = [torch.tensor(numbers) for numbers in dealt]
         groups = _in_groups(advantage, answers, self.group_size)
         return Rollout(
             batches=batches,
             advantages=[_taken(advantage, each) for each in chosen],
             group_advantages=[_taken(groups, each) for each in chosen],
-            num_answers=step_batch.num_rows * self.group_size,
+            states=states,
+            num_answers=num_answers,
             figures=self._figures(answers, rewards, scores, has_signal),
             seconds={"rollout_seconds": answered - started, "reward_seconds": judged - answered},
         )
@@ -101,12 +111,13 @@ class Rollouts:
             return settings
         return attrs.evolve(settings, gen_length=stage.gen_length, block_length=stage.block_length)
 
-    def _advantages(self, rewards: Tensor, answers: Sequence[Answer], length: int) -> Tensor:
+    def _advantages(self, rewards: Tensor, answers: Sequence[Answer], length: int, values: Tensor | None) -> Tensor:
         """(B, L) float32: 0 where nothing was written."""
         if not answers:
             return torch.zeros(0, length)
         steps = _stacked([answer.committed_step for answer in answers], length, -1)
-        request = AdvantageRequest(rewards=rewards.view(-1, self.group_size), committed_step=steps)
+        values = None if values is None else values[: len(answers)]
+        request = AdvantageRequest(rewards=rewards.view(-1, self.group_size), values=values, committed_step=steps)
         found = self.advantage.advantage(request)
         return torch.where(steps >= 0, found if found.ndim == 2 else found[:, None], 0.0)
 
@@ -118,6 +129,14 @@ class Rollouts:
         if self.mask_overlong:
             used &= torch.tensor([answer.ended for answer in answers], dtype=torch.bool)
         return used
+
+    def _batches(
+        self, places: Sequence[int], answers: Sequence[Answer], index: Sequence[int], length: int
+    ) -> tuple[list[Batch], list[list[int]]]:
+        """Micro-batches of the answers at ``places``, and which are in which."""
+        dealt = self._dealt(places)
+        chosen = ([None if n == FILLER else answers[n] for n in numbers] for numbers in dealt)
+        return [self._batch(each, numbers, index, length) for each, numbers in zip(chosen, dealt, strict=True)], dealt
 
     def _dealt(self, places: Sequence[int]) -> list[list[int]]:
         """Micro-batches of answers, filled up; as many of them as the rank with the most needs, at least one."""

@@ -201,6 +201,7 @@ def test_nothing_to_learn_from_is_said_and_ends_the_run(make_rl: MakeRl, capfd: 
     assert said[0].startswith(f"step {FEW_STEPS_WITHOUT_SIGNAL}: ")
 
 
+VALUE = ("rl.advantage=value", "rl.value={}")
 WORKER = """
 import sys
 import attrs, torch
@@ -214,15 +215,18 @@ class Parity:
         return torch.tensor([float(sum(item.answer_ids) % 2 == 0) for item in request.items])
 
 run_file, folder, *overrides = sys.argv[1:]
-loaded = load_config(run_file, overrides)
-engine = assemble(loaded, build_accelerator(loaded.config))
-rollouts = engine.step.rollouts
-judge = attrs.evolve(rollouts.judge, rewards=(WeightedReward(reward=Parity()),), overlong_is_worthless=False)
-engine.step.rollouts = attrs.evolve(rollouts, judge=judge)
-result = engine.step(next(engine.data.loader.steps()), 3, lambda: None)
-named = engine.saver.objects.model.named_parameters()
-found = {"gradients": {name: each.grad.clone() for name, each in named}, "figures": dict(result.figures)}
-torch.save(found, f"{folder}/rank-{engine.accelerator.process_index}.pt")
+for place, settings in enumerate([overrides[:1], overrides]):
+    loaded = load_config(run_file, settings)
+    engine = assemble(loaded, build_accelerator(loaded.config))
+    rollouts = engine.step.rollouts
+    judge = attrs.evolve(rollouts.judge, rewards=(WeightedReward(reward=Parity()),), overlong_is_worthless=False)
+    engine.step.rollouts = attrs.evolve(rollouts, judge=judge)
+    result = engine.step(next(engine.data.loader.steps()), 3, lambda: None)
+    objects = engine.saver.objects
+    models = {"policy": objects.model, **({"value": objects.companion.module} if objects.companion else {})}
+    named = [(f"{model}.{name}", each) for model in models for name, each in models[model].named_parameters()]
+    found = {"gradients": {name: each.grad.clone() for name, each in named}, "figures": dict(result.figures)}
+    torch.save(found, f"{folder}/{place}-{engine.accelerator.process_index}.pt")
 torch.distributed.destroy_process_group()
 """
 
@@ -230,14 +234,23 @@ torch.distributed.destroy_process_group()
 def test_two_processes_take_the_same_step(
     make_rl: MakeRl, rl_file: Path, tmp_path: Path, largest_difference: Any
 ) -> None:
-    expected, gradients = taken(make_rl())
+    """The value model too."""
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command = [*launcher, str(tmp_path / "worker.py"), str(rl_file), str(tmp_path), "training.batch_size=2"]
+    command = [*launcher, str(tmp_path / "worker.py"), str(rl_file), str(tmp_path), "training.batch_size=2", *VALUE]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    for rank in range(2):
-        found = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
-        assert largest_difference(found["gradients"], gradients) < 1e-5
-        assert found["figures"] == pytest.approx(expected.figures, rel=1e-4)
+    for place, settings in enumerate(((), VALUE)):
+        engine = make_rl(*settings)
+        expected, gradients = taken(engine)
+        gradients = {f"policy.{name}": each for name, each in gradients.items()}
+        if (companion := engine.saver.objects.companion) is not None:
+            named = companion.module.named_parameters()
+            gradients |= {f"value.{name}": each.grad.clone() for name, each in named if each.grad is not None}
+        figures = {name: value for name, value in expected.figures.items() if value is not None}
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{place}-{rank}.pt", weights_only=True)
+            assert largest_difference(found["gradients"], gradients) < 1e-5
+            found_figures = {name: found["figures"][name] for name in figures}
+            assert found_figures == pytest.approx(figures, rel=1e-4)
