@@ -6,6 +6,7 @@ one request after another over HTTP. Figures are ratios within one run; those of
 is busy with other things too.
 
     python benchmarks/serving.py
+    python benchmarks/serving.py --threads 2 --stream
     python benchmarks/serving.py --requests 48 --hidden 512 --layers 8      # another shape
 """
 
@@ -57,10 +58,11 @@ def make_model(folder: Path, changes: dict[str, int]) -> int:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Host and port of a server, and its process."""
+def served(folder: Path, num_threads: int) -> Iterator[tuple[str, psutil.Process]]:
+    """Host and port of a server that computes with so many threads, and its process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
     command = [sys.executable, "-m", "dlm", "serve", str(folder), "--port", "0", "--max-rows", str(max(LEVELS))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         try:
@@ -69,17 +71,23 @@ def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
             process.terminate()
 
 
-def ask(address: str, prompt: list[int]) -> int:
+def ask(address: str, prompt: list[int], *, streams: bool) -> int:
     """Tokens of one answer."""
     connection = http.client.HTTPConnection(address, timeout=600)
-    body = {"prompt": prompt, "max_tokens": NEW, "dlm": {"eos": "free"}}
+    body: dict[str, Any] = {"prompt": prompt, "max_tokens": NEW, "dlm": {"eos": "free"}}
+    if streams:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-    number: int = json.loads(connection.getresponse().read())["usage"]["completion_tokens"]
+    content = connection.getresponse().read()
+    last = content.split(b"data: ")[-2] if streams else content  # behind it comes [DONE]
+    number: int = json.loads(last)["usage"]["completion_tokens"]
     connection.close()
     return number
 
 
-def rates(address: str, process: psutil.Process, prompts: list[list[int]], level: int) -> tuple[float, float]:
+def rates(
+    address: str, process: psutil.Process, prompts: list[list[int]], level: int, *, streams: bool
+) -> tuple[float, float]:
     """Tokens per second, and per second of the server's processor time, with so many prompts at a time."""
     left, total, lock = list(prompts), 0, threading.Lock()
 
@@ -90,7 +98,7 @@ def rates(address: str, process: psutil.Process, prompts: list[list[int]], level
                 if not left:
                     return
                 prompt = left.pop()
-            number = ask(address, prompt)
+            number = ask(address, prompt, streams=streams)
             with lock:
                 total += number
 
@@ -107,6 +115,8 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=24, help="at each level")
+    parser.add_argument("--threads", type=int, default=1, help="that the server computes with")
+    parser.add_argument("--stream", action="store_true", help="let the texts come as they are written")
     parser.add_argument("--hidden", type=int, help="another hidden size")
     parser.add_argument("--layers", type=int, help="another number of layers")
     arguments = parser.parse_args()
@@ -118,9 +128,10 @@ def main() -> None:
             [chance.randrange(first, VOCABULARY) for _ in range(chance.randint(64, 256))]
             for _ in range(arguments.requests)
         ]
-        with served(Path(name)) as (address, process):
-            rates(address, process, prompts[:4], 2)  # warm
-            found = {level: rates(address, process, prompts, level) for level in LEVELS}
+        streams = arguments.stream
+        with served(Path(name), arguments.threads) as (address, process):
+            rates(address, process, prompts[:4], 2, streams=streams)  # warm
+            found = {level: rates(address, process, prompts, level, streams=streams) for level in LEVELS}
     print(f"{'concurrent':>10} {'tokens/s':>9} {'ratio':>6} {'tokens per processor second':>28} {'ratio':>6}")
     first_rate, first_busy = found[1]
     for level, (rate, busy) in found.items():

@@ -62,7 +62,9 @@ def component(kind: str, value: Any) -> Any:
         UserInputError: no such component, or no such option.
     """
     try:
-        return _installed(lambda plugins: structure_component(plugins.registry, kind, value))
+        return _installed(
+            lambda plugins: structure_component(plugins.registry, kind, value, converter=plugins.converter)
+        )
     except ConfigurationError as error:
         raise UserInputError(f"{kind}: {error}") from error
 

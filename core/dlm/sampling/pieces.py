@@ -51,8 +51,10 @@ def pieces_of(tokenizer: Any, ids: Sequence[int | None]) -> list[str | None]:
 
 def num_whole(tokenizer: Any, ids: Sequence[int]) -> int:
     """How many of the ids can be shown already: all, less those of characters that ids to come may complete."""
-    if not _decode(tokenizer, ids[-_MOST_MISSING - 1 :]).endswith(_BROKEN):
-        return len(ids)
+    # A stream asks again and again: the last ids tell, as long as they are those of a text.
+    for num in range(len(ids), max(len(ids) - _MOST_MISSING, 0) - 1, -1):
+        if not _decode(tokenizer, ids[max(num - _MOST_MISSING - 1, 0) : num]).endswith(_BROKEN):
+            return num
     num = 0
     for group, text in whole_characters(tokenizer, ids):
         if text.endswith(_BROKEN) and num + len(group) + _MOST_MISSING > len(ids):

@@ -31,12 +31,17 @@ class RowText:
     """Why the text is complete; None: it is not."""
     num_tokens: int = 0
     """Tokens of the complete text, with the one that ended it."""
+    _num_settled: int = attrs.field(default=0, init=False)
+    """Positions that were settled when last looked at."""
 
     def piece(self, state: GenerateState, *, is_last: bool = False) -> str:
         """What can be handed out now, after what was before."""
         if self.reason is not None:
             return ""
         num_settled = len(state.sequences[0]) if is_last else state.num_settled(self.takes_nothing_back)
+        if num_settled == self._num_settled and not is_last:
+            return ""
+        self._num_settled = num_settled
         ids = state.sequences[0, self.num_given : num_settled].tolist()
         end = next((index for index, each in enumerate(ids) if each in self.ends), None)
         text = self._text(ids, is_complete=is_last or end is not None)

@@ -90,6 +90,23 @@ def test_at_every_border_what_is_held_back_completes_a_character(tokenizer: Any,
     assert num_whole(tokenizer, ids_of(tokenizer, text + "a")) == len(ids_of(tokenizer, text + "a"))
 
 
+class Counting:
+    """A tokenizer that counts what it decodes."""
+
+    num_decoded = 0
+
+    def decode(self, ids: list[int], **options: bool) -> str:
+        self.num_decoded += len(ids)
+        return str(BYTES.decode(ids, **options))
+
+
+def test_the_end_of_a_long_stream_costs_no_more_than_its_beginning() -> None:
+    ids, tokenizer = ids_of(BYTES, "擴散語言模型 " * 40), Counting()
+    for border in range(len(ids) - 30, len(ids) + 1):
+        assert border - 3 <= num_whole(tokenizer, ids[:border]) <= border
+    assert tokenizer.num_decoded <= 31 * 4 * 4
+
+
 def test_bytes_that_belong_to_nothing_are_held_back_for_a_while_only() -> None:
     lonely = ids_of(BYTES, "°")[1]
     assert num_whole(BYTES, [lonely] * 40) >= 37
