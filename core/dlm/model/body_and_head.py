@@ -1,11 +1,11 @@
-"""Split a decoder into the body that makes hidden states and the LM head; count its parameters."""
+"""Split a decoder into body, decoder layers and LM head; count its parameters."""
 
 from typing import Any
 
 import attrs
 from torch import nn
 
-from dlm.errors import ModelError
+from dlm.errors import ModelError, UserInputError
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -36,6 +36,26 @@ def split(model: Any) -> DecoderParts:
     if body is model or not isinstance(body, nn.Module):
         raise ModelError(f"{name} has no body apart from its head")
     return DecoderParts(body=body, head=head)
+
+
+def decoder_layers(model: Any, *, wanted_by: str) -> list[nn.Module]:
+    """The layers of a transformers decoder, which are sharded and compiled one by one.
+
+    Args:
+        model: The model; it may hold adapters.
+        wanted_by: The key of the run file that needs them, for the message.
+
+    Raises:
+        UserInputError: The model does not say which of its modules are decoder layers.
+    """
+    names = set(model._no_split_modules or ())
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise UserInputError(
+            f"{wanted_by}: {type(model).__name__} does not say which of its modules are layers (_no_split_modules); "
+            "leave the key out"
+        )
+    return layers
 
 
 def num_parameters(model: nn.Module) -> tuple[int, int]:

@@ -222,8 +222,6 @@ def _shared_model(
 ) -> "tuple[Plan, tuple[PreTrainedModel, Weights, Contents | None]]":
     """How the processes share the model, and the model, built for that."""
     plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
-    if plan.shards and config.training.compile:
-        raise UserInputError("training.compile: does not work on a sharded model yet; set it to false")
     if plan.shards and config.training.mode in _UNSHARDED_MODES:
         raise UserInputError(
             f"training.parallel.shard: mode {config.training.mode} does not shard models yet; set it to 1"

@@ -19,7 +19,7 @@ from dlm.diffusion.times import TIME_SAMPLERS, TIME_UNITS, grid_times, jittered_
 from dlm.diffusion.vocabulary import Vocabulary, word_start_table
 from dlm.errors import UserInputError
 from dlm.model.attention import AUTO, choose_implementation, padding_of, use_attention
-from dlm.model.body_and_head import split
+from dlm.model.body_and_head import decoder_layers, split
 from dlm.model.checkpoint_sources import resolve_source
 from dlm.model.from_scratch import model_from_config
 from dlm.model.load_model import load_model, make_bidirectional
@@ -196,7 +196,9 @@ def build_objective(
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
     if training.compile:
-        parts.body.compile()  # in place: the names of the parameters stay
+        # One by one: they share one graph, and a sharded layer is gathered before its own runs. The names stay.
+        for layer in decoder_layers(model, wanted_by="training.compile"):
+            layer.compile()
     return cls(
         parts.body,
         parts.head,

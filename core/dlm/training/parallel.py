@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from dlm.config.run_config import ParallelConfig
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
+from dlm.model.body_and_head import decoder_layers
 from dlm.training.processes import on_main
 from dlm.training.weights import Weights
 
@@ -196,15 +197,8 @@ def shard(objective: DiffusionObjective, model: PreTrainedModel, mesh: DeviceMes
     Raises:
         UserInputError: The model does not say which of its modules are decoder layers.
     """
-    names = set(model._no_split_modules or ())
-    layers = [module for module in model.modules() if type(module).__name__ in names]
-    if not layers:
-        raise UserInputError(
-            f"training.parallel: {type(model).__name__} does not say which of its modules are layers "
-            "(_no_split_modules), and cannot be sharded"
-        )
     policy = precision_policy(mixed_precision)
-    for layer in layers:
+    for layer in decoder_layers(model, wanted_by="training.parallel"):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(objective, DiffusionObjective.lend.__name__)

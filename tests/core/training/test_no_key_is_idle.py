@@ -193,7 +193,7 @@ def effects(engine: Engine) -> Iterator[Any]:
             cut = step.random_length(micro, number)
             yield digest(step.forward_process(cut, step=number, num_rows=batch.num_rows))
     model, tokenizer = saver.objects.model, saver.objects.tokenizer
-    compiles = step.objective.body._compiled_call_impl is not None
+    compiles = any(module._compiled_call_impl is not None for module in step.objective.body.modules())
     yield compiles
     if not compiles:  # it would take half a minute to do the same
         for number, batch in batches:
