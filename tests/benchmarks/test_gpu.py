@@ -81,7 +81,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_resumed_run_is_compared_by_the_script(tmp_path: Path) -> None:
     """Real processes: the script, its part, and ``dlm run`` twice."""
-    done = run(tmp_path, "--device", "cpu", "--tiny", "--only", "resume")
+    done = run(tmp_path, "--device", "cpu", "--tiny", "--only", "resume", "--seconds", "1200")
     assert done.returncode == 0, done.stderr
     machine, resume = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert machine["torch"] == torch.__version__

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -313,15 +312,3 @@ def test_what_does_not_work_on_a_sharded_model_is_refused(laboratory: Any, tmp_p
     outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
     assert "training.parallel.shard: mode rl does not shard models yet; set it to 1" in outcome.log
-
-
-@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler: apt install g++")
-def test_a_compiled_model_can_be_sharded(laboratory: Any, count: Any, tmp_path: Path) -> None:
-    config = config_of(laboratory, "compiled", dropout=0.0, max_steps=3)
-    for name, compiles in (("plain", "false"), ("compiled", "true")):
-        arguments = [*SHARDED, f"training.compile={compiles}"]
-        outcome = laboratory.run(config, tmp_path / name, num_processes=2, arguments=arguments)
-        assert outcome.codes == [0, 0], outcome.log
-    number, largest = difference(tmp_path / "plain", tmp_path / "compiled")
-    count("compiled and sharded, against sharded", f"{number} lines, largest relative difference {largest:.1e}")
-    assert largest < 1e-4

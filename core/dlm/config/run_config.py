@@ -204,7 +204,7 @@ class TrainingConfig:
     gradient_checkpointing: bool = setting(
         "Compute activations again in the backward pass: less memory.", default=False
     )
-    compile: bool = setting("Compile the model with torch.compile.", default=False)
+    compile: bool = setting("Compile the decoder layers with torch.compile.", default=False)
     max_grad_norm: float | None = setting("Gradients are clipped to this norm; null: never.", 1.0, POSITIVE_OR_NULL)
     checkpoint: CheckpointConfig = section("Checkpoints and resumption.")
 

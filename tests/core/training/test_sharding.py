@@ -1,13 +1,16 @@
 """The precision of FSDP: what is computed in half precision, and what is not."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from dlm.training.parallel import precision_policy
+from dlm.model.body_and_head import decoder_layers
+from dlm.training.parallel import precision_policy, shard
 from dlm.training.sharding import whole
 
 
@@ -50,3 +53,22 @@ def test_sums_are_exact_whatever_the_precision_of_the_parameters(mixed_precision
 
 def test_nothing_is_cast_without_mixed_precision() -> None:
     assert precision_policy("no") == MixedPrecisionPolicy()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of the compiler, which asks every tensor
+@pytest.mark.usefixtures("group_of_one")
+def test_compiled_layers_are_gathered_and_give_the_loss_and_gradient_of_plain_ones(
+    make_engine: Any, take_step: Any, largest_difference: Any
+) -> None:
+    """Layers are compiled with all their hooks, among them those that gather the weights of a sharded layer."""
+    plain = make_engine("model.config.num_hidden_layers=2")
+    expected, gradients = take_step(plain)
+    engine = make_engine("model.config.num_hidden_layers=2")
+    objective, model = engine.step.objective, engine.saver.objects.model
+    layers = decoder_layers(model, wanted_by="")
+    for layer in layers:
+        layer.compile(backend="eager")  # the code generator, which takes half a minute, has its own test
+    shard(objective, model, init_device_mesh("cpu", (1,)), "no")
+    result, compiled = take_step(engine)
+    assert result.sums.loss == pytest.approx(expected.sums.loss, rel=1e-6)
+    assert largest_difference({name: whole(gradient) for name, gradient in compiled.items()}, gradients) < 1e-5
