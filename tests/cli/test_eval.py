@@ -106,7 +106,32 @@ def test_a_model_against_itself_differs_by_nothing(run: Path, tmp_path: Path) ->
     report, result = report_of(run, tmp_path / "r", "--against", str(run / "run" / "final"), "--max-draws", "8")
     difference = report["against"]["nats_per_token_difference"]
     assert (difference["value"], difference["interval_of_draws"]) == (0, [0, 0])
-    assert "more than" in result.output
+    assert f"more than {run / 'run' / 'final'}, paired:" in result.output
+
+
+def test_questions_and_preferences_are_compared_item_by_item_each_model_by_its_own_method(
+    run: Path, tmp_path: Path
+) -> None:
+    quiz = tmp_path / "quiz.jsonl"
+    rows = [{"question": f"The {noun} is", "choices": ["a", "b", "c"], "answer": 0} for noun in ("cat", "sky", "6")]
+    quiz.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["--questions", str(quiz), "--preferences", str(run / "preferences.jsonl"), "--max-draws", "8"]
+    other = ["--against", str(run / "run" / "checkpoints" / "step-2")]
+    report, result = report_of(run, tmp_path / "r", *asked, *other, "--against-method", "autoregressive")
+    (found,), comparison = report["models"], report["against"]
+    assert [each["questions"]["method"] for each in (found, comparison)] == ["bound", "autoregressive"]
+    mine, theirs = (each["questions"]["metrics"]["accuracy"]["values"] for each in (found, comparison))
+    differences = np.subtract(mine, theirs)
+    accuracy = comparison["item_differences"]["questions"]["accuracy"]
+    assert accuracy["value"] == pytest.approx(differences.mean())
+    half = 4.3026527 * differences.std(ddof=1) / 3**0.5  # Student's t of two degrees of freedom
+    assert accuracy["interval"] == pytest.approx([accuracy["value"] - half, accuracy["value"] + half])
+    margins = np.subtract(found["preferences"]["margins"], comparison["preferences"]["margins"])
+    assert comparison["item_differences"]["preferences"]["margin in nats"]["value"] == pytest.approx(margins.mean())
+    # A single pair says nothing of others.
+    assert comparison["item_differences"]["preferences"]["margin in nats"]["interval"] is None
+    assert "questions: accuracy" in result.output.partition("paired:")[2]
+    assert "questions: accuracy" in (tmp_path / "r" / "report.html").read_text().partition("(paired)")[2]
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +238,10 @@ def test_rows_that_are_wrong_are_named(run: Path, tmp_path: Path, option: str, r
         (["--precision", "200%"], "precision is 2.0; it must lie between 0 and 1"),
         (["--max-draws", "9"], "max_draws is 9; it must be a multiple of 8"),
         (["--draws", "3"], "draws is 3; it must be even"),
+        (["--batch-size", "0"], "'batch_size' must be > 0: 0"),
+        (["--method", "guess"], "'guess' is not one of 'bound', 'chain_rule', 'all_masked', 'autoregressive'"),
+        (["--against-method", "bound"], "--against-method is of the model that --against names"),
+        (["--include-path", "."], "--include-path is where --harness-tasks are looked for"),
         (["--sweep", "sampling.stepz=1"], "no setting 'stepz'; did you mean 'steps'?"),
         (["--sweep", "sampling.steps="], "expected sampling.steps=VALUE,VALUE"),
     ],

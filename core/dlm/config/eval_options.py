@@ -6,7 +6,7 @@ import attrs
 
 from dlm.config.fields import NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NULL, setting
 
-Method: TypeAlias = Literal["bound", "chain_rule", "all_masked"]
+Method: TypeAlias = Literal["bound", "chain_rule", "all_masked", "autoregressive"]
 DEFAULT_DRAWS = 32
 DEFAULT_BATCH_TOKENS = 4096
 DRAWS_PER_ROUND = 8

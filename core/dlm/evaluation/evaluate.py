@@ -1,4 +1,4 @@
-"""``dlm eval`` without its command line: everything that is measured of one model, and models against each other."""
+"""``dlm eval`` without its command line: everything that is measured of one model."""
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from dlm.evaluation.items import (
     read_questions,
     read_tasks,
 )
-from dlm.evaluation.own_rows import EvaluationData, evaluation_data, for_other_tokenizer, run_config
+from dlm.evaluation.own_rows import EvaluationData, evaluation_data, run_config
 from dlm.evaluation.scoring import Scorer
 from dlm.model.body_and_head import num_parameters
 from dlm.model.tokenizer import num_ids
@@ -145,24 +145,6 @@ def evaluate(
     metrics = metrics_of(config)
     results |= _item_results(session, scorer, options, items, metrics, tell)
     return Evaluated(name=name, session=session, data=data, metrics=metrics, measurement=measurement, results=results)
-
-
-def against(one: Evaluated, name: str, session: Session, options: EvalOptions, tell: Tell) -> dict[str, Any]:
-    """What another model says of the same rows, and the paired difference (one minus the other)."""
-    same = one.session.tokenizer.get_vocab() == session.tokenizer.get_vocab()
-    data = one.data if same else for_other_tokenizer(one.data, one.session, session)
-    # The same draws for both, however narrow the interval of either.
-    fixed = attrs.evolve(options, max_draws=one.measurement.draws, precision=1e-9)
-    other = evaluate(name, session, fixed, tell, data=data)
-    found = {"model": other.results["model"], "likelihood": other.results["likelihood"]}
-    per = "num_tokens" if same else "num_bytes"
-    difference = one.measurement.minus(other.measurement, per)
-    if same:
-        found["nats_per_token_difference"] = figure_results(difference)
-    else:
-        found["bits_per_byte_difference"] = figure_results(difference.scaled(1 / np.log(2)))
-        found["note"] = "the models have different tokenizers: only bits a byte can be compared"
-    return found
 
 
 def figure_results(figure: Figure) -> dict[str, Any]:

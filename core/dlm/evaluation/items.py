@@ -216,7 +216,10 @@ def answer_items(session: Session, tasks: Sequence[Task], batch_size: int, pace:
 
 
 def metric_figures(metrics: Mapping[str, Metric], items: Sequence[MetricItem], needs: str) -> dict[str, Any]:
-    """The mean of each metric over the items, with its interval: Wilson's where an item is right or wrong."""
+    """The mean of each metric over the items, with its interval: Wilson's where an item is right or wrong.
+
+    The value of each item is there too, for paired differences.
+    """
     found: dict[str, Any] = {}
     for name, metric in metrics.items():
         if NEEDS.of(metric) != needs:
@@ -232,5 +235,6 @@ def metric_figures(metrics: Mapping[str, Metric], items: Sequence[MetricItem], n
             "interval": [low, high],
             "number": len(values),
             "higher_is_better": HIGHER_IS_BETTER.of(metric),
+            "values": values.tolist(),
         }
     return found

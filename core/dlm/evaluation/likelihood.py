@@ -93,14 +93,16 @@ def log_likelihood(
         tokenizer: the model's; needed for texts, and leaves rows of the embedding that stand for no text out.
         method: ``bound`` is the any-order bound (the ELBO), exact where 2^L - 1 masks are no more than ``draws`` and,
             for a model with blocks that are scored apart, block by block; ``chain_rule`` reads left to right in L
-            forwards; ``all_masked`` is one forward, and no bound.
+            forwards; ``all_masked`` is one forward, and no bound; ``autoregressive`` is one forward too, in which each
+            token sees those before it alone: the likelihood of the decoder that the weights are of.
         draws: masks for each text, an even number; more halve the variance as often as they double.
         seed: of the draws. They depend on it, on the context (without one on the text) and on the draw's number alone,
             so that options of a question, and two models, are asked about the same masks.
         batch_tokens: most positions in one forward.
 
     Raises:
-        UserInputError: an empty continuation, one that does not fit the context, or a value out of range.
+        UserInputError: an empty continuation, one that does not fit the context, or a value out of range; nothing
+            before a text that is to be read as decoders do.
         ModelError: a model that cannot be scored.
     """
     if len(contexts) != len(continuations):
@@ -139,15 +141,25 @@ def score_texts(
     """-log p of each text, or the bound on it, and the number of rows that went through the model.
 
     Raises:
-        UserInputError: a number of draws, or a method, that is not allowed.
+        UserInputError: a number of draws, or a method, that is not allowed; a text that a method cannot score.
     """
     check_draws(draws)
     if method not in METHODS:
         raise UserInputError(f"method {method!r}; use one of {', '.join(METHODS)}")
+    if METHODS[method].is_causal:
+        _check_context(texts, method)
+        scorer = scorer.causal
     designed = [design_of(scorer, text, method, DrawNumbers.of_text(draws), seed) for text in texts]
     scores = scorer.score([each.job for each in designed], on_rows=on_rows)
     estimates = [each.estimate(score.cross_entropy) for each, score in zip(designed, scores, strict=True)]
     return estimates, sum(len(each.job.masked) for each in designed)
+
+
+def _check_context(texts: Sequence[ScoredText], method: Method) -> None:
+    if any(text.row.eligible[0] for text in texts):
+        raise UserInputError(
+            f"method {method} scores what follows a context, and a text has none: give it one, or choose another method"
+        )
 
 
 def check_draws(draws: int) -> None:
@@ -198,7 +210,7 @@ def design_of(
     """The masks of a text: all its parts under their own, in the same forwards."""
     columns = scorer.parts_of(text.row)
     parts = [
-        METHODS[method](
+        METHODS[method].design(
             PartRequest(
                 length=len(own), key=text.key, number=number, seed=seed, draws=draws, place=place, num_places=num_places
             )

@@ -1,4 +1,4 @@
-"""Which masks a text is scored under and their weights: all subsets, exact counts in strata, chain rule, all masked.
+"""Which masks a text is scored under and their weights: all subsets, exact counts in strata, chain rule, none at all.
 
 The bound on -log p of L tokens is the mean over k = 1..L of the mean over subsets S of k tokens of (L / k) times the
 cross-entropy summed over S: the any-order bound, and the integral over t of Bernoulli(t) masks with weight 1/t. A part
@@ -97,8 +97,28 @@ def all_masked(request: PartRequest) -> Part:
     return Part(masked=np.ones((1, request.length), dtype=bool), weight=np.ones((1, request.length)))
 
 
-METHODS: Mapping[str, Callable[[PartRequest], Part]] = MappingProxyType(
-    {"bound": bound, "chain_rule": chain_rule, "all_masked": all_masked}
+def nothing_masked(request: PartRequest) -> Part:
+    """Every token clean, in one forward: for a model that does not see what it predicts."""
+    return Part(masked=np.zeros((1, request.length), dtype=bool), weight=np.ones((1, request.length)))
+
+
+@attrs.frozen
+class Method:
+    """A way to score a text."""
+
+    design: Callable[[PartRequest], Part]
+    """The masks of a part."""
+    is_causal: bool = False
+    """Whether a token is predicted as decoders do it, from what precedes it alone, whatever attention the model has."""
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "bound": Method(bound),
+        "chain_rule": Method(chain_rule),
+        "all_masked": Method(all_masked),
+        "autoregressive": Method(nothing_masked, is_causal=True),
+    }
 )
 """How a text can be scored, by name."""
 

@@ -182,17 +182,28 @@ def _texts(title: str, samples: Sequence[Mapping[str, Any]]) -> str:
     return f"<details><summary>{title}</summary><div class='texts'>{shown}</div></details>"
 
 
-def _against_section(comparison: Mapping[str, Any]) -> str:
+def difference_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Every paired difference to another model, a row each, as :func:`figure_rows` has them."""
     key = next(key for key in comparison if key.endswith("_difference"))
     each = comparison[key]
-    row = [
-        f"{key.removesuffix('_difference').replace('_per_', ' a ')} more than {comparison['model']['name']}",
-        f"{each['value']:.4g}",
-        interval_text(each["interval_of_draws"]),
-        interval_text(each["interval_of_draws_and_data"]),
+    rows = [
+        [
+            key.removesuffix("_difference").replace("_per_", " a "),
+            f"{each['value']:.4g}",
+            interval_text(each["interval_of_draws"]),
+            interval_text(each["interval_of_draws_and_data"]),
+        ]
     ]
+    for section, differences in comparison["item_differences"].items():
+        for name, each in differences.items():
+            rows.append([f"{section}: {name}", f"{each['value']:.4g}", "", interval_text(each["interval"])])
+    return rows
+
+
+def _against_section(comparison: Mapping[str, Any]) -> str:
     note = f'<p class="note">{html.escape(comparison["note"])}</p>' if "note" in comparison else ""
-    return f"<h2>Paired difference</h2>{note}{table(FIGURE_HEADER, [row])}"
+    title = html.escape(f"More than {comparison['model']['name']} (paired)")
+    return f"<h2>{title}</h2>{note}{table(FIGURE_HEADER, difference_rows(comparison))}"
 
 
 def _sweep_section(sweep: Sequence[Mapping[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from dlm.model.attention import attending_with, for_inference
 from dlm.model.body_and_head import split
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.resolve import bias_of, mask_id_of
-from dlm_plugins import AttentionBias
+from dlm_plugins import AttentionBias, MaskFunction, SequenceLayout
 from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 
 _ONE_BLOCK = 1 << 30
@@ -36,7 +36,7 @@ class Job:
     masked: Bools
     """(n, T): what is hidden."""
     scored: Bools
-    """(n, T): where the cross-entropy is asked for, all of them hidden."""
+    """(n, T): where the cross-entropy is asked for: hidden, unless the scorer reads as decoders do."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -105,6 +105,16 @@ class Scorer:
             excluded=torch.tensor(sorted({mask_id, *unused}), device=parts.head.weight.device),
             mask_id=mask_id,
             batch_tokens=batch_tokens,
+        )
+
+    @property
+    def causal(self) -> "Scorer":
+        """The same model as a decoder: each position sees itself and those before it, and predicts the next one."""
+        return attrs.evolve(
+            self,
+            attention=attrs.evolve(self.attention, bias=_Earlier()),
+            decoder=attrs.evolve(self.decoder, bias=_Earlier(), shift=1),
+            logit_shift=True,
         )
 
     @property
@@ -239,6 +249,15 @@ class Scorer:
             return nothing, nothing.bool(), nothing
         cross_entropy, correct, confidence = (torch.cat(each) for each in zip(*parts, strict=True))
         return cross_entropy, correct, confidence
+
+
+@attrs.frozen
+class _Earlier:
+    """The attention of a decoder."""
+
+    def mask_function(self, layout: SequenceLayout) -> MaskFunction:
+        """Visible: the position itself, and those before it."""
+        return lambda batch, head, query, key: key <= query
 
 
 def _padded(rows: Sequence[Bools], length: int) -> Bools:

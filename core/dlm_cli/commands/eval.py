@@ -11,7 +11,7 @@ import attrs
 import click
 
 if TYPE_CHECKING:
-    from dlm.config.eval_options import EvalOptions
+    from dlm.config.eval_options import EvalOptions, Method
     from dlm.evaluation.intervals import Figure
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -42,14 +42,23 @@ def measuring(command: _Command) -> _Command:
     return command
 
 
+def _methods() -> click.Choice[str]:
+    from dlm.config.eval_options import Method
+
+    return click.Choice(get_args(Method))
+
+
 def _option(field: "attrs.Attribute[Any]") -> Callable[[_Command], _Command]:
     name = f"--{field.name.replace('_', '-')}"
-    default = "" if field.default is None else f"  [default: {field.default}]"
-    help_text = f"{field.metadata['help']}{default}"
+    # What a run file writes as null is an option that is not given.
+    text, _, default = field.metadata["help"].removesuffix(".").partition("; null: ")
+    if field.default is not None:
+        default = f"{100 * field.default:g}%" if field.type is float else field.default
+    help_text = f"{text}.  [default: {default}]" if default != "" else f"{text}."
     if get_origin(field.type) is Literal:
         return click.option(name, type=click.Choice(get_args(field.type)), default=field.default, help=help_text)
     if field.type is float:
-        return click.option(name, default=str(field.default), metavar="SHARE", callback=share, help=help_text)
+        return click.option(name, default=default, metavar="SHARE", callback=share, help=help_text)
     kind, metavar = (int, "N") if field.type in (int, int | None) else (str, "DATA")
     return click.option(name, type=kind, default=field.default, metavar=metavar, help=help_text)
 
@@ -59,6 +68,7 @@ def _option(field: "attrs.Attribute[Any]") -> Callable[[_Command], _Command]:
     "--model", "models", multiple=True, required=True, metavar="FOLDER|HUB_NAME", help="What to evaluate. Repeatable."
 )
 @click.option("--against", metavar="FOLDER", help="Paired difference to another model, on the same masks.")
+@click.option("--against-method", type=_methods(), help="How its choices are scored.  [default: as --method]")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B", help="Sampling settings to try. Repeatable.")
 @click.option("--harness-tasks", metavar="A,B", help="Tasks of the lm-evaluation-harness (extra: dlm[eval]).")
 @click.option("--include-path", metavar="DIR", help="Folder with harness tasks of your own.")
@@ -71,6 +81,7 @@ def _option(field: "attrs.Attribute[Any]") -> Callable[[_Command], _Command]:
 def eval_(
     models: tuple[str, ...],
     against: str | None,
+    against_method: "Method | None",
     sweeps: tuple[str, ...],
     harness_tasks: str | None,
     include_path: str | None,
@@ -83,8 +94,8 @@ def eval_(
     Draws are added until the interval of the draws is narrow enough. Two intervals of 95 % are given: of the draws
     alone, and of draws and data.
     """
-    from dlm.evaluation.evaluate import against as compare
     from dlm.evaluation.evaluate import evaluate, new_report, open_model
+    from dlm.evaluation.paired import against as compare
     from dlm.evaluation.sweep import parse_sweep, sweep
 
     loading = {name: options.pop(name) for name in ("dtype", "device", "trust_remote_code")}
@@ -92,6 +103,10 @@ def eval_(
     grid = parse_sweep(sweeps)
     if len(models) > 1 and against:
         raise click.UsageError("--against compares one --model with another: give one --model")
+    if against_method and not against:
+        raise click.UsageError("--against-method is of the model that --against names: give that too")
+    if include_path and not harness_tasks:
+        raise click.UsageError("--include-path is where --harness-tasks are looked for: give those too")
     harness = None if harness_tasks is None else _harness()
     if dry_run:
         for name in models:
@@ -106,7 +121,8 @@ def eval_(
                 found.results["harness"] = harness.run_tasks(name, harness_tasks.split(","), include_path, **same)
             report["models"].append(found.results)
         if against:
-            report["against"] = compare(found, against, open_model(against, **loading), chosen, progress.tell)
+            other = attrs.evolve(chosen, method=against_method or chosen.method)
+            report["against"] = compare(found, against, open_model(against, **loading), other, progress.tell)
         if grid:
             report["sweep"] = sweep(found, grid, chosen, progress.tell)
     _print(report)
@@ -148,7 +164,7 @@ def _needs(name: str, session: Any, options: Any) -> str:
 
 
 def _print(report: dict[str, Any]) -> None:
-    from dlm.evaluation.report import FIGURE_HEADER, figure_rows, interval_text, models_table
+    from dlm.evaluation.report import FIGURE_HEADER, difference_rows, figure_rows, models_table
     from dlm_cli.tables import format_table
 
     for results in report["models"]:
@@ -163,13 +179,8 @@ def _print(report: dict[str, Any]) -> None:
         click.echo("side by side, with 95 % (draws and data):")
         click.echo(format_table(*models_table(report["models"]), indent="  "))
     if comparison := report.get("against"):
-        key = next(key for key in comparison if key.endswith("_difference"))
-        each, unit = comparison[key], key.removesuffix("_difference").replace("_per_", " a ")
-        click.echo(
-            f"more than {comparison['model']['name']}: {each['value']:.4g} {unit}, draws "
-            f"{interval_text(each['interval_of_draws'])}, draws and data "
-            f"{interval_text(each['interval_of_draws_and_data'])}"
-        )
+        click.echo(f"more than {comparison['model']['name']}, paired:")
+        click.echo(format_table(FIGURE_HEADER, difference_rows(comparison), indent="  "))
         if "note" in comparison:
             click.echo(f"  {comparison['note']}")
     if swept := report.get("sweep"):

@@ -192,7 +192,7 @@ def test_scoring_leaves_global_randomness_and_the_mode_of_the_model_alone(make_m
         ({"continuations": [[6]]}, "holds the mask token"),
         ({"continuations": ["text"]}, "texts need tokenizer="),
         ({"draws": 3}, "draws is 3; it must be even"),
-        ({"method": "guess"}, "method 'guess'; use one of bound, chain_rule, all_masked"),
+        ({"method": "guess"}, "method 'guess'; use one of bound, chain_rule, all_masked, autoregressive"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(make_model: Any, arguments: dict[str, Any], message: str) -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import dlm
+from dlm.errors import UserInputError
 
+NUM_IDS = 6
 CONTEXT, TEXT, BLOCK = [3, 0, 5], [1, 4, 4, 2], 2
 BIASES = {
     "full": {},
@@ -145,6 +148,26 @@ def test_all_masked_is_one_forward(make_model: Any) -> None:
     losses = cross_entropies(model, "full", CONTEXT + TEXT, 3, {3, 4, 5, 6}, 7)
     assert found.num_rows == 1
     assert -float(found.values[0]) == pytest.approx(float(losses[3:].sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_autoregressive_is_the_likelihood_of_the_decoder_that_the_weights_are_of(make_model: Any, name: str) -> None:
+    model = make_model(**BIASES[name])
+    config = {key: value for key, value in model.config.to_dict().items() if key in Qwen3Config().to_dict()}
+    decoder: Any = Qwen3ForCausalLM(Qwen3Config(**config | {"is_causal": True})).to(torch.float64).eval()
+    decoder.load_state_dict(model.state_dict())
+    texts = [list(text) for text in product(range(6), repeat=2)] + [TEXT, TEXT[:1]]
+    contexts = [CONTEXT, CONTEXT[:1]] * (len(texts) // 2)
+    found = dlm.log_likelihood(model, contexts, texts, method="autoregressive")
+    for context, text, value in zip(contexts, texts, found.values.tolist(), strict=True):
+        with torch.no_grad():
+            logits = decoder(input_ids=torch.tensor([context + text])).logits[0, :, :NUM_IDS].log_softmax(dim=-1)
+        expected = logits[len(context) - 1 : -1].gather(1, torch.tensor(text)[:, None]).sum()
+        assert value == pytest.approx(float(expected), abs=1e-12)
+    assert found.num_rows == len(texts)
+    assert bool(found.is_exact.all())
+    with pytest.raises(UserInputError, match="autoregressive scores what follows a context, and a text has none"):
+        dlm.log_likelihood(model, [CONTEXT, []], [TEXT, TEXT], method="autoregressive")
 
 
 def test_perplexity_is_the_bound_a_token_and_scores_every_token_of_a_long_text_once(make_model: Any) -> None:
