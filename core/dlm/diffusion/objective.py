@@ -157,6 +157,10 @@ class DiffusionObjective(nn.Module):
         values = self.view_of(noised).log_probabilities(noised.scored)
         return values.new_zeros(noised.scored.shape).masked_scatter_(noised.scored, values)
 
+    def facts(self) -> dict[str, object]:
+        """What must be the same when a run is resumed, and no checkpoint holds."""
+        return {}
+
     def lend(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, which uses body and head by themselves.
 

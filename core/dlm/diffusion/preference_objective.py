@@ -20,3 +20,7 @@ class PreferenceObjective(DiffusionObjective):
             said = PolicyFigures(reference_log_probability=self.reference.log_probabilities(noised))
             noised = attrs.evolve(noised, policy=said)
         return super().forward(noised)
+
+    def facts(self) -> dict[str, object]:
+        """The reference."""
+        return {} if self.reference is None else self.reference.facts()

@@ -17,6 +17,12 @@ class Reference:
     objective: DiffusionObjective
     frozen: Callable[[], AbstractContextManager[None]] = nullcontext
     """Makes the objective's model the reference for as long as the context lasts."""
+    fingerprint: str | None = None
+    """Of the weights; None: they are part of the model that is trained."""
+
+    def facts(self) -> dict[str, object]:
+        """What must be the same when a run is resumed: no checkpoint holds the reference."""
+        return {} if self.fingerprint is None else {"reference_weights": self.fingerprint}
 
     def log_probabilities(self, noised: NoisedBatch) -> Tensor:
         """(B, L): of the clean ids where they are scored; 0 elsewhere."""

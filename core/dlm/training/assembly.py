@@ -1,5 +1,6 @@
 """What a run consists of, put together: precision (bf16, fp16), model, data, noise, objective, optimizer."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -139,7 +140,8 @@ def assemble(
         model.train(), loaded, tokenizer, vocabulary, accelerator.device, trust_remote_code=trust_remote_code
     )
     prepared = distribute(objective, model, plan, accelerator, contents)
-    objects = _training_objects(loaded, accelerator, model, weights, tokenizer, data, num_steps)
+    facts = {**weights.facts(), **objective.facts()}
+    objects = _training_objects(loaded, accelerator, model, weights, tokenizer, data, num_steps, facts)
     engine = Engine(
         accelerator=accelerator,
         data=data,
@@ -193,6 +195,7 @@ def _training_objects(
     tokenizer: PreTrainedTokenizerBase,
     data: PreparedData,
     num_steps: int,
+    facts: Mapping[str, object],
 ) -> TrainingObjects:
     """What checkpoints hold, with optimizer and learning rates, once the model is where it is trained."""
     config = loaded.config
@@ -206,7 +209,7 @@ def _training_objects(
         scheduler=build_scheduler(config.optim, optimizer, num_steps),
         optimizer=accelerator.prepare(optimizer),
         config_text=dump_config(config, loaded.registry),
-        identity=_identity(loaded, data, weights, accelerator, optimizer),
+        identity=_identity(loaded, data, facts, accelerator, optimizer),
     )
 
 
@@ -297,7 +300,7 @@ def _sampler(config: RunConfig, objects: TrainingObjects, objective: nn.Module) 
 def _identity(
     loaded: LoadedConfig,
     data: PreparedData,
-    weights: Weights,
+    of_models: Mapping[str, object],
     accelerator: Accelerator,
     optimizer: Optimizer,
 ) -> dict[str, object]:
@@ -305,7 +308,7 @@ def _identity(
     facts: dict[str, object] = {
         "data_fingerprint": data.fingerprint,
         CLOCK: data.clock,
-        **weights.facts(),
+        **of_models,
         "num_processes": accelerator.num_processes,
         "optimizer_used": f"{type(optimizer).__module__}.{type(optimizer).__name__}",
         "num_threads": torch.get_num_threads(),

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dlm.config import RunConfig
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.reference import Reference
+from dlm.model.adapter_files import fingerprint_of
 from dlm.training.adapters import adapters_off
 from dlm.training.model_and_noise import build_model
 from dlm_plugins.registry import Registry
@@ -45,4 +46,4 @@ def build_reference(
         config = attrs.evolve(config, model=attrs.evolve(config.model, name_or_path=name, config=None))
     model = build_model(config, tokenizer, registry, trust_remote_code=trust_remote_code)
     model.requires_grad_(False).eval().to(device)
-    return Reference(objective=build(model, config))
+    return Reference(objective=build(model, config), fingerprint=fingerprint_of(model))

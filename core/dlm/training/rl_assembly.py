@@ -108,7 +108,7 @@ def _reference(
     def build(model: PreTrainedModel, config: RunConfig) -> PolicyObjective:
         return build_policy_objective(model, attrs.evolve(loaded, config=config), objects.tokenizer, vocabulary)
 
-    return build_reference(
+    reference = build_reference(
         engine.accelerator.unwrap_model(engine.step.objective),
         config,
         objects.tokenizer,
@@ -118,3 +118,5 @@ def _reference(
         device=engine.accelerator.device,
         trust_remote_code=trust_remote_code,
     )
+    objects.identity = {**objects.identity, **reference.facts()}
+    return reference

@@ -150,7 +150,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(rl_file: Path, format: str) -> No
     settings = [
         *VALUE,
         "rl.rewards=[{name: pattern, pattern: '[0-9a-f]'}]",
-        "rl.overlong=mask",
+        "sampling.eos=suppress",
         "training.checkpoint={every_steps: 2, resume: latest}",
         f"training.checkpoint.format={format}",
         "rl.skip_even_groups=false",
