@@ -41,6 +41,7 @@ dataset: {{name: {folder}/documents.jsonl, max_length: 32}}
 optim: {{name: adamw, lr: 1.0e-2, weight_decay: 0.1, lr_scheduler: cosine, warmup_steps: 2}}
 """
 SFT = ("training.mode=sft", f"dataset.name={HERE}/conversations.jsonl", "dataset.max_length=200")
+PREFERENCE = ("training.mode=preference", f"dataset.name={HERE}/pairs.jsonl", "dataset.max_length=64")
 NOISE = "training.noise"
 BLOCKS = "training.block_attention.enabled=true"
 RUNS: dict[str, tuple[str, ...]] = {
@@ -66,6 +67,9 @@ RUNS: dict[str, tuple[str, ...]] = {
     "unpacked": ("dataset.pack=false", "dataset.max_length=128"),
     "logit_shift": ("model.logit_shift=true",),
     "untied": ("model.config.tie_word_embeddings=false",),
+    "hybrid": ("training.loss_impl={name: hybrid, ar_weight: 0.5}", "model.logit_shift=true"),
+    "annealed": (BLOCKS, "training.block_attention.bias={name: annealed, until: 1.0}"),
+    "dpo": (*PREFERENCE, "training.loss_impl={name: dpo, beta: 0.5, num_draws: 2}"),
     "sft": SFT,
     "sft_packed": (*SFT, "dataset.pack=true", "training.batch_size=1"),
     "sft_block": (*SFT, BLOCKS, "training.block_attention.bias=block"),
@@ -85,6 +89,8 @@ def losses_of(overrides: tuple[str, ...]) -> dict[str, list[float]]:
         loaded = load_config(run_file, overrides)
         engine = assemble(loaded, build_accelerator(loaded.config))
     engine.saver.objects.model.double()
+    if (reference := getattr(engine.step.objective, "reference", None)) is not None:
+        reference.objective.double()
     assert engine.evaluation is not None
     found: dict[str, list[float]] = {"evaluation": [engine.evaluation().loss], "loss": [], "masked_ce": [], "norm": []}
     batches = engine.data.loader.steps()

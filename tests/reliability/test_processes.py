@@ -311,4 +311,5 @@ def test_what_does_not_work_on_a_sharded_model_is_refused(laboratory: Any, tmp_p
     config = laboratory.config("sharded-rl", laboratory.mode("rl"))
     outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
-    assert "training.parallel.shard: mode rl does not shard models yet; set it to 1" in outcome.log
+    message = "training.parallel.shard: mode rl does not shard models yet; set it to 1, so that each process holds"
+    assert message in outcome.log

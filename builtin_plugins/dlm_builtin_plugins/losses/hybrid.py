@@ -31,6 +31,11 @@ class HybridLoss:
         """Where the weight is not 0."""
         return self.ar_weight > 0
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Both losses, before they are weighted and added up, where there are two."""
+        return ("diffusion_loss", "ar_loss") if self.needs_causal_copy else ()
+
     def __call__(self, view: LossView) -> LossOutput:
         """Score what counts with weight min(1/p, cap), and every eligible token once from the tokens before it."""
         diffusion = GuidelinesLoss()(view)
@@ -38,4 +43,5 @@ class HybridLoss:
             return diffusion
         weight, _ = average(view, view.eligible.float())
         next_token = view.next_token_cross_entropy(view.eligible, weight)
-        return LossOutput(diffusion.total + self.ar_weight * next_token, diffusion.normaliser)
+        found = dict(zip(self.figures, (diffusion.total.detach(), next_token.detach()), strict=True))
+        return LossOutput(diffusion.total + self.ar_weight * next_token, diffusion.normaliser, found)

@@ -8,6 +8,7 @@ from dlm.config.rl_section import ValueConfig
 from dlm.config.run_config import RunConfig
 from dlm.config.sampling_settings import APPROXIMATE_CACHES, CacheOptions
 from dlm_plugins.advantage import NEEDS_VALUES
+from dlm_plugins.attention_bias import bias_at_end
 from dlm_plugins.errors import Problem
 from dlm_plugins.loss import NEEDS_REFERENCE
 from dlm_plugins.masking import NEEDS_TRACE
@@ -18,6 +19,7 @@ from dlm_plugins.remasking import FOLLOWS_PREDICTIONS, TAKES_BACK
 def learning_from_rewards(config: RunConfig) -> Iterator[Problem]:
     """What mode rl needs, and what it cannot be right with."""
     yield from _rollouts(config)
+    yield from _attention(config)
     yield from _estimate(config)
     yield from _groups(config)
     yield from _lengths(config)
@@ -42,6 +44,15 @@ def _rollouts(config: RunConfig) -> Iterator[Problem]:
         yield Problem("sampling.attention_bias", "rollouts attend as training does; leave it null")
     if sampling.mask_id is not None:
         yield Problem("sampling.mask_id", "rollouts start from the mask of training; leave it null")
+
+
+def _attention(config: RunConfig) -> Iterator[Problem]:
+    """Training sees what the sampler saw."""
+    blocks = config.training.block_attention
+    if blocks.enabled and bias_at_end(blocks.bias) != blocks.bias:
+        message = f"{type(blocks.bias).__name__} changes over a run, and rollouts are sampled as it ends: they would "
+        message += "follow another law than the one that is trained; anneal in fine-tuning, and set enabled to false"
+        yield Problem("training.block_attention.bias", message)
 
 
 def _estimate(config: RunConfig) -> Iterator[Problem]:

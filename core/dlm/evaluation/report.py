@@ -42,7 +42,8 @@ def report_in(folder: Path) -> dict[str, Any] | None:
 def page_of(report: Mapping[str, Any], run: Path | None) -> tuple[str, list[str]]:
     """The page, which needs nothing from elsewhere, and notes for the user."""
     metrics = [] if run is None else _lines(run / METRICS)
-    samples = [] if run is None else _lines(run / SAMPLES)
+    # What was written to be learned from is not what the model writes when it is asked.
+    samples = [] if run is None else [each for each in _lines(run / SAMPLES) if each.get("split") != "train"]
     notes: list[str] = []
     try:
         from dlm.evaluation.plots import plots_of

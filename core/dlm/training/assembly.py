@@ -227,7 +227,8 @@ def _shared_model(
     plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
     if plan.shards and config.training.mode in _UNSHARDED_MODES:
         raise UserInputError(
-            f"training.parallel.shard: mode {config.training.mode} does not shard models yet; set it to 1"
+            f"training.parallel.shard: mode {config.training.mode} does not shard models yet; set it to 1, so that "
+            "each process holds all of the model"
         )
     return plan, build_model_for(plan, build, config.model.name_or_path, accelerator)
 

@@ -95,7 +95,7 @@ class Engine:
                 result = self.step(step_batch, state.global_step, lambda: self.prepare_next(batches))
                 self.take_in(step_batch, result)
                 if state.global_step % self.logging_every == 0 or self.is_done:
-                    self.log(result.learning_rate)
+                    self.log(result)
                 ending, save_is_wanted = signals.agree(self.accelerator)
                 if ending is not None:
                     self.stop(ending)
@@ -199,13 +199,15 @@ class Engine:
                 "mixed_precision: bf16 instead of fp16"
             )
 
-    def log(self, learning_rate: float) -> None:
+    def log(self, result: StepResult) -> None:
         """Write one line of metrics and one of timings for the window that ends here, with the last step's rate."""
         state = self.state
-        metrics = {**self._position(), "split": "train", **state.window.metrics(), "lr": learning_rate}
+        metrics = {**self._position(), "split": "train", **state.window.metrics(), "lr": result.learning_rate}
         timings = self.stopwatch.lap(self.accelerator.device)
         self.append(METRICS, metrics)
         self.append(TIMINGS, {"step": state.global_step, **timings})
+        for sample in result.samples:
+            self.append(SAMPLES, {"step": state.global_step, "split": "train", **sample})
         self.console.report(state.global_step, metrics, timings["tokens_per_second"] or 0.0)
         self.track(metrics)
         state.window = Window()
@@ -222,7 +224,9 @@ class Engine:
             self.console.say(f"step {step}: {sums.headline}")
         for completion in completions:
             self.append(SAMPLES, {"step": step, **completion.record})
-            self.console.say(f"  {completion.prompt!r} -> {completion.text!r}")
+            reward = completion.record.get("reward")
+            worth = "" if reward is None else f"  (reward {reward})"
+            self.console.say(f"  {completion.prompt!r} -> {completion.text!r}{worth}")
         self.state.evaluated_step = step
         self.stopwatch.exclude(time.monotonic() - started)
         return sums

@@ -143,7 +143,9 @@ def closing_words(engine: Engine) -> Iterator[str]:
     for name, how in (("greedy_right", "greedily"), ("drawn_right", "drawn as the rollouts are")):
         before, after = percent(first.get(name)), percent(last.get(name))
         yield f"held-out prompts answered right {how}: {before} at step {first['step']}, {after} at step {last['step']}"
-    samples = [line for line in folder.read(SAMPLES) if isinstance(line, dict) and "reward" in line]
+    samples = [
+        line for line in folder.read(SAMPLES) if isinstance(line, dict) and "reward" in line and "split" not in line
+    ]
     shown = ([line for line in samples if line["step"] == each["step"]] for each in (first, last))
     for old, new in zip(*shown, strict=False):
         yield f"  {old['prompt']!r} -> {old['text']!r} before, {new['text']!r} after ({new['reward']:g})"

@@ -67,6 +67,7 @@ class PolicyStep:
             figures=figures,
             seconds={**rollout.seconds, "update_seconds": perf_counter() - started},
             is_bad=is_bad,
+            samples=rollout.samples,
             # Values differ from rewards that are all the same, and there is nothing to learn from them all the same.
             has_signal=bool(rollout.figures["groups_with_signal"] and rollout.figures["reward_std"]),
         )

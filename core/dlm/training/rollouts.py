@@ -18,6 +18,9 @@ from dlm.training.answers import Answer, Answering, Judge
 from dlm.training.value_model import ValueModel, values_of
 from dlm_plugins import Advantage, AdvantageRequest
 
+NUM_SAMPLES = 3
+"""Answers of a step that are logged."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Rollout:
@@ -31,6 +34,8 @@ class Rollout:
     """(B, G) float32 for each batch."""
     states: Sequence[NoisedBatch]
     """What a value model learns from, of all answers; none where there is no such model."""
+    samples: Sequence[Mapping[str, object]]
+    """The first few answers, with what they are worth."""
     num_answers: int
     """Of all ranks, those that are left out included."""
     figures: Mapping[str, float | None]
@@ -86,6 +91,7 @@ class Rollouts:
             advantages=[_taken(advantage, each) for each in chosen],
             group_advantages=[_taken(groups, each) for each in chosen],
             states=states,
+            samples=_samples(answers, rewards, advantage),
             num_answers=num_answers,
             figures=self._figures(answers, rewards, scores, has_signal),
             seconds={"rollout_seconds": answered - started, "reward_seconds": judged - answered},
@@ -215,6 +221,19 @@ def _in_groups(advantage: Tensor, answers: Sequence[Answer], group_size: int) ->
     written = torch.tensor([max(int((answer.committed_step >= 0).sum()), 1) for answer in answers])
     means = (advantage.sum(dim=1) / written).view(-1, group_size) if answers else torch.zeros(0, group_size)
     return means.repeat_interleave(group_size, dim=0)
+
+
+def _samples(answers: Sequence[Answer], rewards: Tensor, advantage: Tensor) -> list[dict[str, object]]:
+    """What is logged of the first answers; the advantage is the mean over the tokens of each."""
+    return [
+        {
+            "prompt": answer.prompt.text,
+            "text": answer.text,
+            "reward": float(reward),
+            "advantage": float(row.sum() / (answer.committed_step >= 0).sum().clamp(min=1)),
+        }
+        for answer, reward, row in zip(answers[:NUM_SAMPLES], rewards, advantage, strict=False)
+    ]
 
 
 def _taken(values: Tensor, places: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class StepResult:
     """What took how long, where a step has parts."""
     has_signal: bool = True
     """Whether there was anything to learn from."""
+    samples: Sequence[Mapping[str, object]] = ()
+    """What was written to learn from, the first few of it, for the log of samples."""
 
 
 class Step(Protocol):

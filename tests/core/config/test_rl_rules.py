@@ -41,6 +41,10 @@ REFUSED = {
     "rl.reference=start": "rl.reference: has no effect: the loss has no reference to keep to",
     "rl.rewards=[]": "rl.rewards: mode rl needs at least one",
     "rl.group_size=1": "rl.group_size: an answer is compared with the others to its prompt, and there is none",
+    "training.block_attention={enabled: true, bias: annealed}": "training.block_attention.bias: Annealed",
+    "training.block_attention={enabled: true, bias: {name: per_layer, plan: [full, annealed]}}": (
+        "training.block_attention.bias: PerLayerAttention changes over a run, and rollouts are sampled as it ends"
+    ),
     "rl.advantage=value": "rl.advantage: needs the values of a value model: set rl.value to {}, or choose group",
     "rl.value={}": "rl.value: has no effect: the advantage reads no values; set that to value, or remove this",
     "rl={rewards: [exact], advantage: value, value: {clip: 0.1}}": "rl.value.clip: has no effect with one update",

@@ -169,9 +169,10 @@ def test_hybrid_is_the_sum_and_without_weight_the_diffusion_loss_to_the_bit(lab,
     assert torch.equal(plain[1], zero[1])
     gradients = [gradients_of(model, total) for total in (plain[0], zero[0])]
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
-    half = objective_of(lab, model, HybridLoss(ar_weight=0.5))(noised)[0]
+    half, sums = objective_of(lab, model, HybridLoss(ar_weight=0.5))(noised)
     tokens = objective_of(lab, model, NextTokens())(noised)[0]
     torch.testing.assert_close(half, plain[0] + 0.5 * tokens, rtol=1e-6, atol=0)
+    torch.testing.assert_close(sums[len(plain[1]) :], torch.stack((plain[0], tokens)).float(), rtol=1e-6, atol=0)
 
 
 def test_padding_for_compilation_changes_nothing(lab, docs) -> None:

@@ -119,3 +119,13 @@ class _View:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
+
+
+def test_both_parts_of_a_hybrid_loss_are_logged(make_engine: Any) -> None:
+    engine = make_engine("training.loss_impl={name: hybrid, ar_weight: 0.5}", "model.logit_shift=true")
+    result = engine.step(next(engine.data.loader.steps()), 0)
+    window = Window()
+    window.add(result.sums, result.grad_norm, result.figures)
+    logged = window.metrics()
+    assert logged["loss"] == pytest.approx(logged["diffusion_loss"] + 0.5 * logged["ar_loss"], rel=1e-6)
+    assert logged["ar_loss"] > 1

@@ -1,5 +1,6 @@
 """A step of learning from rewards: views are the states of the rollout, and however rows are split, one update."""
 
+import json
 import os
 import subprocess
 import sys
@@ -187,6 +188,22 @@ def test_a_curriculum_lengthens_the_answers(make_rl: MakeRl) -> None:
     batch = next(engine.data.loader.steps())
     written = [int(policy_step(engine).rollouts(batch, step).batches[0].eligible.sum(1).max()) for step in (0, 1, 2)]
     assert written == [1, 1, 3]
+
+
+def test_samples_show_answers_with_what_they_are_worth(make_rl: MakeRl, tmp_path: Path) -> None:
+    """The first answers of each step that is logged; the advantage is the reward minus that of the three others."""
+    engine = make_rl("logging.every_steps=2", "rl.skip_even_groups=false")
+    with engine.saver.folder:
+        engine.run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 2, 2, 4, 4, 4]
+    assert {line["split"] for line in lines} == {"train"}
+    for line in lines:
+        others = [line["reward"] - line["advantage"]]
+        assert line["reward"] in (0.0, 1.0)
+        assert min(abs(others[0] - count / 3) for count in range(4)) < 1e-6
+        assert line["prompt"].endswith("=")
+        assert isinstance(line["text"], str)
 
 
 def test_nothing_to_learn_from_is_said_and_ends_the_run(make_rl: MakeRl, capfd: pytest.CaptureFixture[str]) -> None:
