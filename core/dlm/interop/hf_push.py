@@ -1,5 +1,6 @@
 """Upload a published folder to the Hugging Face hub (``dlm export --push NAME``), which alone uses the network."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
@@ -12,8 +13,13 @@ from dlm.model.checkpoint_sources import one_line, quiet_transformers
 _MEANINGS = {
     401: "the hub does not know the token; log in again with `hf auth login`, or set HF_TOKEN",
     403: "the token may not write there; take a name under your own account, or a token with write access",
-    409: "the name is taken by something else; choose another",
+    404: "no such name there, or the token may not see it",
+    409: "it changed while it was uploaded to; try again",
+    412: "it changed while it was uploaded to; try again",
+    413: "the hub takes no more: it is too large, or the account's storage is full",
+    429: "too many requests; try again later",
 }
+_HUB_IS_BROKEN = "the hub has trouble of its own; try again later"
 
 
 def check_push(name: str) -> None:
@@ -51,16 +57,30 @@ def push(folder: Path, name: str, *, private: bool) -> str:
         with quiet_transformers():
             repository = api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Upload the model")
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        reason = _MEANINGS.get(status, one_line(error))
-        raise ModelError(f"--push {name}: refused ({status}): {reason}; {_kept(folder, name)}") from error
     except Exception as error:
-        # Which library speaks HTTP, and what it raises, is the hub client's affair.
-        reason = f"{constants.ENDPOINT} cannot be reached: {one_line(error)}"
-        raise ModelError(f"--push {name}: {reason}; {_kept(folder, name)}") from error
+        raise ModelError(f"--push {name}: {_reason(error)}; {_kept(folder, name)}") from error
     return str(repository)
 
 
 def _kept(folder: Path, name: str) -> str:
     return f"the folder is whole: `hf upload {name} {folder}` tries again"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, from what lies under it too: errors of a thread that uploads a large file come wrapped up."""
+    found = list(_with_causes(error))
+    for each in found:
+        if isinstance(each, HfHubHTTPError):
+            status = each.response.status_code
+            meaning = _MEANINGS.get(status, _HUB_IS_BROKEN if status >= 500 else one_line(each))
+            return f"refused ({status}): {meaning}"
+    # Which library speaks HTTP is the hub client's affair; what the system says is an OSError everywhere.
+    if any(isinstance(each, OSError) for each in found):
+        return f"{constants.ENDPOINT} cannot be reached: {one_line(error)}"
+    return f"the upload broke off: {one_line(error)}"
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
