@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,23 @@ def test_a_sweep_tries_every_combination(run: Path, tmp_path: Path) -> None:
     assert [each["tokens_per_forward"] for each in report["sweep"]] == [2, 1]
     assert report["models"][0]["sampling"]["tokens_per_forward"] == 2
     assert all(np.isfinite(each["figures"]["own nats a token"]["value"]) for each in report["sweep"])
+
+
+@pytest.mark.parametrize("context", [64, 24])
+def test_where_no_run_says_how_long_texts_are_short_ones_tell_the_speed(
+    run: Path, tmp_path: Path, context: int
+) -> None:
+    alone = tmp_path / "out" / "alone"  # without the run's configuration beside it
+    shutil.copytree(run / "run" / "final", alone)
+    config = json.loads((alone / "config.json").read_text())
+    (alone / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    (tmp_path / "text.txt").write_text("The cat of number 3 is 1.")
+    options = ["--data", str(tmp_path / "text.txt"), "--max-draws", "8", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, ["eval", "--model", str(alone), *options])
+    assert result.exit_code == 0, (result.output, result.exception)
+    sampling = json.loads((tmp_path / "report.json").read_text())["models"][0]["sampling"]
+    assert sampling["texts"] == 4
+    assert 0 < sampling["tokens"] <= 4 * min(32, context)
 
 
 def test_a_dry_run_counts_the_rows(run: Path) -> None:
