@@ -54,17 +54,26 @@ class ChunkedHead:
         self._grad_weight = torch.zeros_like(weight_VH, dtype=self.exact) if wanted[1] else None
         self._grad_bias = torch.zeros_like(bias_V, dtype=self.exact) if bias_V is not None and wanted[2] else None
         self.wants_gradient = any(wanted[:3])
+        num_logits = most_logits(_free_bytes(hidden_NH.device))
+        self._chunk_size = min(max(1, num_logits // len(weight_VH)), len(hidden_NH))
+        # The same memory for every chunk: on the CPU each allocation of that size costs as much as filling it.
+        self._products_nV = hidden_NH.new_empty(self._chunk_size, len(weight_VH), dtype=self.dtype)
 
     def chunks(self) -> Iterator[slice]:
         """Slices of the N positions, each with at most as many logits as :func:`most_logits` says."""
         num_positions = len(self._hidden_NH)
-        size = max(1, most_logits(_free_bytes(self._hidden_NH.device)) // len(self._weight_VH))
-        return (slice(start, min(start + size, num_positions)) for start in range(0, num_positions, size))
+        starts = range(0, num_positions, max(1, self._chunk_size))
+        return (slice(start, min(start + self._chunk_size, num_positions)) for start in starts)
 
     def logits(self, chunk: slice) -> Tensor:
-        """Logits of a chunk, (n, V), in the exact dtype; the caller may overwrite them."""
+        """Logits of a chunk, (n, V), in the exact dtype; the caller may overwrite them, as the next chunk does."""
         hidden = self._hidden_NH[chunk].to(self.dtype)
-        return torch.nn.functional.linear(hidden, self._weight_VH, self._bias_V).to(self.exact)
+        products = self._products_nV[: len(hidden)]
+        if self._bias_V is None:
+            torch.mm(hidden, self._weight_VH.T, out=products)
+        else:
+            torch.addmm(self._bias_V, hidden, self._weight_VH.T, out=products)
+        return products.to(self.exact)
 
     def add_gradient(self, chunk: slice, grad_logits_nV: Tensor) -> None:
         """Take in the gradient with respect to a chunk's logits."""
