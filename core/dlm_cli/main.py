@@ -1,5 +1,6 @@
 """Entry point of the ``dlm`` command: the table of commands, each imported when called; how errors are printed."""
 
+import errno
 import importlib
 import sys
 import traceback
@@ -59,6 +60,10 @@ def cli() -> None:
     """Turn an autoregressive decoder into a diffusion language model: convert, train, sample."""
 
 
+_REFUSALS_OF_THE_SYSTEM = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS}
+"""No bug of anybody's: a full disk, or files that are not to be written or read."""
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one message, never in a traceback, a closed pipe in nothing."""
     with steady_streams() as (out, _):
@@ -84,6 +89,10 @@ def _exit_code() -> int | None:
     except Exception as error:
         # Known errors carry their exit code; importing dlm.errors here would cost `--help` the import of torch.
         code: int | None = getattr(error, "exit_code", None)
+        if code is None and isinstance(error, OSError) and error.errno in _REFUSALS_OF_THE_SYSTEM:
+            where = f"{error.filename}: " if error.filename else "the result could not be written: "
+            print(f"dlm: {where}{error.strerror}", file=sys.stderr)
+            return 2
         if code is None:
             traceback.print_exc()
             print("dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs.", file=sys.stderr)

@@ -1,5 +1,7 @@
 """The ``dlm`` command as a process sees it: exit codes, one message each, and a traceback for bugs only."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,6 +104,14 @@ def test_anything_else_is_a_bug_with_its_traceback(dlm: Dlm) -> None:
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-2] == "ZeroDivisionError: division of a test by zero"
     assert lines[-1] == "dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs."
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_what_the_system_refuses_is_no_bug(dlm: Dlm, code: int) -> None:
+    ending = dlm(doing=raising(OSError(code, os.strerror(code), "out.jsonl")))
+    assert (ending.code, ending.out, ending.err) == (2, "", f"dlm: out.jsonl: {os.strerror(code)}\n")
+    ending = dlm(doing=raising(OSError(code, os.strerror(code))))
+    assert ending.err == f"dlm: the result could not be written: {os.strerror(code)}\n"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()], ids=["Ctrl-C", "an aborted question"])

@@ -68,16 +68,13 @@ def _kept(folder: Path, name: str) -> str:
 
 def _reason(error: Exception) -> str:
     """What went wrong, from what lies under it too: errors of a thread that uploads a large file come wrapped up."""
-    found = list(_with_causes(error))
-    for each in found:
+    for each in _with_causes(error):
         if isinstance(each, HfHubHTTPError):
             status = each.response.status_code
             meaning = _MEANINGS.get(status, _HUB_IS_BROKEN if status >= 500 else one_line(each))
             return f"refused ({status}): {meaning}"
-    # Which library speaks HTTP is the hub client's affair; what the system says is an OSError everywhere.
-    if any(isinstance(each, OSError) for each in found):
-        return f"{constants.ENDPOINT} cannot be reached: {one_line(error)}"
-    return f"the upload broke off: {one_line(error)}"
+    # Which library speaks HTTP, and what it raises, is the hub client's affair.
+    return f"the upload to {constants.ENDPOINT} failed: {one_line(error)}"
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -37,8 +37,10 @@ def listening(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=family, backlog=1024)
     except OSError as error:
+        # What Python adds to the system's words says the address once more.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UserInputError(
-            f"cannot listen at {host}, port {port}: {error.strerror}; choose with --host and --port"
+            f"cannot listen at {host}, port {port}: {reason}; choose with --host and --port"
         ) from error
 
 

@@ -219,7 +219,7 @@ def test_push_uploads_the_folder_or_says_why_not(tmp_path: Path, hub: type[Hub])
         "no-name": ("no good/name/this", False),
         "no-token": ("no token for the hub; log in with `hf auth login`", False),
         "offline": ("HF_HUB_OFFLINE is set", False),
-        "no-network": ("http://127.0.0.1:9 cannot be reached", True),
+        "no-network": ("the upload to http://127.0.0.1:9 failed: ", True),
     }
     for key, (reason, is_written) in refusals.items():
         code, text, exists = said[key]
