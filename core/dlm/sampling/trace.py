@@ -19,11 +19,14 @@ class Changes:
 
     _tokenizer: Any
     _row: int = 0
+    _given: list[bool] | None = attrs.field(default=None, init=False)
     _last: list[tuple[str | None, float]] = attrs.field(factory=list, init=False)
 
     def step(self, state: GenerateState) -> dict[str, Any]:
         """The next step: changes as (position, piece or null where masked, confidence), seconds, forwards."""
-        shown = _shown(self._tokenizer, state, self._row)
+        if self._given is None:
+            self._given = given_of(state, self._row)
+        shown = _shown(self._tokenizer, state, self._row, self._given)
         before = self._last or [(None, 0.0)] * len(shown)
         changes = [
             [column, piece, round(confidence, 4)]
@@ -76,11 +79,15 @@ def given_of(state: GenerateState, row: int = 0) -> list[bool]:
     return [not each for each in state.masked[row].tolist()]
 
 
-def _shown(tokenizer: Any, state: GenerateState, row: int) -> list[tuple[str | None, float]]:
-    """Text and confidence at each position; no text where the mask stands."""
+def _shown(tokenizer: Any, state: GenerateState, row: int, given: Sequence[bool]) -> list[tuple[str | None, float]]:
+    """Text and confidence at each position: None where the mask stands, nothing behind the end of a text."""
     pieces = pieces_of(tokenizer, ids_or_none(state.sequences[row], state.masked[row]))
     confidence: Sequence[float] = state.log_probabilities[row].exp().tolist()
-    return [(piece, 0.0 if piece is None else value) for piece, value in zip(pieces, confidence, strict=True)]
+    written = (state.committed_step[row] >= 0).tolist()
+    return [
+        (piece, 0.0 if piece is None else value) if piece is None or is_given or is_written else ("", 0.0)
+        for piece, value, is_given, is_written in zip(pieces, confidence, given, written, strict=True)
+    ]
 
 
 def ids_or_none(ids: Tensor, masked: Tensor) -> list[int | None]:

@@ -35,7 +35,7 @@ function paint(spans, cells, given, number, shareOf) {
     numMasked += isMasked;
     span.textContent = isMasked ? "\u2592" : cell.piece;
     if (given[position]) return;
-    const isNew = number > 0 && !isMasked && cell.order === number;
+    const isNew = number > 0 && cell.piece && cell.order === number;  // nothing is shown behind the end of a text
     span.className = isMasked ? "mask" : isNew ? "new" : "";
     span.style.background = isMasked ? "none" : "hsl(" + Math.round(120 * shareOf(cell)) + " 75% 50% / .35)";
     span.title = isMasked ? "" : "confidence " + cell.confidence.toFixed(3) + ", step " + cell.order;

@@ -60,6 +60,21 @@ def test_the_page_is_self_contained_and_holds_every_step(page: str, states: list
         assert step["forwards"] == state.num_forwards
 
 
+def test_nothing_is_shown_behind_the_end_of_a_text(tokenizer: Any, make_model: Any) -> None:
+    """What the rest is filled up with was not written, and nobody is certain of it."""
+    ids = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
+    model, settings = make_model(mask_token_id=47), {"gen_length": 12, "steps": 12, "block_length": 4}
+    eos_id = int(list(iter_generate(model, ids, **settings))[-1].sequences[0, ids.shape[1] + 5])
+    states = list(iter_generate(model, ids, **settings, eos_id=eos_id))
+    trace = Trace(tokenizer=tokenizer, title="")
+    list(trace.follow(states))
+    shown = {position: (piece, confidence) for step in trace._steps for position, piece, confidence in step["changes"]}
+    filled = [position for position in range(ids.shape[1], len(shown)) if states[-1].committed_step[0, position] < 0]
+    assert filled
+    assert {shown[position] for position in filled} == {("", 0.0)}
+    assert {int(states[-1].sequences[0, position]) for position in filled} == {eos_id}
+
+
 def test_the_slider_moves_through_the_steps_in_a_browser(
     browser: Any, page: str, states: list[Any], tokenizer: Any, tmp_path: Path
 ) -> None:
