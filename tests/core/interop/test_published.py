@@ -409,6 +409,22 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "table": ("llada", {"embedding_size": 151999}, {}, "embedding_size 151999"),
     "switch left out": ("llada", {"block_type": None}, {}, "block_type missing"),
 }
+OTHER_MODELS = {
+    "block_type": "sequential",
+    "activation_type": "gelu",
+    "rope": False,
+    "attention_layer_norm": True,
+    "bias_for_layer_norm": True,
+    "include_bias": True,
+    "scale_logits": True,
+    "input_emb_norm": True,
+    "multi_query_attention": True,
+    "block_group_size": 2,
+}
+REFUSED |= {
+    f"llada {key}": ("llada", {key: value}, {}, f"{key} is {value!r}, which means another model")
+    for key, value in OTHER_MODELS.items()
+}
 
 
 @pytest.mark.parametrize(("name", "changes", "options", "reason"), REFUSED.values(), ids=REFUSED)
