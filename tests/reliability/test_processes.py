@@ -307,9 +307,59 @@ def test_a_launch_that_would_do_something_else_is_refused(
     assert not (tmp_path / "launched" / "run" / "checkpoints").exists()
 
 
-def test_what_does_not_work_on_a_sharded_model_is_refused(laboratory: Any, tmp_path: Path) -> None:
-    config = laboratory.config("sharded-rl", laboratory.mode("rl"))
+@pytest.mark.parametrize("kind", ["whole", "lora"])
+def test_learning_from_rewards_is_the_same_sharded(
+    laboratory: Any, pretrained: str, count: Any, tmp_path: Path, kind: str
+) -> None:
+    """There is one held-out prompt: while one process answers it, the other has nothing to go through the model for."""
+    changes = changes_of_rl(laboratory, pretrained)
+    if kind == "lora":
+        changes |= {"lora": {"r": 4}}
+        changes["training"]["loss_impl"] = {"name": "policy_clip", "kl": "k2", "beta": 0.1}
+        changes["rl"]["reference"] = "start"
+    config = laboratory.config(f"sharded-rl-{kind}", changes)
+    for name, mesh in (("replicated", []), ("sharded", SHARDED)):
+        outcome = laboratory.run(config, tmp_path / name, num_processes=2, arguments=mesh)
+        assert outcome.codes == [0, 0], outcome.log
+    one, other = lines(tmp_path / "replicated"), lines(tmp_path / "sharded")
+    assert len(one) == len(other)
+    assert {line["split"] for line in one} == {"train", "eval"}
+    largest = max(abs(a[name] - b[name]) for a, b in zip(one, other, strict=True) for name in OF_REWARDS if name in a)
+    count(f"mode rl, {kind}: sharded (FSDP2) against replicated", f"largest difference {largest:.1e}")
+    assert max(line.get("grad_norm", 0) for line in one) > 0.01
+    assert largest < 1e-6
+    assert texts(tmp_path / "replicated") == texts(tmp_path / "sharded")
+
+
+OF_REWARDS = ("loss", "grad_norm", "kl_to_old", "entropy", "reward_mean", "greedy_reward", "drawn_reward")
+
+
+def changes_of_rl(laboratory: Any, model: str) -> dict[str, Any]:
+    changes: dict[str, Any] = laboratory.mode("rl")
+    return {
+        **changes,
+        "model": {"config": None, "tokenizer": None, "name_or_path": model, "dtype": "float64"},
+        "training": {**changes["training"], "loss_impl": "policy_clip", "max_steps": 4},
+        "rl": {"rewards": ["exact"], "group_size": 4, "updates_per_rollout": 2},
+        "logging": {"every_steps": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("rl", "what"),
+    [
+        ({"reference": "start"}, "rl.reference (without lora)"),
+        ({"advantage": "value", "value": {}}, "rl.value"),
+    ],
+)
+def test_a_second_model_beside_a_shard_is_refused(
+    laboratory: Any, pretrained: str, tmp_path: Path, rl: dict[str, Any], what: str
+) -> None:
+    changes = changes_of_rl(laboratory, pretrained)
+    changes["rl"] |= rl
+    if "reference" in rl:
+        changes["training"]["loss_impl"] = {"name": "policy_clip", "kl": "k2", "beta": 0.1}
+    config = laboratory.config(f"sharded-{what.partition(' ')[0]}", changes)
     outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
-    message = "training.parallel.shard: mode rl does not shard models yet; set it to 1, so that each process holds"
-    assert message in outcome.log
+    assert f"training.parallel.shard: {what} means a second model, which is not sharded yet; set shard" in outcome.log

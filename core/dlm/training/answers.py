@@ -1,11 +1,12 @@
 """Answers to prompts: sampled from the model that is trained, judged by rewards (rollouts, held-out prompts)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import attrs
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config.rl_section import WeightedReward
@@ -14,7 +15,10 @@ from dlm.data.conversations.prompt_rows import Prompt
 from dlm.errors import DataError
 from dlm.sampling.api import denoise
 from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of, pad_left, text_of
+from dlm.training.sharding import lend_whole
 from dlm_plugins import RewardItem, RewardRequest
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -52,7 +56,13 @@ class Answering:
 
     accelerator: Accelerator
     model: PreTrainedModel
+    objective: nn.Module
+    """What was prepared for training, around the model."""
     tokenizer: PreTrainedTokenizerBase
+
+    def alone(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns, in which each process answers its own prompts. All of them must call."""
+        return lend_whole(self.objective, action)
 
     def __call__(self, prompts: Sequence[Prompt], keys: Sequence[int], settings: SamplingSettings) -> list[Answer]:
         """An answer to each prompt, all in one batch.

@@ -41,6 +41,7 @@ from dlm.training.parallel import (
     build_model_for,
     bytes_of_whole_copy,
     check_mesh,
+    check_rollouts,
     distribute,
     make_plan,
     refuse_foreign_sharding,
@@ -60,11 +61,6 @@ from dlm_plugins.structuring import unstructure
 
 if TYPE_CHECKING:
     from dlm.training.meta_model import Build, Contents
-
-
-_UNSHARDED_MODES = ("preference", "rl")
-"""Their references would have to be sharded too; and rollouts end sooner on one process than on another, which a model
-whose layers are gathered in every forward pass does not survive."""
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -225,12 +221,31 @@ def _shared_model(
 ) -> "tuple[Plan, tuple[PreTrainedModel, Weights, Contents | None]]":
     """How the processes share the model, and the model, built for that."""
     plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
-    if plan.shards and config.training.mode in _UNSHARDED_MODES:
-        raise UserInputError(
-            f"training.parallel.shard: mode {config.training.mode} does not shard models yet; set it to 1, so that "
-            "each process holds all of the model"
-        )
+    if plan.shards:
+        _check_whole_copies(config)
+        if config.training.mode == "rl":
+            check_rollouts(build(empty_with={})[0], accelerator)
     return plan, build_model_for(plan, build, config.model.name_or_path, accelerator)
+
+
+def _check_whole_copies(config: RunConfig) -> None:
+    """See that no process needs a second model beside its shard of the first.
+
+    Raises:
+        UserInputError: One does.
+    """
+    is_rl, is_whole = config.training.mode == "rl", config.lora is None
+    second = {
+        "mode preference": config.training.mode == "preference",
+        "rl.reference (without lora)": is_rl and is_whole and config.rl.reference is not None,
+        "rl.value": is_rl and config.rl.value is not None,
+    }
+    for what, is_there in second.items():
+        if is_there:
+            raise UserInputError(
+                f"training.parallel.shard: {what} means a second model, which is not sharded yet; set shard to 1, so "
+                "that each process holds all of both"
+            )
 
 
 def _note_reasoning(config: RunConfig, model: PreTrainedModel, data: PreparedData) -> None:

@@ -85,7 +85,7 @@ class HeldOutAnswers:
         drawn = attrs.evolve(self.settings, seed=self.seed ^ EVALUATION_SEED)
         # As dlm generate decodes, unless it is told otherwise.
         greedy = attrs.evolve(drawn, temperature=0.0, remasking=settings_of({}).remasking)
-        sums = [*self._sums(greedy, shows=True), *self._sums(drawn)]
+        sums = self.answering.alone(lambda: [*self._sums(greedy, shows=True), *self._sums(drawn)])
         summed = torch.tensor(sums, device=self.accelerator.device)
         count, *totals = self.accelerator.reduce(summed, reduction="sum").tolist()
         reward, right, _, drawn_reward, drawn_right = (total / max(count, 1) for total in totals)

@@ -101,7 +101,7 @@ def make_plan(parallel: ParallelConfig, accelerator: Accelerator, num_bytes: Cal
 
     def decide() -> Plan:
         needed = num_bytes()
-        total = torch.get_device_module(accelerator.device).mem_get_info()[1]
+        total = _device_bytes(accelerator)
         reason = f"{_gib(needed)} with gradients and optimizer, of {_gib(total)}"
         if needed <= _SHARE_OF_MEMORY * total:
             return Plan(shard=1, replicate=num_processes, reason=reason)
@@ -116,6 +116,32 @@ def bytes_of_whole_copy(model: nn.Module) -> int:
         parameter.numel() * (parameter.element_size() + _GRADIENT_AND_MOMENTS * parameter.requires_grad)
         for parameter in model.parameters()
     )
+
+
+def check_rollouts(model: nn.Module, accelerator: Accelerator) -> None:
+    """See that a sharded model can be sampled from by each process alone: all weights are gathered meanwhile.
+
+    Raises:
+        UserInputError: They would fill more than half of the device.
+    """
+    if accelerator.device.type == "cpu":
+        return
+    needed, total = bytes_gathered(model, accelerator.mixed_precision), _device_bytes(accelerator)
+    if needed > _SHARE_OF_MEMORY * total:
+        raise UserInputError(
+            f"training.parallel.shard: in mode rl each process samples with all weights, {_gib(needed)}, of "
+            f"{_gib(total)}; half may be full: take a smaller model, or GPUs with more memory"
+        )
+
+
+def bytes_gathered(model: nn.Module, mixed_precision: str) -> int:
+    """What the weights of a sharded model take where they are gathered, in the precision they compute in."""
+    dtype = _COMPUTE_DTYPES[mixed_precision]
+    return sum(each.numel() * (dtype or each.dtype).itemsize for each in model.parameters())
+
+
+def _device_bytes(accelerator: Accelerator) -> int:
+    return int(torch.get_device_module(accelerator.device).mem_get_info()[1])
 
 
 def _gib(num_bytes: int) -> str:
@@ -201,7 +227,8 @@ def shard(objective: DiffusionObjective, model: PreTrainedModel, mesh: DeviceMes
     for layer in decoder_layers(model, wanted_by="training.parallel"):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    register_fsdp_forward_method(objective, DiffusionObjective.lend.__name__)
+    for method in (DiffusionObjective.lend, DiffusionObjective.log_probabilities):
+        register_fsdp_forward_method(objective, method.__name__)
 
 
 def precision_policy(mixed_precision: str) -> MixedPrecisionPolicy:

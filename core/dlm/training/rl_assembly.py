@@ -52,7 +52,9 @@ def learn_from_rewards(
     training, rl, rows = config.training, config.rl, engine.data.loader.rows  # type: ignore[union-attr]
     assert isinstance(step, TrainingStep)
     assert isinstance(rows, PromptRows)
-    answering = Answering(accelerator=engine.accelerator, model=objects.model, tokenizer=objects.tokenizer)
+    answering = Answering(
+        accelerator=engine.accelerator, model=objects.model, objective=step.objective, tokenizer=objects.tokenizer
+    )
     may_end = bool(end_ids(objects.model, objects.tokenizer)) and config.sampling.eos != "suppress"
     judge = Judge(rewards=rl.rewards, overlong_is_worthless=may_end and rl.overlong == "zero")
     value_model = None if rl.value is None else build_value_model(rl.value, objects, step, loaded, vocabulary)

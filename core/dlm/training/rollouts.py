@@ -69,7 +69,7 @@ class Rollouts:
     def __call__(self, step_batch: StepBatch, step: int) -> Rollout:
         """Let the model answer G times each, judge and compare the answers, and deal them out."""
         started = perf_counter()
-        answers, index = self._answers(step_batch, step)
+        answers, index = self.answering.alone(lambda: self._answers(step_batch, step))
         answered = perf_counter()
         rewards, scores = self.judge(answers)
         judged = perf_counter()

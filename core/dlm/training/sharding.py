@@ -1,6 +1,7 @@
 """Sharded (FSDP) tensors: a model lent whole for sampling, made whole for a checkpoint, and sharded again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,36 @@ def lend(objective: nn.Module, action: Callable[[], T]) -> T:
         return objective.lend(action)
     finally:
         let_go(objective)
+
+
+def lend_whole(objective: nn.Module, action: Callable[[], T]) -> T:
+    """As :func:`lend`, with all weights gathered once: within ``action``, no process waits for another.
+
+    Processes may go through the model as often as each likes, or not at all.
+    """
+
+    def alone() -> T:
+        with _gathered(objective):
+            return action()
+
+    return lend(objective, alone)
+
+
+@contextmanager
+def _gathered(objective: nn.Module) -> Iterator[None]:
+    sharded = [module for module in objective.modules() if isinstance(module, FSDPModule)]
+    layers = sharded[1:]  # what belongs to no layer is kept after a forward pass anyway
+    for module in layers:
+        module.set_reshard_after_forward(False, recurse=False)
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in layers:
+            module.set_reshard_after_forward(True, recurse=False)
+        for module in sharded:
+            module.reshard()
 
 
 def let_go(objective: nn.Module) -> None:

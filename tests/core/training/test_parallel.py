@@ -1,10 +1,16 @@
 """Meshes that fit the processes, and what becomes of a launcher's own ideas of sharding."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
+from torch import nn
 
 from dlm.config.run_config import ParallelConfig
 from dlm.errors import UserInputError
-from dlm.training.parallel import check_mesh, refuse_foreign_sharding
+from dlm.training import parallel as parallel_module
+from dlm.training.parallel import bytes_gathered, check_mesh, check_rollouts, refuse_foreign_sharding
 
 
 @pytest.mark.parametrize(
@@ -59,3 +65,15 @@ def test_a_launcher_that_would_shard_is_told_the_equivalent(
         refuse_foreign_sharding()
     assert "training.parallel: {shard: 16}, or {shard: 8, replicate: 2} for a copy on each host" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_weights_that_rollouts_gather_have_to_fit_in_the_precision_they_compute_in(monkeypatch: Any) -> None:
+    with torch.device("meta"):
+        model = nn.Linear(1 << 16, 1 << 18, bias=False)  # 64 GiB in float32, 32 in bf16
+    assert (bytes_gathered(model, "no"), bytes_gathered(model, "bf16")) == (64 << 30, 32 << 30)
+    monkeypatch.setattr(parallel_module, "_device_bytes", lambda accelerator: 80 << 30)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    check_rollouts(model, SimpleNamespace(device=gpu, mixed_precision="bf16"))  # type: ignore[arg-type]
+    check_rollouts(model, SimpleNamespace(device=cpu, mixed_precision="no"))  # type: ignore[arg-type]
+    with pytest.raises(UserInputError, match=r"samples with all weights, 64\.0 GiB, of 80\.0 GiB"):
+        check_rollouts(model, SimpleNamespace(device=gpu, mixed_precision="no"))  # type: ignore[arg-type]
