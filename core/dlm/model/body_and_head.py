@@ -38,19 +38,19 @@ def split(model: Any) -> DecoderParts:
     return DecoderParts(body=body, head=head)
 
 
-def decoder_layers(model: Any, *, wanted_by: str) -> list[nn.Module]:
-    """The layers of a transformers decoder, which are sharded and compiled one by one.
+def decoder_layers(model: Any, *, wanted_by: str | None = None) -> list[nn.Module]:
+    """The layers of a transformers decoder, which are sharded and compiled one by one; none where it does not say.
 
     Args:
         model: The model; it may hold adapters.
-        wanted_by: The key of the run file that needs them, for the message.
+        wanted_by: The key of the run file that cannot do without them.
 
     Raises:
-        UserInputError: The model does not say which of its modules are decoder layers.
+        UserInputError: The model does not say which of its modules are decoder layers, and they are wanted.
     """
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
-    if not layers:
+    if wanted_by is not None and not layers:
         raise UserInputError(
             f"{wanted_by}: {type(model).__name__} does not say which of its modules are layers (_no_split_modules); "
             "leave the key out"

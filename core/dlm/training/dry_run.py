@@ -57,6 +57,8 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
     # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.
     hides = training.block_attention.enabled or copies > 1
     is_dense = hides and model.config._attn_implementation != "flex_attention"
+    is_rl = training.mode == "rl"
+    has_reference = training.mode == "preference" or (is_rl and config.rl.reference is not None)
     setting = Setting(
         shard=engine.parallel.shard,
         replicate=engine.parallel.replicate,
@@ -65,6 +67,9 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
         compute_bytes=compute_bytes,
         checkpointing=training.gradient_checkpointing,
         mask_bytes=rows * width**2 * compute_bytes if is_dense else 0,
+        frozen_copies=int(has_reference and config.lora is None),
+        trained_copies=int(is_rl and config.rl.value is not None),
+        samples_alone=is_rl,
     )
     return plan_memory(DecoderShape.of(model), setting)
 

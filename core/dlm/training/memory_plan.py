@@ -7,7 +7,8 @@ sizes, ``dlm run --dry-run`` for a run.
 from typing import Any
 
 import attrs
-from torch import nn
+
+from dlm.model.body_and_head import decoder_layers
 
 GIB = 2**30
 _FLOAT32 = 4
@@ -60,7 +61,7 @@ class DecoderShape:
         config = model.config.get_text_config()
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
         total = sum(size for size, _ in sizes)
-        layers = _layers(model)
+        layers = decoder_layers(model)
         in_layers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
         heads = config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -94,6 +95,12 @@ class Setting:
     """``training.gradient_checkpointing``."""
     mask_bytes: int = 0
     """Of the dense attention mask of a micro-batch, where there is one."""
+    frozen_copies: int = 0
+    """Whole models beside the trained one on each process: references."""
+    trained_copies: int = 0
+    """Whole models that are trained beside it on each process: value models."""
+    samples_alone: bool = False
+    """Whether a sharded model is gathered for sampling: rollouts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +115,8 @@ class MemoryPlan:
     """Weights and gradients that are whole for a while: everything outside of the layers, and the layers at work."""
     activations: float
     """Kept for the backward pass."""
+    second_models: float
+    """References, and value models with gradients and moments."""
     checkpoint: float
     """All of what a checkpoint holds, of all ranks."""
     traffic: float
@@ -118,7 +127,8 @@ class MemoryPlan:
     @property
     def total(self) -> float:
         """Bytes on one rank. A context of CUDA (1 GiB) and fragments of its allocator come on top."""
-        return self.weights + self.gradients + self.moments + self.gathered + self.activations
+        own = self.weights + self.gradients + self.moments
+        return own + self.gathered + self.activations + self.second_models
 
     def __str__(self) -> str:
         """One line for a dry run."""
@@ -128,6 +138,7 @@ class MemoryPlan:
             "AdamW": self.moments,
             "gathered or cast": self.gathered,
             "activations": self.activations,
+            "second models": self.second_models,
         }
         shown = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items() if size)
         return f"about {size_text(self.total)} a process ({shown})"
@@ -148,6 +159,7 @@ def plan_memory(shape: DecoderShape, setting: Setting) -> MemoryPlan:
         moments=2 * gradients / share,
         gathered=_gathered(shape, setting),
         activations=_activations(shape, setting),
+        second_models=weights * (setting.frozen_copies + 4 * setting.trained_copies),
         checkpoint=weights + 2 * gradients,
         # Layers are gathered for the forward and again for the backward pass, the rest once.
         traffic=received * ((2 * layers + shape.root_parameters) * setting.compute_bytes + reduced),
@@ -161,7 +173,7 @@ def _gathered(shape: DecoderShape, setting: Setting) -> float:
         return shape.parameters * setting.compute_bytes if setting.compute_bytes < setting.weight_bytes else 0
     # Weights and gradients of the root and of one layer, and the weights of the layer that is fetched ahead.
     whole = 2 * (shape.root_parameters + shape.layer_parameters) + shape.layer_parameters
-    return whole * setting.compute_bytes
+    return max(whole, shape.parameters * setting.samples_alone) * setting.compute_bytes
 
 
 def _activations(shape: DecoderShape, setting: Setting) -> float:
@@ -173,11 +185,6 @@ def _activations(shape: DecoderShape, setting: Setting) -> float:
         return shape.num_layers * layer + setting.mask_bytes
     inputs = setting.positions * shape.num_layers * shape.hidden * setting.compute_bytes
     return inputs + layer + setting.mask_bytes
-
-
-def _layers(model: Any) -> list[nn.Module]:
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def size_text(num_bytes: float) -> str:
