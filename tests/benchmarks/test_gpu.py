@@ -16,9 +16,6 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MEASURED = {"guideline", "dlm"}
 
-# torch says so when its compiler is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:

@@ -105,8 +105,8 @@ def test_a_checkpoint_keeps_the_scale(take_step, fp16_engine, tmp_path: Path) ->
     assert other.accelerator.scaler.get_scale() == 2.0**7
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of the compiler about itself
-def test_a_compiled_body_gives_the_loss_and_gradient_of_the_plain_one(
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of the compiler, which asks every tensor
+def test_compiled_layers_give_the_loss_and_gradient_of_the_plain_one(
     make_engine, take_step, largest_difference
 ) -> None:
     if not shutil.which("c++"):
