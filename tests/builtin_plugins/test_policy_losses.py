@@ -119,3 +119,11 @@ def test_weights_are_those_of_the_group(view: Any) -> None:
     weight = (up - down).repeat_interleave(VIEWS)[:, None]
 
     check(PolicyWeightedLoss(temperature=0.5), view, -(weights(view) * weight * log_p(view)).sum(), 2.0)
+
+
+def test_an_answer_alone_is_as_good_as_its_group_whatever_its_tokens_are_worth(view: Any) -> None:
+    """Under a value model the tokens of an answer differ, and the group has the means of answers."""
+    advantage = torch.tensor([[0.0, 1.0, -2.0, 4.0], [0.0, 3.0, 0.5, -1.0]]).repeat_interleave(VIEWS, dim=0)
+    alone = attrs.evolve(view, advantage=advantage, group_advantage=advantage.sum(dim=1, keepdim=True) / 3)
+    slopes = gradient(PolicyWeightedLoss()(alone).total, alone)
+    torch.testing.assert_close(slopes, torch.zeros_like(slopes), rtol=0, atol=1e-6)

@@ -37,10 +37,13 @@ class PolicyWeightedLoss:
         return LossOutput(-(weight * log_probability).sum().float(), normaliser)
 
     def _of_answers(self, view: LossView) -> Tensor:
-        """(B, L): in [-1, 1], and over the answers to a prompt they add up to 0."""
+        """(B, 1): in [-1, 1], and over the answers to a prompt they add up to 0."""
         if view.advantage is None or view.group_advantage is None:
-            return torch.zeros_like(view.weight)
-        own, group = view.advantage / self.temperature, view.group_advantage / self.temperature
+            return torch.zeros_like(view.weight[:, :1])
+        # Of an answer, whose tokens may differ (values): their mean, as the group has them.
+        length = view.eligible.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = (view.advantage * view.eligible).sum(dim=1, keepdim=True) / length
+        own, group = mean / self.temperature, view.group_advantage / self.temperature
         up = own - group.logsumexp(dim=1, keepdim=True)
         down = -own - (-group).logsumexp(dim=1, keepdim=True)
         return up.exp() - down.exp()
