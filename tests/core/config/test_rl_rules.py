@@ -69,6 +69,22 @@ def test_what_gives_no_gradient_or_a_wrong_one_is_refused(
     assert all("\n" not in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora={r: 4}", "rl.value: is a whole copy of the model beside the adapters; remove lora, or set it to null"),
+        ("training.mixed_precision=fp16", "rl.value: does not go with fp16, whose loss is scaled for one model alone"),
+    ],
+)
+def test_what_a_value_model_does_not_go_with_is_refused(
+    override: str, message: str, complaints: Callable[..., list[str]]
+) -> None:
+    import yaml
+
+    found = complaints(yaml.safe_dump(RUN), ["rl={rewards: [exact], advantage: value, value: {}}", override])
+    assert any(message in line for line in found), found
+
+
 def test_blocks_of_rollouts_are_those_of_training(complaints: Callable[..., list[str]]) -> None:
     import yaml
 
