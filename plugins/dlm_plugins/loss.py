@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dlm_plugins.claims import Claim
 
@@ -232,3 +233,11 @@ class Loss(Protocol):
     def __call__(self, view: LossView) -> LossOutput:
         """Score the micro-batch: a sum over its positions, and the count to divide it by."""
         ...
+
+
+def runs_of(numbers: Tensor) -> Tensor:
+    """(B,) int64: place, from 0, of the run of equal neighbours that each of ``numbers`` (B,) belongs to.
+
+    The views of a row are neighbours, and so are the rows of a pair.
+    """
+    return pad((numbers[1:] != numbers[:-1]).long().cumsum(dim=0), (1, 0))

@@ -348,7 +348,7 @@ def changes_of_rl(laboratory: Any, model: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rl", "what"),
     [
-        ({"reference": "start"}, "rl.reference (without lora)"),
+        ({"reference": "start"}, "rl.reference (other than start with lora)"),
         ({"advantage": "value", "value": {}}, "rl.value"),
     ],
 )

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dlm_builtin_plugins.losses.by_answer import rows_of, runs_of
+from dlm_builtin_plugins.losses.by_answer import rows_of
 from dlm_builtin_plugins.losses.elbo import elbo_weight
 from dlm_plugins import LossOutput, LossView, RunComponents
+from dlm_plugins.loss import runs_of
 from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_type import IS_ABSORBING
 

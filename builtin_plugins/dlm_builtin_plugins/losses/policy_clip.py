@@ -7,8 +7,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm_builtin_plugins.losses.by_answer import rows_of, runs_of
+from dlm_builtin_plugins.losses.by_answer import rows_of
 from dlm_plugins import LossOutput, LossView
+from dlm_plugins.loss import runs_of
 
 _LARGEST = 20.0
 """Differences of log-probabilities beyond this are cut before they are exponentiated."""

@@ -18,6 +18,9 @@ from dlm_plugins.advantage import Advantage
 from dlm_plugins.optimizer import OptimizerFactory
 from dlm_plugins.reward import Reward
 
+START = "start"
+"""As ``rl.reference``: the model that the run starts from."""
+
 
 @attrs.frozen(kw_only=True)
 class WeightedReward:

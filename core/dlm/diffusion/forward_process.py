@@ -21,6 +21,7 @@ from dlm_plugins import (
     NoiseType,
     Selection,
 )
+from dlm_plugins.loss import runs_of
 from dlm_plugins.masking import has_many_views, views_of
 
 
@@ -101,10 +102,7 @@ class NoisedBatch:
 
         The views of a row are neighbours, in the order of rows. Fillers, the last ones, count as one.
         """
-        views = self.clean.row_index.cpu()
-        starts = torch.ones_like(views, dtype=torch.bool)
-        starts[1:] = views[1:] != views[:-1]
-        return starts.long().cumsum(dim=0) - 1
+        return runs_of(self.clean.row_index.cpu())
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,7 @@
 """The objective: body, head at scored positions, loss, logit shift. This module is what accelerate prepares."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import attrs
 import torch
@@ -21,6 +21,9 @@ from dlm.model.masks import AttentionMask
 from dlm_plugins import AttentionBias, Loss
 from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY, bias_at_end
 from dlm_plugins.loss import FIGURES
+
+if TYPE_CHECKING:
+    from dlm.diffusion.reference import Reference
 
 T = TypeVar("T")
 
@@ -120,6 +123,9 @@ class Attention:
 class DiffusionObjective(nn.Module):
     """Loss of a noised batch. (B, L, V) logits never exist: the loss asks for cross-entropy where it scores."""
 
+    reference: "Reference | None" = None
+    """What the loss compares with. Set where the objective is put together; no part of what is trained."""
+
     def __init__(
         self,
         body: nn.Module,
@@ -159,7 +165,7 @@ class DiffusionObjective(nn.Module):
 
     def facts(self) -> dict[str, object]:
         """What must be the same when a run is resumed, and no checkpoint holds."""
-        return {}
+        return {} if self.reference is None else self.reference.facts()
 
     def lend(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, which uses body and head by themselves.

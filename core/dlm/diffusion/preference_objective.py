@@ -5,14 +5,10 @@ from torch import Tensor
 
 from dlm.diffusion.forward_process import NoisedBatch, PolicyFigures
 from dlm.diffusion.objective import DiffusionObjective
-from dlm.diffusion.reference import Reference
 
 
 class PreferenceObjective(DiffusionObjective):
     """Loss of pairs of answers, in whose view the reference has its say."""
-
-    reference: Reference | None = None
-    """Set where the objective is put together; no part of what is trained."""
 
     def forward(self, noised: NoisedBatch) -> tuple[Tensor, Tensor]:
         """As :meth:`DiffusionObjective.forward`."""
@@ -20,7 +16,3 @@ class PreferenceObjective(DiffusionObjective):
             said = PolicyFigures(reference_log_probability=self.reference.log_probabilities(noised))
             noised = attrs.evolve(noised, policy=said)
         return super().forward(noised)
-
-    def facts(self) -> dict[str, object]:
-        """The reference."""
-        return {} if self.reference is None else self.reference.facts()

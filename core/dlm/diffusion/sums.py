@@ -13,6 +13,7 @@ from dlm.diffusion.view import BatchView
 
 NUM_RATE_BINS = 10
 """Mask rates are counted in ten equal bins of [0, 1]."""
+_NUM_SUMS = 5 + 3 * NUM_RATE_BINS
 
 
 def _bins() -> list[float]:
@@ -51,15 +52,14 @@ class Sums:
     @staticmethod
     def of_loss(total: Tensor, normaliser: Tensor) -> Tensor:
         """As :meth:`pack`, where there is a loss and nothing else to count."""
-        sums = torch.zeros(5 + 3 * NUM_RATE_BINS, device=total.device)
+        sums = torch.zeros(_NUM_SUMS, device=total.device)
         sums[0], sums[1] = total.detach(), normaliser
         return sums
 
     @staticmethod
     def split(vector: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
         """The numbers of a vector of :meth:`pack`, and those of an objective's own that stand behind them."""
-        size = 5 + 3 * NUM_RATE_BINS
-        return vector[:size], vector[size:]
+        return vector[:_NUM_SUMS], vector[_NUM_SUMS:]
 
     @staticmethod
     def normaliser_in(vector: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ class Completion:
     """All generated ids."""
     num_forwards: int
 
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.prompt!r} -> {self.text!r}"
+
     @property
     def record(self) -> dict[str, object]:
         """What a run logs of it."""

@@ -19,14 +19,15 @@ class Changes:
 
     _tokenizer: Any
     _row: int = 0
-    _given: list[bool] | None = attrs.field(default=None, init=False)
+    given: list[bool] = attrs.field(factory=list, init=False)
+    """Which positions were given: those without a mask in the first state."""
     _last: list[tuple[str | None, float]] = attrs.field(factory=list, init=False)
 
     def step(self, state: GenerateState) -> dict[str, Any]:
         """The next step: changes as (position, piece or null where masked, confidence), seconds, forwards."""
-        if self._given is None:
-            self._given = given_of(state, self._row)
-        shown = _shown(self._tokenizer, state, self._row, self._given)
+        if not self._last:
+            self.given = [not each for each in state.masked[self._row].tolist()]
+        shown = _shown(self._tokenizer, state, self._row, self.given)
         before = self._last or [(None, 0.0)] * len(shown)
         changes = [
             [column, piece, round(confidence, 4)]
@@ -50,9 +51,8 @@ class Trace:
         """Pass states on, and note what happens in one row."""
         changes = Changes(self.tokenizer, row)
         for state in states:
-            if not self._steps:
-                self._given = given_of(state, row)
             self._steps.append(changes.step(state))
+            self._given = changes.given
             yield state
 
     def html(self) -> str:
@@ -72,11 +72,6 @@ def page_of(template: Traversable, place: str, content: Any) -> str:
     head, mark, tail = page.partition(f"/*{place}*/null")
     assert mark, "the template has a place for its content"
     return head + data + tail
-
-
-def given_of(state: GenerateState, row: int = 0) -> list[bool]:
-    """Which positions of a first state were given."""
-    return [not each for each in state.masked[row].tolist()]
 
 
 def _shown(tokenizer: Any, state: GenerateState, row: int, given: Sequence[bool]) -> list[tuple[str | None, float]]:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from dlm.data.text_files import TextError, decode, parse_json
 from dlm.errors import DlmError
 from dlm.sampling.session import Session
-from dlm.sampling.trace import Changes, given_of
+from dlm.sampling.trace import Changes
 from dlm.serving.api_errors import ApiError, refused
 from dlm.serving.engine import Engine
 from dlm.serving.forms import ChatForm, CompletionForm, Form, usage_of
@@ -175,8 +175,8 @@ class Service:
         try:
             is_first = True
             async for event in writing.events(self.limits.seconds):
-                start = {"given": given_of(event.state), "seed": seed} if is_first else {}
                 step = {"step": event.state.step, **changes.step(event.state)}
+                start = {"given": changes.given, "seed": seed} if is_first else {}
                 # The last state is that of the last step, which may have been shown.
                 if step["changes"] or not event.is_last:
                     yield _sse({**start, **step})

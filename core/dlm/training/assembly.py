@@ -45,6 +45,7 @@ from dlm.training.parallel import (
     distribute,
     make_plan,
     refuse_foreign_sharding,
+    second_models,
 )
 from dlm.training.processes import check_launch, group_options, is_launched, watch_waits
 from dlm.training.randomness import make_deterministic, seed_everything
@@ -156,7 +157,7 @@ def assemble(
     if config.training.mode == "rl":
         from dlm.training import rl_assembly  # only where there are rollouts
 
-        rl_assembly.learn_from_rewards(engine, loaded, vocabulary, trust_remote_code=trust_remote_code)
+        rl_assembly.learn_from_rewards(engine, loaded, vocabulary)
     return engine
 
 
@@ -173,7 +174,7 @@ def _objective(
     if loaded.config.training.mode == "rl":
         from dlm.training.rl_assembly import build_policy_objective  # only where there are rollouts
 
-        return build_policy_objective(model, loaded, tokenizer, vocabulary)
+        return build_policy_objective(model, loaded, tokenizer, vocabulary, device, trust_remote_code=trust_remote_code)
     if loaded.config.training.mode == "preference":
         from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
 
@@ -222,30 +223,25 @@ def _shared_model(
     """How the processes share the model, and the model, built for that."""
     plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
     if plan.shards:
-        _check_whole_copies(config)
+        _refuse_second_models(config)
         if config.training.mode == "rl":
             check_rollouts(build(empty_with={})[0], accelerator)
     return plan, build_model_for(plan, build, config.model.name_or_path, accelerator)
 
 
-def _check_whole_copies(config: RunConfig) -> None:
-    """See that no process needs a second model beside its shard of the first.
+def _refuse_second_models(config: RunConfig) -> None:
+    """See that no process needs another model beside its shard.
 
     Raises:
         UserInputError: One does.
     """
-    is_rl, is_whole = config.training.mode == "rl", config.lora is None
-    second = {
-        "mode preference": config.training.mode == "preference",
-        "rl.reference (without lora)": is_rl and is_whole and config.rl.reference is not None,
-        "rl.value": is_rl and config.rl.value is not None,
-    }
-    for what, is_there in second.items():
-        if is_there:
-            raise UserInputError(
-                f"training.parallel.shard: {what} means a second model, which is not sharded yet; set shard to 1, so "
-                "that each process holds all of both"
-            )
+    # Preferences ask a reference within the forward pass, with adapters too.
+    asking = "mode preference" if config.training.mode == "preference" else next(iter(second_models(config)), None)
+    if asking is not None:
+        raise UserInputError(
+            f"training.parallel.shard: {asking} means a second model, which is not sharded yet; set shard to 1, so "
+            "that each process holds all of both"
+        )
 
 
 def _note_reasoning(config: RunConfig, model: PreTrainedModel, data: PreparedData) -> None:

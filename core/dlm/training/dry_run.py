@@ -6,6 +6,7 @@ from dlm.training.assembly import assemble, build_accelerator
 from dlm.training.engine import Engine
 from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_memory
 from dlm.training.model_and_noise import num_copies
+from dlm.training.parallel import second_models
 from dlm_plugins.loss import NEEDS_PAIRS, NUM_DRAWS
 from dlm_plugins.registry import Registry
 
@@ -57,8 +58,7 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
     # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.
     hides = training.block_attention.enabled or copies > 1
     is_dense = hides and model.config._attn_implementation != "flex_attention"
-    is_rl = training.mode == "rl"
-    has_reference = training.mode == "preference" or (is_rl and config.rl.reference is not None)
+    are_trained = list(second_models(config).values())
     setting = Setting(
         shard=engine.parallel.shard,
         replicate=engine.parallel.replicate,
@@ -67,9 +67,9 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
         compute_bytes=compute_bytes,
         checkpointing=training.gradient_checkpointing,
         mask_bytes=rows * width**2 * compute_bytes if is_dense else 0,
-        frozen_copies=int(has_reference and config.lora is None),
-        trained_copies=int(is_rl and config.rl.value is not None),
-        samples_alone=is_rl,
+        frozen_copies=are_trained.count(False),
+        trained_copies=are_trained.count(True),
+        samples_alone=training.mode == "rl",
     )
     return plan_memory(DecoderShape.of(model), setting)
 

@@ -224,9 +224,7 @@ class Engine:
             self.console.say(f"step {step}: {sums.headline}")
         for completion in completions:
             self.append(SAMPLES, {"step": step, **completion.record})
-            reward = completion.record.get("reward")
-            worth = "" if reward is None else f"  (reward {reward})"
-            self.console.say(f"  {completion.prompt!r} -> {completion.text!r}{worth}")
+            self.console.say(f"  {completion}")
         self.state.evaluated_step = step
         self.stopwatch.exclude(time.monotonic() - started)
         return sums

@@ -56,6 +56,10 @@ class JudgedCompletion:
     text: str
     reward: float
 
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.prompt!r} -> {self.text!r}  (reward {self.reward})"
+
     @property
     def record(self) -> dict[str, object]:
         """For the log of samples."""

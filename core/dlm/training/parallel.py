@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import PreTrainedModel
 
-from dlm.config.run_config import ParallelConfig
+from dlm.config.rl_section import START
+from dlm.config.run_config import ParallelConfig, RunConfig
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
 from dlm.model.body_and_head import decoder_layers
@@ -108,6 +109,21 @@ def make_plan(parallel: ParallelConfig, accelerator: Accelerator, num_bytes: Cal
         return Plan(shard=num_processes, replicate=1, reason=reason)
 
     return on_main(accelerator, decide, "the device mesh")
+
+
+def second_models(config: RunConfig) -> dict[str, bool]:
+    """Whole models beside the trained one on each process, by what asks for them, and whether they are trained too.
+
+    A reference that is the trained model without its adapters is none.
+    """
+    base = config.lora is not None  # there without another copy
+    preference, rl = config.preference.reference, config.rl.reference
+    wanted = {
+        "mode preference": config.training.mode == "preference" and not (base and preference is None),
+        "rl.reference (other than start with lora)": rl is not None and not (base and rl == START),
+        "rl.value": config.rl.value is not None,
+    }
+    return {name: name == "rl.value" for name, is_wanted in wanted.items() if is_wanted}
 
 
 def bytes_of_whole_copy(model: nn.Module) -> int:

@@ -5,10 +5,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import LoadedConfig, RunConfig, run_components
+from dlm.config.rl_section import START
 from dlm.data.conversations.prompt_rows import PromptRows
 from dlm.diffusion.cross_entropy import SamplingLaw
 from dlm.diffusion.policy_objective import PolicyObjective
-from dlm.diffusion.reference import Reference
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.sampling.resolve import resolve
 from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of
@@ -23,14 +23,41 @@ from dlm.training.rollouts import Rollouts
 from dlm.training.step import TrainingStep
 from dlm.training.value_model import build_value_model
 
-START = "start"
-"""As ``rl.reference``: the model that the run starts from."""
-
 
 def build_policy_objective(
+    model: PreTrainedModel,
+    loaded: LoadedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    device: torch.device,
+    *,
+    trust_remote_code: bool = False,
+) -> PolicyObjective:
+    """As :func:`build_objective`, under the law of the rollouts, with the reference that the loss keeps to."""
+    config = loaded.config
+
+    def build(model: PreTrainedModel, config: RunConfig) -> PolicyObjective:
+        return _under_law(model, attrs.evolve(loaded, config=config), tokenizer, vocabulary)
+
+    objective, name = build(model, config), config.rl.reference
+    if name is not None:
+        objective.reference = build_reference(
+            objective,
+            config,
+            tokenizer,
+            loaded.registry,
+            name=None if name == START else name,
+            build=build,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+    return objective
+
+
+def _under_law(
     model: PreTrainedModel, loaded: LoadedConfig, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
 ) -> PolicyObjective:
-    """As :func:`build_objective`, with log-probabilities under the law that the rollouts are drawn by."""
+    """Log-probabilities under the law that the rollouts are drawn by."""
     config = loaded.config
     components = run_components(config, loaded.registry)
     resolved = resolve(
@@ -44,9 +71,7 @@ def build_policy_objective(
     return build_objective(model, config, components, vocabulary, cls=PolicyObjective, law=law)
 
 
-def learn_from_rewards(
-    engine: Engine, loaded: LoadedConfig, vocabulary: Vocabulary, *, trust_remote_code: bool = False
-) -> None:
+def learn_from_rewards(engine: Engine, loaded: LoadedConfig, vocabulary: Vocabulary) -> None:
     """Let an engine that is put together take its steps on rollouts, and evaluate by answering held-out prompts."""
     config, objects, step = loaded.config, engine.saver.objects, engine.step
     training, rl, rows = config.training, config.rl, engine.data.loader.rows  # type: ignore[union-attr]
@@ -80,7 +105,7 @@ def learn_from_rewards(
         rollouts=rollouts,
         forward_process=step.forward_process,
         num_updates=rl.updates_per_rollout,
-        reference=_reference(engine, loaded, vocabulary, trust_remote_code=trust_remote_code),
+        reference=engine.accelerator.unwrap_model(step.objective).reference,
         value_model=value_model,
     )
     held_out = None
@@ -96,29 +121,3 @@ def learn_from_rewards(
     assert isinstance(engine.sampler, Sampler)
     engine.evaluation, engine.sampler = held_out, PromptSampler(sampler=engine.sampler, held_out=held_out)
     engine.closing_words = closing_words
-
-
-def _reference(
-    engine: Engine, loaded: LoadedConfig, vocabulary: Vocabulary, *, trust_remote_code: bool
-) -> Reference | None:
-    """The model that the loss keeps to."""
-    config, objects, registry = loaded.config, engine.saver.objects, loaded.registry
-    name = config.rl.reference
-    if name is None:
-        return None
-
-    def build(model: PreTrainedModel, config: RunConfig) -> PolicyObjective:
-        return build_policy_objective(model, attrs.evolve(loaded, config=config), objects.tokenizer, vocabulary)
-
-    reference = build_reference(
-        engine.accelerator.unwrap_model(engine.step.objective),
-        config,
-        objects.tokenizer,
-        registry,
-        name=None if name == START else name,
-        build=build,
-        device=engine.accelerator.device,
-        trust_remote_code=trust_remote_code,
-    )
-    objects.identity = {**objects.identity, **reference.facts()}
-    return reference

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 
 from dlm.config import load_config
+from dlm.config.run_config import LoraConfig
 from dlm.training.dry_run import describe_run
 from dlm.training.memory_plan import DecoderShape, Setting, plan_memory, size_text
+from dlm.training.parallel import second_models
 
 REFERENCE = ("training.loss_impl={name: policy_clip, kl: k2, beta: 0.1}", "rl.reference=start")
 VALUE = ("rl.advantage=value", "rl.value={}")
@@ -25,6 +28,13 @@ def test_references_and_value_models_are_counted(
     said = re.search(r"second models ([\d.]+ \w+)", described)
     expected = size * weights + 4 * size * trained
     assert (said and said[1]) == (size_text(expected) if expected else None)
+
+
+def test_a_named_reference_is_a_second_model_whatever_is_trained(rl_file: Path) -> None:
+    config = load_config(rl_file, REFERENCE).config
+    adapted = attrs.evolve(config, lora=LoraConfig())
+    named = attrs.evolve(adapted, rl=attrs.evolve(adapted.rl, reference="another"))
+    assert [list(second_models(each).values()) for each in (config, adapted, named)] == [[False], [], [False]]
 
 
 def test_a_sharded_model_is_whole_while_it_samples() -> None:
