@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --only step-0.6b --only flex
 
 Each part is a process of its own with a time limit. Parts that check run side by side, parts that measure run alone
-after them. Every figure is written to ``--out`` as it comes (JSON lines), so that nothing is lost where a part is cut
-off; one table is printed at the end. Without a GPU it says so and exits with 0; ``--device cpu --tiny`` runs every line
-on tiny shapes, whose figures mean nothing. Exit code 1 where a check failed.
+after them. Every figure is written to ``--out`` as it comes (JSON lines), and what a part prints to a ``.log`` beside
+it, so that nothing is lost where a part is cut off; one table is printed at the end. Without a GPU it says so and exits
+with 0; ``--device cpu --tiny`` runs every line on tiny shapes, whose figures mean nothing. Exit code 1 where a check
+failed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 
@@ -42,6 +43,7 @@ class Part:
 PARTS = {
     "tests": Part(seconds=90),
     "resume": Part(seconds=110),
+    "runs": Part(seconds=110),
     "flex": Part(seconds=110),
     "precision": Part(seconds=90),
     "step-0.6b": Part(seconds=100, is_timed=True),
@@ -77,13 +79,22 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
                 process.wait()
+                self._keep(name, said)
                 record(self.out, part=name, error=f"cut off after {limit:.0f} s")
                 return
+            lines = self._keep(name, said)
             if code:
-                said.seek(0)
-                lines = [line.strip() for line in said if line.strip()]
                 print("\n".join(lines[-30:]), file=sys.stderr)
                 record(self.out, part=name, error=f"exit code {code}: {lines[-1] if lines else 'nothing was said'}")
+
+    def _keep(self, name: str, said: IO[str]) -> list[str]:
+        """Add what a part printed to the log beside the figures; return its lines."""
+        said.seek(0)
+        lines = [line.rstrip() for line in said if line.strip()]
+        if lines:
+            with self.out.with_suffix(".log").open("a", encoding="utf-8") as log:
+                log.write("\n".join([f"### {name}", *lines, ""]))
+        return lines
 
     def _environment(self) -> dict[str, str]:
         roots = [str(ROOT / folder) for folder in ("core", "plugins", "builtin_plugins")]
@@ -171,6 +182,7 @@ def main() -> None:
     out: Path = arguments.out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("")
+    out.with_suffix(".log").write_text("")
     record(out, part="machine", **machine(arguments.device))
     launcher = Launcher(out=out, device=arguments.device, is_tiny=arguments.tiny, ends=ends)
     chosen = [name for name in PARTS if not arguments.only or name in arguments.only]

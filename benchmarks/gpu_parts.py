@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import filecmp
 import gc
+import json
 import os
 import re
 import statistics
@@ -205,9 +206,13 @@ def check_flex(bench: Bench) -> None:
         with bench.case(bias=entry.name, attention=other):
             results = []
             for attention in ("sdpa", other):
-                trial = build(run_file(shape, bias=entry.name, attention=attention), shape, documents=2, padding=40)
+                values = run_file(shape, bias=entry.name, attention=attention)
+                values["training"]["block_attention"]["block_length"] = 8  # several in each document
+                trial = build(values, shape, documents=2, padding=20)
                 batch = trial.batch.micro_batches[0]
-                total, sums = trial.step.objective(trial.process(batch, step=0, num_rows=shape.num_rows))
+                total, sums = trial.step.objective(
+                    trial.process(batch, step=0, num_rows=shape.num_rows).to(bench.device)
+                )
                 (total / sums[1]).backward()
                 results.append((float(total.detach() / sums[1]), [each.grad for each in trial.model.parameters()]))
             (loss, expected), (other_loss, gradients) = results
@@ -216,6 +221,7 @@ def check_flex(bench: Bench) -> None:
             bench.record(
                 bias=entry.name,
                 attention=other,
+                loss=loss,
                 loss_difference=loss_difference,
                 gradient_difference=difference,
                 holds=loss_difference <= MAX_FLEX_LOSS_DIFFERENCE and difference <= MAX_FLEX_GRADIENT_DIFFERENCE,
@@ -314,6 +320,56 @@ def measure_sampling(bench: Bench) -> None:
                 )
 
 
+SHIPPED_RUNS = {
+    "pretrain": ["training.batch_size=8", "dataset.max_length=32"],
+    "rl-start": ["training.batch_size=32"],
+    "preference": ["training.batch_size=4"],
+    # A reward that a model which has learned next to nothing gets now and then.
+    "rl": ["training.batch_size=4", "evaluation.max_rows=16", 'rl.rewards=[{name: pattern, pattern: "[0-9a-m]"}]'],
+}
+"""Run files in ``configs/``, in an order in which the later ones find their models; and how they are shortened."""
+SHORTENED = ["training.max_steps=3", "logging.every_steps=1", "evaluation.sample_prompts=[]"]
+MAX_LOSS_DIFFERENCE = 1e-3
+"""Of the steps of a shipped run file against the CPU, float32, nats."""
+
+
+def check_runs(bench: Bench) -> None:
+    """``dlm run`` of the shipped run files, three steps each: to their end, and with the losses of the CPU."""
+    with tempfile.TemporaryDirectory() as name:
+        steps: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        places = {"cpu": {"ACCELERATE_USE_CPU": "true"}} | ({"cuda": {}} if bench.device.type == "cuda" else {})
+        for place, environment in places.items():
+            folder = Path(name) / place
+            folder.mkdir()
+            for run, overrides in SHIPPED_RUNS.items():
+                command = [sys.executable, "-m", "dlm", "run", str(gpu.ROOT / "configs" / f"{run}.yaml")]
+                done = subprocess.run(
+                    [*command, *SHORTENED, *overrides],
+                    cwd=folder,
+                    env={**os.environ, **environment},
+                    capture_output=True,
+                    text=True,
+                )
+                if done.returncode:
+                    print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
+                    said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+                    bench.record(run=run, device=place, holds=False, said=f"exit code {done.returncode}: {said[:300]}")
+                    continue
+                lines = (folder / "runs" / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+                metrics = [json.loads(line) for line in lines]
+                steps[run, place] = [line for line in metrics if line["split"] == "train"]
+        for run in SHIPPED_RUNS:
+            expected, found = steps.get((run, "cpu")), steps.get((run, bench.device.type))
+            if expected and found:
+                difference = max(
+                    abs(ours["loss"] - theirs["loss"]) for ours, theirs in zip(found, expected, strict=True)
+                )
+                # What a run with rewards has written depends on the last digits of the logits.
+                holds = run == "rl" or difference <= MAX_LOSS_DIFFERENCE
+                last = {name: found[-1][name] for name in ("loss", "grad_norm")}
+                bench.record(run=run, steps=len(found), **last, loss_difference=difference, holds=holds)
+
+
 RESUMED_RUN: RunFile = {
     "model": {
         "config": {**TINY, "hidden_size": 64, "num_hidden_layers": 3, "max_position_embeddings": 128},
@@ -361,6 +417,7 @@ def check_resume(bench: Bench) -> None:
 PARTS: dict[str, Callable[[Bench], None]] = {
     "tests": run_tests,
     "resume": check_resume,
+    "runs": check_runs,
     "flex": check_flex,
     "precision": check_precision,
     "step-0.6b": lambda bench: measure_steps(bench, bench.shape(QWEN3_06B, 8, 2048)),

@@ -44,6 +44,17 @@ def test_p_mask_is_the_probability_of_being_corrupted(lab, docs, masking: str, r
     assert float(z_of_mean(unbiased).abs().max()) < threshold(len(batch.row_index))
 
 
+@pytest.mark.parametrize("masking", ["bernoulli", "contiguous", "complementary"])
+def test_all_of_it_can_be_sent_from_pinned_memory(lab, docs, monkeypatch: Any, masking: str) -> None:
+    """CUDA's pinned memory has the strides of what is copied into it: an expanded tensor is refused there."""
+    noised = lab.process(masking=lab.component("masking", masking))(lab.batch(docs((14, 9))), step=0, num_rows=1)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: torch.empty_strided(self.shape, self.stride()).copy_(self))
+    monkeypatch.setattr(Tensor, "to", lambda self, *_, **__: self)
+    sent = noised.to(torch.device("cuda"))
+    for name in NOISED:
+        assert getattr(sent, name).equal(getattr(noised, name)), name
+
+
 @pytest.mark.parametrize("noise_type", ["mask", "random_replace"])
 @pytest.mark.parametrize("schedule", ["uniform", "cosine", "power", "sigmoid"])
 def test_only_eligible_positions_change(lab, docs, schedule: str, noise_type: str) -> None:
