@@ -365,8 +365,14 @@ def check_runs(bench: Bench) -> None:
                 difference = max(abs(ours["loss"] - theirs["loss"]) for ours, theirs in pairs)
                 # What a run with rewards has written depends on the last digits of the logits.
                 holds = run == "rl" or difference <= MAX_LOSS_DIFFERENCE
-                last = {name: found[-1][name] for name in ("loss", "grad_norm")}
-                bench.record(run=run, steps=len(found), **last, loss_difference=difference, holds=holds)
+                bench.record(
+                    run=run,
+                    steps=len(found),
+                    loss=found[-1]["loss"],
+                    largest_grad_norm=max(line["grad_norm"] for line in found),
+                    loss_difference=difference,
+                    holds=holds,
+                )
 
 
 RESUMED_RUN: RunFile = {
