@@ -47,7 +47,7 @@ def test_steps_are_measured_beside_the_guideline(parts: Any, tmp_path: Path) -> 
     assert all(line["tokens_per_second"] > 0 and line["TFLOP"] > 0 for line in measured)
 
 
-@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "sampling"])
+@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "sampling", "runs"])
 def test_parts_run_without_an_error(parts: Any, name: str, tmp_path: Path) -> None:
     lines = lines_of(parts, name, tmp_path)
     assert lines
