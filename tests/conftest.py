@@ -22,7 +22,7 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 TESTS = Path(__file__).parent
 WORKER_BYTES = 2 << 30
-TRIALS, QUICK_TRIALS = 40, 10
+TRIALS, QUICK_TRIALS = 20, 5
 NOT_QUICK = (
     "benchmarks",
     "builtin_plugins/test_contracts.py",

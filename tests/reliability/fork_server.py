@@ -4,6 +4,7 @@ Reads one JSON request a line, answers with one JSON line. Started as a script b
 """
 
 import faulthandler
+import gc
 import json
 import mmap
 import os
@@ -31,15 +32,20 @@ def main() -> None:
 
 
 def import_everything() -> None:
-    """What a run imports, so that a fork has it already."""
+    """What a run imports, so that a fork has it already, and does not look through it for garbage."""
     import bitsandbytes  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.optimization  # noqa: F401
     from transformers.models.qwen3 import modeling_qwen3  # noqa: F401
 
     import dlm.training.run  # noqa: F401
-    import dlm_cli.commands.run  # noqa: F401
+    import dlm.training.sharded_contents
+    import dlm_cli.commands.run
+    import dlm_cli.main  # noqa: F401
     from dlm_plugins.registry import Registry
 
     Registry.discover()
+    gc.freeze()
 
 
 def serve(request: dict[str, Any], shared: mmap.mmap) -> dict[str, Any]:

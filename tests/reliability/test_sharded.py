@@ -22,9 +22,10 @@ from dlm.training.output_folder import OutputFolder
 from dlm.training.resuming import LATEST, starting_point
 from dlm_cli.main import cli as command
 
-SHARE_OF_TRIALS = 0.1
+SHARE_OF_TRIALS = 0.5
 """Of the trials that single runs get: one of several processes takes as many times longer."""
 NUM_STEPS, EVERY = 6, 2
+MAX_KILLS = 4
 
 
 def config_of(laboratory: Any, name: str, *, dropout: float = 0.1, **checkpoint: object) -> Path:
@@ -96,22 +97,36 @@ def test_a_model_is_made_of_a_sharded_checkpoint(finished: Path, tmp_path: Path)
 def test_killed_at_random_moments_together(
     laboratory: Any, digest_of: Any, finished: Path, count: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    """One process or several of two or four, again and again in the same folder."""
     num_trials = max(1, round(SHARE_OF_TRIALS * request.config.getoption("--trials")))
     config = config_of(laboratory, "together")
-    num_kills = num_inside = 0
+    references = {2: digest_of(finished / "run")}
+    kills = []
     for number in range(num_trials):
         draws, folder = random.Random(number), tmp_path / str(number)
-        kill = {"kill_in_save": [draws.randint(1, 3), draws.uniform(0, 0.05)]}
-        outcome = train(laboratory, config, folder, victims=draws.choice([[0], [1], [0, 1]]), **kill)
-        assert any(code != 0 for code in outcome.codes), "nobody was killed"
-        assert 0 not in outcome.codes, "a process went on alone"
-        num_kills, num_inside = num_kills + 1, num_inside + outcome.inside_save
-        store = CheckpointStore(folder / "run" / "checkpoints", keep_last=2)
-        assert not store.latest()[1], "a checkpoint that is neither whole nor absent"
-        outcome = train(laboratory, config, folder)
-        assert outcome.codes == [0, 0], outcome.log
-        assert digest_of(folder / "run") == digest_of(finished / "run")
-    count("two sharded processes, one or both killed", f"{num_kills} kills, {num_inside} inside a save, 0 different")
+        num_processes = 4 if number % 4 == 3 else 2
+        for _ in range(MAX_KILLS):
+            victims = draws.sample(range(num_processes), draws.randint(1, num_processes))
+            kill = {"kill_in_save": [draws.choice([1, 1, 2]), draws.uniform(0, 0.05)], "victims": victims}
+            outcome = train(laboratory, config, folder, num_processes, **kill)
+            if outcome.codes == [0] * num_processes:
+                break  # it had fewer saves left than that
+            assert 0 not in outcome.codes, "a process went on alone"
+            kills.append(outcome.inside_save)
+            store = CheckpointStore(folder / "run" / "checkpoints", keep_last=2)
+            assert not store.latest()[1], "a checkpoint that is neither whole nor absent"
+        outcome = train(laboratory, config, folder, num_processes)
+        assert outcome.codes == [0] * num_processes, outcome.log
+        if num_processes not in references:
+            whole = train(laboratory, config, tmp_path / "whole", num_processes)
+            assert whole.codes == [0] * num_processes, whole.log
+            references[num_processes] = digest_of(tmp_path / "whole" / "run")
+        assert digest_of(folder / "run") == references[num_processes], number
+    assert len(kills) >= 2 * num_trials
+    count(
+        "two or four sharded processes, one or more killed",
+        f"{len(kills)} kills, {sum(kills)} inside a save, 0 different",
+    )
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ junk = st.recursive(
 
 
 @given(data=st.data())
-@settings(parent=QUICK, max_examples=200)
+@settings(parent=QUICK, max_examples=100)
 def test_malformed_configurations_end_in_problems_and_nothing_else(data: st.DataObject, registry: Registry) -> None:
     value: dict[str, Any] = json.loads(json.dumps(complete(registry)))
     for _ in range(data.draw(st.integers(1, 4))):
