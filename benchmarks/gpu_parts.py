@@ -187,7 +187,7 @@ STEP_CASES = (
     ("block_causal", "sdpa", False),
     ("block_causal", "sdpa", True),
 )
-"""Bias, attention, compiled or not; what ``auto`` takes comes first. Flex has nothing to skip where nothing is hidden."""
+"""Bias, attention, compiled or not; what ``auto`` takes comes first. Where nothing is hidden, flex skips nothing."""
 
 
 def measure_steps(bench: Bench, shape: Shape) -> None:

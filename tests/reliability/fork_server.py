@@ -38,10 +38,9 @@ def import_everything() -> None:
     import transformers.optimization  # noqa: F401
     from transformers.models.qwen3 import modeling_qwen3  # noqa: F401
 
-    import dlm.training.run  # noqa: F401
-    import dlm.training.sharded_contents
-    import dlm_cli.commands.run
-    import dlm_cli.main  # noqa: F401
+    import dlm_cli.commands.run  # noqa: F401
+    from dlm.training import run, sharded_contents  # noqa: F401
+    from dlm_cli import main  # noqa: F401
     from dlm_plugins.registry import Registry
 
     Registry.discover()
