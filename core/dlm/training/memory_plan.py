@@ -167,10 +167,15 @@ def plan_memory(shape: DecoderShape, setting: Setting) -> MemoryPlan:
     )
 
 
+def _is_autocast(setting: Setting) -> bool:
+    """Whether whole weights are cast on the way: a shard is gathered in the precision of the forward pass."""
+    return setting.shard == 1 and setting.compute_bytes < setting.weight_bytes
+
+
 def _gathered(shape: DecoderShape, setting: Setting) -> float:
     if setting.shard == 1:
         # Autocast keeps a copy of the weights in the precision of the forward pass.
-        return shape.parameters * setting.compute_bytes if setting.compute_bytes < setting.weight_bytes else 0
+        return shape.parameters * setting.compute_bytes if _is_autocast(setting) else 0
     # Weights and gradients of the root and of one layer, and the weights of the layer that is fetched ahead.
     whole = 2 * (shape.root_parameters + shape.layer_parameters) + shape.layer_parameters
     return max(whole, shape.parameters * setting.samples_alone) * setting.compute_bytes
@@ -178,9 +183,14 @@ def _gathered(shape: DecoderShape, setting: Setting) -> float:
 
 def _activations(shape: DecoderShape, setting: Setting) -> float:
     # Inputs of the projections and of the norms, queries, keys and values before and after their norms, the output of
-    # the attention, and what the gated feed-forward part multiplies; norms keep their input in float32 as well.
+    # the attention, and what the gated feed-forward part multiplies. Norms keep float32 of their own.
     numbers = 4 * shape.hidden + 3 * shape.queries + 3 * shape.keys + 4 * shape.intermediate
-    layer = setting.positions * (numbers * setting.compute_bytes + 2 * shape.hidden * _FLOAT32)
+    in_float32 = 2 * shape.hidden + shape.queries + shape.keys
+    if _is_autocast(setting):
+        # What is added up from layer to layer stays float32, and is cast for each of the five projections that read it.
+        numbers += shape.hidden
+        in_float32 += 2 * shape.hidden
+    layer = setting.positions * (numbers * setting.compute_bytes + in_float32 * _FLOAT32)
     if not setting.checkpointing:
         return shape.num_layers * layer + setting.mask_bytes
     inputs = setting.positions * shape.num_layers * shape.hidden * setting.compute_bytes
