@@ -186,14 +186,16 @@ def _activations(shape: DecoderShape, setting: Setting) -> float:
     # the attention, and what the gated feed-forward part multiplies. Norms keep float32 of their own.
     numbers = 4 * shape.hidden + 3 * shape.queries + 3 * shape.keys + 4 * shape.intermediate
     in_float32 = 2 * shape.hidden + shape.queries + shape.keys
+    input_bytes = setting.compute_bytes
     if _is_autocast(setting):
         # What is added up from layer to layer stays float32, and is cast for each of the five projections that read it.
         numbers += shape.hidden
         in_float32 += 2 * shape.hidden
+        input_bytes = _FLOAT32
     layer = setting.positions * (numbers * setting.compute_bytes + in_float32 * _FLOAT32)
     if not setting.checkpointing:
         return shape.num_layers * layer + setting.mask_bytes
-    inputs = setting.positions * shape.num_layers * shape.hidden * setting.compute_bytes
+    inputs = setting.positions * shape.num_layers * shape.hidden * input_bytes
     return inputs + layer + setting.mask_bytes
 
 
