@@ -182,8 +182,8 @@ def measure_guideline(bench: Bench, shape: Shape, num_timed: int) -> None:
 STEP_CASES = (
     ("full", "sdpa", False),
     ("full", "sdpa", True),
-    ("block_causal", "flex_attention", False),
     ("block_causal", "flex_attention", True),
+    ("block_causal", "flex_attention", False),
     ("block_causal", "sdpa", False),
     ("block_causal", "sdpa", True),
 )
