@@ -20,7 +20,7 @@ LayoutKey: TypeAlias = tuple[object, ...]
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """``tensor`` on ``device``. Nobody waits for it: from other memory than pinned the host would."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.contiguous().pin_memory()  # which cannot copy an expanded tensor
+        tensor = tensor.contiguous().pin_memory()  # pinning cannot copy an expanded tensor
     return tensor.to(device, non_blocking=True)
 
 
