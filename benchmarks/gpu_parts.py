@@ -376,7 +376,8 @@ def shipped_runs(bench: Bench, device: str, folder: Path) -> dict[str, list[dict
     folder.mkdir()
     environment = {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})}
     steps = {}
-    for run, overrides in SHIPPED_RUNS.items():
+    # One will do to try the script: the test suite runs all of the files anyway.
+    for run, overrides in list(SHIPPED_RUNS.items())[: 1 if bench.is_tiny else None]:
         command = [sys.executable, "-m", "dlm", "run", str(gpu.ROOT / "configs" / f"{run}.yaml")]
         done = subprocess.run(
             [*command, *SHORTENED, *overrides], cwd=folder, env=environment, capture_output=True, text=True
