@@ -26,7 +26,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # A compiler takes minutes, however tiny the shapes are.
     with torch._dynamo.config.patch(disable=True):
         yield importlib.import_module("gpu_parts")
-    for name in ("gpu", "gpu_parts", "gpu_trial"):
+    for name in ("gpu", "gpu_bench", "gpu_checks", "gpu_parts", "gpu_trial"):
         sys.modules.pop(name, None)
 
 
@@ -56,7 +56,10 @@ def test_parts_run_without_an_error(parts: Any, name: str, tmp_path: Path) -> No
 
 def test_the_work_of_a_step_is_that_of_the_formula(parts: Any) -> None:
     """Six operations a weight and position, twelve a visible pair, head and layer for each number of a head."""
-    config, bench = parts.TINY, parts.Bench(part="", out=Path(), device=torch.device("cpu"), is_tiny=True)
+    config, bench = (
+        importlib.import_module("gpu_trial").TINY,
+        parts.Bench(part="", out=Path(), device=torch.device("cpu"), is_tiny=True),
+    )
     shape = bench.shape({}, 0, 0)
     trial = parts.build(parts.run_file(shape), shape)
     hidden, heads, groups, size = 32, 2, 1, 16
@@ -88,7 +91,9 @@ def test_a_resumed_run_is_compared_by_the_script(tmp_path: Path) -> None:
 
 def test_a_part_without_time_leaves_a_line(parts: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    parts.gpu.Launcher(out=out, device="cpu", is_tiny=True, ends=time.monotonic() + 1).run("precision")
+    importlib.import_module("gpu").Launcher(out=out, device="cpu", is_tiny=True, ends=time.monotonic() + 1).run(
+        "precision"
+    )
     (line,) = [json.loads(each) for each in out.read_text().splitlines()]
     assert line["part"] == "precision"
     assert "no time was left" in line["error"]

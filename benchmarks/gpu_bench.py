@@ -1,0 +1,73 @@
+"""Where a part of ``gpu.py`` runs, and where its figures go."""
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+import gpu
+from dlm.errors import DlmError
+from gpu_trial import TINY, Shape
+
+
+@attrs.frozen(kw_only=True)
+class Bench:
+    """Where a part runs, and where its figures go."""
+
+    part: str
+    out: Path
+    device: torch.device
+    is_tiny: bool
+
+    def record(self, **figures: Any) -> None:
+        gpu.record(self.out, part=self.part, **figures)
+
+    def shape(self, config: dict[str, Any], num_rows: int, length: int, vocabulary_size: int = 151_936) -> Shape:
+        if self.is_tiny:
+            return Shape(config=TINY, num_rows=2, length=64, vocabulary_size=320, mask_id=300)
+        return Shape(
+            config=config,
+            num_rows=num_rows,
+            length=length,
+            vocabulary_size=vocabulary_size,
+            mask_id=min(151_669, vocabulary_size - 1),
+        )
+
+    @contextlib.contextmanager
+    def case(self, **names: Any) -> Iterator[None]:
+        """One case: what the product refuses, and what does not fit, becomes a line; the next one goes on."""
+        try:
+            yield
+        except DlmError as error:
+            self.record(**names, refused=" ".join(str(error).split()))
+        except RuntimeError as error:  # out of memory, a kernel that is missing
+            self.record(**names, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        self.clean_up()
+
+    def clean_up(self) -> None:
+        torch._dynamo.reset()
+        gc.collect()  # what accelerate prepared refers to itself
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def times(self, call: Callable[[int], Any], num_warmup: int, num_timed: int) -> tuple[float, float]:
+        """Seconds of the first call (with what is compiled), and the median of the timed ones."""
+        seconds = []
+        for number in range(num_warmup + num_timed):
+            self.wait()
+            started = time.perf_counter()
+            call(number)
+            self.wait()
+            seconds.append(time.perf_counter() - started)
+        return seconds[0], statistics.median(seconds[num_warmup:])
