@@ -87,7 +87,7 @@ def _exit_code() -> int | None:
         _show_refusal(error)
         return error.exit_code
     except Exception as error:
-        # Known errors carry their exit code; importing dlm.errors here would cost `--help` the import of torch.
+        # Known errors carry their exit code, those of the contract package too.
         code: int | None = getattr(error, "exit_code", None)
         if code is None and isinstance(error, OSError) and error.errno in _REFUSALS_OF_THE_SYSTEM:
             where = f"{error.filename}: " if error.filename else "the result could not be written: "

@@ -59,7 +59,7 @@ def fields() -> tuple["attrs.Attribute[Any]", ...]:
 
 
 def _help(field: "attrs.Attribute[Any]") -> str:
-    from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
+    from dlm_plugins.field_metadata import UNSTRUCTURED_DEFAULT
 
     default = field.metadata.get(UNSTRUCTURED_DEFAULT, field.default)
     shown = "" if default is None or default == () else f"  [default: {default}]"
@@ -73,14 +73,14 @@ def open_session(ctx: click.Context, options: dict[str, Any]) -> "Session":
         ctx: of the command, for options with dots.
         options: values of :func:`sampling_options` or :func:`settings_options`.
     """
-    from dlm.sampling.arguments import read_settings
-    from dlm.sampling.session import Session
-
     flags: dict[str, str] = {field.name: options[field.name] for field in fields() if options[field.name] is not None}
     if options["block_attention"]:
         if "attention_bias" in flags:
             raise click.UsageError("--block_attention is --attention_bias block: give one of them")
         flags["attention_bias"] = "block"
+    from dlm.sampling.arguments import read_settings
+    from dlm.sampling.session import Session
+
     settings = read_settings(
         options["config"],
         flags | ctx.meta[DOTTED],

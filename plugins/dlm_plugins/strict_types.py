@@ -14,6 +14,7 @@ import attrs
 from cattrs import Converter
 
 from dlm_plugins.errors import ConfigurationError, Problem
+from dlm_plugins.field_metadata import BESIDE, UNSTRUCTURED_DEFAULT
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.problems import join_path, problems_of, reason_of, shown
 from dlm_plugins.suggestions import closest, did_you_mean
@@ -229,22 +230,17 @@ def _fits(member: Any, value: object) -> bool:
     return True  # A type of its own, with a hook of its own that decides.
 
 
-UNSTRUCTURED_DEFAULT = "unstructured_default"
-"""Key of a field's metadata: a value as a run file would write it, structured when the key is absent. It is how a field
-of another package's component type can have a default: ``metadata={"unstructured_default": "cosine"}``."""
-
-BESIDE = "beside"
-"""Key of a field's metadata: the component of this field is written flat, its name and its options beside the other
-keys of the class. Those keys are the kind's ``reserved`` ones."""
-
 _FAILURES = (Exception, SystemExit)
 
 
 def fields_by_key(cls: Any) -> dict[str, "attrs.Attribute[Any]"]:
     """The fields that a run file can set, by key."""
     base = get_origin(cls) or cls
-    with suppress(NameError):  # an annotation that only type checkers can see
+    try:
         attrs.resolve_types(base)
+    except NameError:  # an annotation that only type checkers can see: a protocol of ours is known all the same
+        with suppress(NameError):
+            attrs.resolve_types(base, localns={kind.protocol.__name__: kind.protocol for kind in KINDS.values()})
     return {field.alias or field.name: field for field in attrs.fields(base) if field.init}
 
 

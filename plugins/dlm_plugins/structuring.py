@@ -8,13 +8,12 @@ import attrs
 from cattrs import Converter
 
 from dlm_plugins.errors import ComponentLookupError, ConfigurationError, Problem
+from dlm_plugins.field_metadata import BESIDE, UNSTRUCTURED_DEFAULT
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.problems import problems_of, shown
 from dlm_plugins.registry import Registry
 from dlm_plugins.strict_types import (
-    BESIDE,
     SCALARS,
-    UNSTRUCTURED_DEFAULT,
     component_beside,
     fields_by_key,
     is_component,

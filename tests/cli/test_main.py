@@ -194,20 +194,49 @@ def test_the_version_is_the_distributions(dlm: Dlm) -> None:
     assert (ending.code, ending.out.split()[-1]) == (0, version("dlm"))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["plugins", "list", "--help"]])
-def test_help_needs_no_torch(arguments: list[str]) -> None:
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["plugins", "list", "--help"],
+    *([name, "--help"] for name in COMMANDS),
+    ["run", "x.yaml", "--dryrun"],
+    ["generate", "--modle", "x"],
+    ["generate", "--model", "x", "--prompt", "a", "--batch-size", "none"],
+    ["generate", "--model", "x", "--prompt", "a", "--num-samples", "2", "--trace", "t.html"],
+    ["chat", "--model", "x", "--block_attention", "--attention_bias", "full"],
+    ["eval", "--model", "x", "--draws", "3"],
+    ["eval", "--model", "x", "--against-method", "bound"],
+    ["serve", "x", "--host", "0.0.0.0"],
+]
+"""What answers without torch."""
+
+
+def test_help_and_wrong_options_need_no_torch() -> None:
     code = (
-        "import sys\n"
+        "import contextlib, io, sys\n"
         "from dlm_cli.main import main\n"
-        "try:\n"
-        "    main()\n"
-        "finally:\n"
-        "    heavy = sorted({'torch', 'transformers', 'dlm', 'dlm_plugins.api'} & set(sys.modules))\n"
-        "    print('heavy:', heavy, file=sys.stderr)\n"
+        f"for arguments in {LIGHT!r}:\n"
+        "    sys.argv = ['dlm', *arguments]\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        main()\n"
+        "    heavy = {'torch', 'transformers', 'accelerate', 'dlm.model', 'dlm_plugins.api'} & set(sys.modules)\n"
+        "    if heavy:\n"
+        "        sys.exit(f'{arguments}: {sorted(heavy)}')\n"
+        "print('light')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip() == "heavy: []"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "light\n"), done.stderr
+
+
+def test_importing_the_library_registers_its_models_and_the_command_does_so_when_it_needs_them() -> None:
+    code = (
+        "import sys, dlm\n"
+        "registered = 'dlm.model' in sys.modules\n"
+        "print(registered, dlm.Qwen3LLadaConfig.model_type, 'dlm.model' in sys.modules)\n"
+    )
+    for before, expected in (("", "True qwen3llada True\n"), ("import dlm_cli.main\n", "False qwen3llada True\n")):
+        done = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, check=False)
+        assert done.stdout == expected, done.stderr
 
 
 def test_the_entry_point_is_this_function() -> None:

@@ -27,9 +27,9 @@ from dlm.data.conversations.formats import find_format
 from dlm.data.sources import load_source
 from dlm.errors import ExitCode
 from dlm_cli.main import COMMANDS, cli, main
+from dlm_plugins.field_metadata import UNSTRUCTURED_DEFAULT
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
 from dlm_plugins.testing.component_check import check_component
 from dlm_plugins.validation import component_problems
 

@@ -1,51 +1,25 @@
-"""The run file (YAML configuration): its keys, how it is read and checked, and how it is written."""
+"""The run file (YAML configuration): its keys, how it is read and checked, and how it is written.
 
-from dlm.config.components_in_effect import run_components
-from dlm.config.dump_run_file import config_to_mapping, dump_config
-from dlm.config.json_schema import json_schema
-from dlm.config.load_run_file import LoadedConfig, load_config, load_mapping
-from dlm.config.optim_section import LearningRateConfig, OptimConfig
-from dlm.config.run_config import (
-    BlockAttentionConfig,
-    CheckpointConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    LoggingConfig,
-    LoraConfig,
-    ModelConfig,
-    NoiseConfig,
-    PluginsConfig,
-    RunConfig,
-    TokenizerConfig,
-    TokenizerTrainingConfig,
-    TrainingConfig,
-)
-from dlm.config.run_file_source import RunFileError
-from dlm.config.sampling_settings import SamplingSettings
+Its names are those of :mod:`dlm.config.api`, imported when one is first asked for: that takes torch, which the modules
+that list options (sampling settings, options of an evaluation) do without.
+"""
 
-__all__ = [
-    "BlockAttentionConfig",
-    "CheckpointConfig",
-    "DatasetConfig",
-    "EvaluationConfig",
-    "LearningRateConfig",
-    "LoadedConfig",
-    "LoggingConfig",
-    "LoraConfig",
-    "ModelConfig",
-    "NoiseConfig",
-    "OptimConfig",
-    "PluginsConfig",
-    "RunConfig",
-    "RunFileError",
-    "SamplingSettings",
-    "TokenizerConfig",
-    "TokenizerTrainingConfig",
-    "TrainingConfig",
-    "config_to_mapping",
-    "dump_config",
-    "json_schema",
-    "load_config",
-    "load_mapping",
-    "run_components",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlm.config import api
+    from dlm.config.api import *  # noqa: F403
+
+    __all__: list[str] = []
+    __all__ += api.__all__
+
+
+def __getattr__(name: str) -> object:
+    found: object = getattr(import_module("dlm.config.api"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("dlm.config.api").__all__})

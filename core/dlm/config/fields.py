@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 from attrs.validators import and_, ge, gt, le, lt, optional
 
-from dlm_plugins.strict_types import BESIDE, UNSTRUCTURED_DEFAULT
+from dlm_plugins.field_metadata import BESIDE, UNSTRUCTURED_DEFAULT
 
 POSITIVE = gt(0)
 NOT_NEGATIVE = ge(0)

@@ -29,13 +29,14 @@ from dlm.config.rl_section import RlConfig
 from dlm.config.sampling_settings import SamplingSettings
 from dlm_plugins import KINDS, Metric
 from dlm_plugins.attention_bias import AttentionBias
+from dlm_plugins.field_metadata import BESIDE, UNSTRUCTURED_DEFAULT
 from dlm_plugins.loss import Loss
 from dlm_plugins.masking import Masking
 from dlm_plugins.noise_schedule import NoiseSchedule
 from dlm_plugins.noise_type import NoiseType
 from dlm_plugins.problems import join_path
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_types import BESIDE, UNSTRUCTURED_DEFAULT, fields_by_key, is_component, is_required, is_union
+from dlm_plugins.strict_types import fields_by_key, is_component, is_required, is_union
 
 
 @attrs.frozen(kw_only=True)

@@ -4,13 +4,15 @@ Defined once. Steps, blocks, temperature, guidance, remasking, KV cache, end of 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import attrs
 from attrs.validators import deep_iterable
 
 from dlm.config.fields import NOT_NEGATIVE, NOT_NEGATIVE_OR_NULL, POSITIVE_OR_NULL, component_setting, setting
-from dlm_plugins import AttentionBias, Remasker
+
+if TYPE_CHECKING:  # their modules take torch, and this one lists options
+    from dlm_plugins import AttentionBias, Remasker
 
 CacheName = Literal["auto", "off", "prompt", "side_by_side", "prefix", "dual"]
 EndPolicy = Literal["stop", "free", "suppress", "late"]
@@ -52,10 +54,10 @@ class SamplingSettings:
         None,
         POSITIVE_OR_NULL,
     )
-    remasking: Remasker = component_setting("Which predictions are kept at a step.", "low_confidence")
+    remasking: "Remasker" = component_setting("Which predictions are kept at a step.", "low_confidence")
     temperature: float = setting("0: the most probable token; 1: as the model predicts.", 0.0, NOT_NEGATIVE)
     cfg_scale: float = setting("Strength of classifier-free guidance; 0: none.", 0.0, NOT_NEGATIVE)
-    attention_bias: AttentionBias | None = setting("Who sees whom; null: as the model was trained.", None)
+    attention_bias: "AttentionBias | None" = setting("Who sees whom; null: as the model was trained.", None)
     cache: CacheName | CacheOptions = setting(
         "What is reused between forwards. Exact: auto, off, prompt, side_by_side; approximate: prefix, dual.", "auto"
     )
@@ -76,10 +78,10 @@ class SamplingArguments(TypedDict, total=False):
     gen_length: int | None
     steps: int | None
     block_length: int | None
-    remasking: Remasker | str | Mapping[str, Any]
+    remasking: "Remasker | str | Mapping[str, Any]"
     temperature: float
     cfg_scale: float
-    attention_bias: AttentionBias | str | Mapping[str, Any] | None
+    attention_bias: "AttentionBias | str | Mapping[str, Any] | None"
     cache: CacheName | CacheOptions | Mapping[str, Any]
     eos: EndPolicy
     eos_id: int | Sequence[int] | None

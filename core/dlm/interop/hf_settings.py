@@ -7,7 +7,7 @@ import attrs
 
 from dlm.config.sampling_settings import CacheName, CacheOptions, EndPolicy, SamplingSettings
 from dlm.errors import UserInputError
-from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT
+from dlm_plugins.field_metadata import UNSTRUCTURED_DEFAULT
 
 COMPONENTS: dict[str, dict[str, Any]] = {}
 """Classes by kind and name; filled at the end of the file, like"""

@@ -32,9 +32,10 @@ def chat(system: str | None, watch: bool, **options: Any) -> None:
     /reset forgets the conversation, /system TEXT sets the system text, /exit ends. When the conversation outgrows the
     model's context, its oldest exchanges are left out. Lines can also be piped in.
     """
+    session = open_session(click.get_current_context(), options)
     from dlm.sampling.chat import Chat
 
-    conversation = Chat(open_session(click.get_current_context(), options), system=system)
+    conversation = Chat(session, system=system)
     if conversation.session.rendering is None:
         click.echo("note: this model was not fine-tuned on conversations; it continues text", err=True)
     is_terminal = sys.stdin.isatty()

@@ -94,19 +94,19 @@ def eval_(
     Draws are added until the interval of the draws is narrow enough. Two intervals of 95 % are given: of the draws
     alone, and of draws and data.
     """
-    from dlm.evaluation.evaluate import evaluate, new_report, open_model
-    from dlm.evaluation.paired import against as compare
-    from dlm.evaluation.sweep import parse_sweep, sweep
-
     loading = {name: options.pop(name) for name in ("dtype", "device", "trust_remote_code")}
     chosen = _options(options)
-    grid = parse_sweep(sweeps)
     if len(models) > 1 and against:
         raise click.UsageError("--against compares one --model with another: give one --model")
     if against_method and not against:
         raise click.UsageError("--against-method is of the model that --against names: give that too")
     if include_path and not harness_tasks:
         raise click.UsageError("--include-path is where --harness-tasks are looked for: give those too")
+    from dlm.evaluation.evaluate import evaluate, new_report, open_model
+    from dlm.evaluation.paired import against as compare
+    from dlm.evaluation.sweep import parse_sweep, sweep
+
+    grid = parse_sweep(sweeps)
     harness = None if harness_tasks is None else _harness()
     if dry_run:
         for name in models:

@@ -53,13 +53,13 @@ def generate(
     Without --prompt, --prompt-file and --infill, prompts are read from what is piped in, as with --prompt-file -.
     Tokens per forward, tokens per second and the number of forwards are printed at the end.
     """
-    from dlm_cli.generation import Tracer, Watch, run_tasks, watcher
-
     out_file = None if out == "-" else file_to_write("--out", out)
     trace_file = file_to_write("--trace", trace)
     texts = _texts(prompts, prompt_file, may_be_piped=not infills)
     if trace_file and (len(texts) + len(infills)) * num_samples != 1:
         raise click.UsageError("--trace follows one text: give one prompt, and one sample")
+    from dlm_cli.generation import Tracer, Watch, run_tasks, watcher
+
     session = open_session(click.get_current_context(), options)
     tasks = session.tasks(texts, infills, num_samples)
     tracer = Tracer(session, trace_file) if trace_file else None
@@ -84,15 +84,18 @@ def generate(
 
 def _texts(prompts: tuple[str, ...], prompt_file: str | None, *, may_be_piped: bool) -> list[str]:
     """The texts to continue; those that are piped in, where nothing else is asked for."""
+    if not prompt_file and (prompts or not may_be_piped):
+        return [*prompts]
+    nothing = click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill, or pipe prompts in")
+    if not prompt_file and (sys.stdin is None or sys.stdin.isatty()):
+        raise nothing
     from dlm.sampling.prompts import piped_prompts, read_prompts
 
     if prompt_file:
         return [*prompts, *read_prompts(prompt_file)]
-    if prompts or not may_be_piped:
-        return [*prompts]
-    piped = [] if sys.stdin is None or sys.stdin.isatty() else piped_prompts()
+    piped = piped_prompts()
     if not piped:
-        raise click.UsageError("nothing to generate: give --prompt, --prompt-file or --infill, or pipe prompts in")
+        raise nothing
     return piped
 
 

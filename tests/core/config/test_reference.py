@@ -12,8 +12,9 @@ from dlm.config import LoraConfig, OptimConfig, RunConfig, TokenizerConfig, json
 from dlm.config.eval_options import EvalOptions
 from dlm.config.yaml12 import parse_yaml
 from dlm_plugins import KINDS
+from dlm_plugins.field_metadata import UNSTRUCTURED_DEFAULT
 from dlm_plugins.registry import Registry
-from dlm_plugins.strict_types import UNSTRUCTURED_DEFAULT, fields_by_key
+from dlm_plugins.strict_types import fields_by_key
 from dlm_plugins.structuring import unstructure
 
 REFERENCE = Path(__file__).parents[3] / "configs" / "reference.yaml"

@@ -11,7 +11,7 @@ from dlm.sampling.arguments import settings_of
 from dlm_cli.commands.chat import chat
 from dlm_cli.commands.generate import generate
 from dlm_plugins import KINDS
-from dlm_plugins.strict_types import is_union
+from dlm_plugins.strict_types import fields_by_key, is_union
 
 PROTOCOLS = {kind.protocol for kind in KINDS.values()}
 
@@ -27,7 +27,10 @@ def as_argument(expected: Any) -> set[Any]:
 
 
 def test_keyword_arguments_have_the_names_and_types_of_the_fields() -> None:
-    arguments, fields = get_type_hints(SamplingArguments), get_type_hints(SamplingSettings)
+    # Their modules are not imported where the settings are: these are names for type checkers.
+    components: dict[str, Any] = {protocol.__name__: protocol for protocol in PROTOCOLS}
+    arguments = get_type_hints(SamplingArguments, localns=components)
+    fields = {key: field.type for key, field in fields_by_key(SamplingSettings).items()}
     assert list(arguments) == list(fields)
     for name, expected in fields.items():
         found = arguments[name]

@@ -9,9 +9,9 @@ import attrs
 from dlm.config.run_config import RunConfig
 from dlm_plugins import KINDS
 from dlm_plugins.discovery import Entry
+from dlm_plugins.field_metadata import UNSTRUCTURED_DEFAULT
 from dlm_plugins.registry import Registry
 from dlm_plugins.strict_types import (
-    UNSTRUCTURED_DEFAULT,
     component_beside,
     fields_by_key,
     is_mapping,
