@@ -16,13 +16,19 @@ MOST_DIGITS = 100
 _SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1780-\u17ff"
 """Scripts that put no space between words: Kana, Han, Thai, Lao, Khmer."""
 _WORD = re.compile(rf"[{_SPACELESS}]|\d+(?:[.,]\d+)*|(?:(?![{_SPACELESS}])\w)+|[^\w\s]")
+_PIECE = re.compile(r"\s+|\S{1,200}")
 _OUTER = " .,;:!?\u2026\u3002\uff0c\uff01\uff1f\"'`\u2018\u2019\u201c\u201d\u300c\u300d*"
 
 
 def normalised(text: str) -> str:
     """Compatible forms of characters made one (NFKC), case folded, white space collapsed, outer punctuation removed."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = _compatible(text).casefold()
     return " ".join(folded.split()).strip(_OUTER)
+
+
+def _compatible(text: str) -> str:
+    """NFKC, word by word: the time of one call is quadratic in the number of combining marks on a letter."""
+    return "".join(unicodedata.normalize("NFKC", piece) for piece in _PIECE.findall(text))
 
 
 def is_exact_match(answer: str, reference: str) -> bool:
@@ -41,7 +47,7 @@ def contains(answer: str, reference: str) -> bool:
 
 
 def _words(text: str) -> str:
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(_WORD.findall(_compatible(text).casefold()))
 
 
 def has_number(answer: str, reference: str) -> bool:
@@ -58,7 +64,15 @@ def has_number(answer: str, reference: str) -> bool:
 
 _DIGIT = re.compile(r"[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189\u2460-\u249b]")
 _NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d+))?(?:[eE]([+-]?\d{1,4}))?(?:/(\d+))?")
-_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d{1,100})\}\{(\d{1,100})\}")
+_FRACTION = re.compile(r"(\d?)\\[dt]?frac(?:\{(-?\d{1,100})\}|(\d))(?:\{(\d{1,100})\}|(\d))(?!\d)")
+_SEPARATOR = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f])(?=\d)")
+"""Between groups of digits: LaTeX's thin spaces and its comma, and spaces that no line is broken at."""
+_SIGNED_PRICE = re.compile(r"(?<![\w.)])-(\\?[$\u20ac\u00a3\u00a5])")
+_FUNCTION = re.compile(
+    r"\\(?:times|cdot|div|ast|pm|mp|sqrt|[cdt]?frac|[dt]?binom|pi|log|ln|exp|sin|cos|tan|sum|prod|[bp]?mod)(?![a-zA-Z])"
+)
+_TWO_WORDS = re.compile(r"[+-]?(?:\d{1,3} \d{3}|\d+ \d+/\d+)")
+"""What may be a single number: groups of digits, or a mixed one."""
 _BOLD = re.compile(r"(?<![\w*)])(?<!\d )\*{1,3}([^*\s]{1,200})\*{1,3}(?![\w*(])")
 _SPACES = re.compile(
     rf"\\[a-zA-Z]+|\\.|[{{}}\[\]()$\u20ac\u00a3\u00a5=~\u2248\"'`|]|(?<!\d):|:(?!\d)|[{_SPACELESS}\u3000-\u303f]"
@@ -73,11 +87,13 @@ _PLAIN = str.maketrans(
 def last_number(text: str) -> Fraction | None:
     r"""The number that a text ends with, exactly; None where its last word with a digit is no plain number.
 
-    Read are ``-7``, ``1,234.5``, ``2.5e3``, ``3/4``, ``\frac{3}{4}``, ``\boxed{12}``, ``$5``, ``50%`` (as 50) and
-    ``**12**``. Nothing is calculated: ``2**3``, ``4!``, ``12:30`` and ``x2`` are none, nor is what has more than
-    ``MOST_DIGITS`` digits or an exponent beyond them.
+    Read are ``-7``, ``1,234.5``, ``2.5e3``, ``3/4``, ``\frac{3}{4}``, ``\boxed{12}``, ``-$5``, ``50%`` (as 50) and
+    ``**12**``. Nothing is calculated: ``2**3``, ``2 \times 3``, ``\sqrt{2}``, ``4!``, ``12:30`` and ``x2`` are none, nor
+    is what may be more than it seems (``1 1/2``, ``1 000``), or has more than ``MOST_DIGITS`` digits or an exponent
+    beyond them.
     """
-    plain = _FRACTION.sub(r"\1/\2", text.translate(_PLAIN)).replace(")(", "*")
+    plain = _SIGNED_PRICE.sub(r"\1-", _SEPARATOR.sub(",", text.translate(_PLAIN)))
+    plain = _FUNCTION.sub(" ^ ", _FRACTION.sub(_as_quotient, plain)).replace(")(", "*").replace("}{", "*")
     words = _SPACES.sub(" ", _BOLD.sub(r" \1 ", plain)).split()
     index = next((index for index in range(len(words) - 1, -1, -1) if _DIGIT.search(words[index])), None)
     if index is None or _is_operand(words, index):
@@ -86,8 +102,16 @@ def last_number(text: str) -> Fraction | None:
     return _number(word.lstrip("#*") if index == 0 or not _DIGIT.search(words[index - 1]) else word)
 
 
+def _as_quotient(found: "re.Match[str]") -> str:
+    """``3/4``, which a digit in front is kept apart from."""
+    before, *parts = (part or "" for part in found.groups())
+    return (before and f"{before} ") + "{}{}/{}{}".format(*parts)
+
+
 def _is_operand(words: list[str], index: int) -> bool:
-    """Whether the word is part of a calculation: an operator stands before or after it."""
+    """Whether the word is part of a calculation, or of a longer number: by what stands before and after it."""
+    if _TWO_WORDS.fullmatch(" ".join(words[max(index - 1, 0) : index + 1]).rstrip(".,;:?*%#>")):
+        return True
     before, after = words[index - 1 : index], words[index + 1 : index + 2]
     left = words[index - 2] if index > 1 else ""
     has_left = len(left) == 1 or _DIGIT.search(left) is not None

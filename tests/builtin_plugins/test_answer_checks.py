@@ -46,6 +46,19 @@ NUMBERS = {
     "* 3": "3",
     "Result:\n* 3": "3",
     "first 5, then 7": "7",
+    "a loss of -$5": "-5",
+    "\u2212\\$1,000": "-1000",
+    "-\u20ac2.50": "-5/2",
+    r"\boxed{10,\!000}": "10000",
+    r"$1{,}234{,}567$": "1234567",
+    r"12\,345.5": "24691/2",
+    "1\u202f000": "1000",
+    r"\frac12": "1/2",
+    r"-\frac3{40}": "-3/40",
+    r"3 \times 4 = 12": "12",
+    r"\sqrt{144} = 12": "12",
+    r"5\text{ cm}": "5",
+    "from 2023 100 of them": "100",
 }
 
 
@@ -74,6 +87,9 @@ def test_the_last_number_is_read_in_the_forms_that_models_write(text: str) -> No
             "0x10",
         ),
         *("2**3", "9 ** 9", "8 **9** 9", "9**9**9**9", "2 ^ 3", "2^{10}", "4!", "3+4", "3 + 4", "5 - 3", "2 \u00d7 3"),
+        *("1 1/2", r"1\frac{1}{2}", "1 000", "12 345 678", r"1\,00", r"1234{,}567"),
+        *(r"2 \times 3", r"2\cdot3", r"\sqrt{2}", r"2\pi", r"\pm 5", r"\log 5"),
+        *(r"\frac{x}{2}", r"\frac{\pi}{2}", r"\frac{1.5}{2}", r"\frac123", r"\binom{5}{2}"),
         *("(3)(4)", "12 ** x", "12:30", "x2", "1,5", "5/0", "1e101", "1e-101", "1e99999", "1" * 101),
     ],
 )
@@ -110,6 +126,7 @@ def test_numbers_are_compared_by_value_and_a_reference_without_one_is_refused() 
         ("gpt4", "4", False, False),
         ("\u5df4\u9ece\u662f\u9996\u90fd", "\u5df4\u9ece", False, True),
         ("Stra\u00dfe", "STRASSE", True, True),
+        ("caf\u00e9 \ufb01n", "cafe\u0301 fin", True, True),
         ("!", "!", True, True),
         ("!", "?", False, False),
         ("", "", True, False),
@@ -147,6 +164,7 @@ HOSTILE = {
     "colons": "1:" * (SIZE // 2),
     "ideographs": "\u7b54" * SIZE,
     "zeros": "\0" * SIZE,
+    "marks": "\u0300\u0316" * (SIZE // 2),
 }
 
 
