@@ -36,7 +36,7 @@ from dlm.evaluation.scoring import Scorer
 from dlm.model.tokenizer import num_ids
 from dlm.sampling.arguments import settings_of
 from dlm.sampling.session import Session, TextTask
-from dlm.sampling.texts import text_of
+from dlm.sampling.texts import end_ids, text_of
 
 logger = logging.getLogger(__name__)
 _DEFAULT_GEN_TOKENS = 256
@@ -148,7 +148,7 @@ class DlmLM(TemplateLM):  # type: ignore[misc]
     @property
     def eot_token_id(self) -> int:
         """The id that ends a text."""
-        return int(self.session.eos_ids[0])
+        return end_ids(self.session.model, self.tokenizer)[0]
 
     @property
     def tokenizer_name(self) -> str:

@@ -16,7 +16,7 @@ from dlm.sampling.api import GenerateState, denoise
 from dlm.sampling.device import choose_device, dtype_named
 from dlm.sampling.prompts import infill_ids, longest, prompt_ids, rendering_of
 from dlm.sampling.resolve import DEFAULT_GEN_LENGTH, context_of, gen_length_of, mask_id_of
-from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of, pad_left, text_of
+from dlm.sampling.texts import ends_of, for_tokenizer, pad_id_of, pad_left, text_of
 
 
 @attrs.frozen(kw_only=True)
@@ -105,7 +105,7 @@ class Session:
             settings=for_tokenizer(settings, model, tokenizer),
             rendering=rendering_of(model.config, tokenizer),
             mask_id=mask_id_of(model.config, settings.mask_id),
-            eos_ids=end_ids(model, tokenizer),
+            eos_ids=ends_of(settings, model, tokenizer),
         )
 
     def tasks(self, prompts: Sequence[str], infills: Sequence[str] = (), num_samples: int = 1) -> list[TextTask]:

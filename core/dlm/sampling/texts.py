@@ -55,7 +55,7 @@ def complete_texts(model: Any, tokenizer: Any, prompts: Sequence[str], settings:
     input_ids, attention_mask = pad_left(rows, pad_id_of(tokenizer), device)
     settings = for_tokenizer(settings, model, tokenizer)
     *_, state = denoise(model, input_ids, settings, attention_mask=attention_mask)
-    ends = end_ids(model, tokenizer)
+    ends = ends_of(settings, model, tokenizer)
     return [
         Completion(prompt=prompt, text=text_of(tokenizer, ids, ends), ids=tuple(ids), num_forwards=state.num_forwards)
         for prompt, ids in zip(prompts, state.sequences[:, input_ids.shape[1] :].tolist(), strict=True)
@@ -81,7 +81,7 @@ def for_tokenizer(settings: SamplingSettings, model: Any, tokenizer: Any) -> Sam
     """The settings with what the tokenizer knows: which ids end a text, and which stand for none."""
     return attrs.evolve(
         settings,
-        eos_id=end_ids(model, tokenizer) if settings.eos_id is None else settings.eos_id,
+        eos_id=ends_of(settings, model, tokenizer),
         suppress_tokens=(*settings.suppress_tokens, *unused_ids(model, num_ids(tokenizer))),
     )
 
@@ -100,6 +100,13 @@ def pad_id_of(tokenizer: Any) -> int:
         if candidate is not None:
             return int(candidate)
     return 0
+
+
+def ends_of(settings: SamplingSettings, model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end a text that is sampled: those of the settings, else the tokenizer's and the model's."""
+    if settings.eos_id is None:
+        return end_ids(model, tokenizer)
+    return (settings.eos_id,) if isinstance(settings.eos_id, int) else tuple(settings.eos_id)
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

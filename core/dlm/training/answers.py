@@ -14,7 +14,7 @@ from dlm.config.sampling_settings import SamplingSettings
 from dlm.data.conversations.prompt_rows import Prompt
 from dlm.errors import DataError
 from dlm.sampling.api import denoise
-from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of, pad_left, text_of
+from dlm.sampling.texts import ends_of, for_tokenizer, pad_id_of, pad_left, text_of
 from dlm.training.sharding import lend_whole
 from dlm_plugins import RewardItem, RewardRequest
 
@@ -77,17 +77,19 @@ class Answering:
         device = self.accelerator.device
         rows = [prompt.ids.tolist() for prompt in prompts]
         input_ids, attention_mask = pad_left(rows, pad_id_of(self.tokenizer), device)
+        settings = for_tokenizer(settings, self.model, self.tokenizer)
         self.model.eval()
         with self.accelerator.autocast():
             *_, state = denoise(
                 self.model,
                 input_ids,
-                for_tokenizer(settings, self.model, self.tokenizer),
+                settings,
                 attention_mask=attention_mask,
                 row_keys=torch.tensor(keys, device=device),
             )
         self.model.train()
-        ids, steps, ends = state.sequences.cpu(), state.committed_step.cpu(), end_ids(self.model, self.tokenizer)
+        ids, steps = state.sequences.cpu(), state.committed_step.cpu()
+        ends = ends_of(settings, self.model, self.tokenizer)
         paddings = [input_ids.shape[1] - len(row) for row in rows]
         return [
             self._answer(prompt, ids[row, padding:], steps[row, padding:], ends)

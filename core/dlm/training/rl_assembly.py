@@ -11,7 +11,7 @@ from dlm.diffusion.cross_entropy import SamplingLaw
 from dlm.diffusion.policy_objective import PolicyObjective
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.sampling.resolve import resolve
-from dlm.sampling.texts import end_ids, for_tokenizer, pad_id_of
+from dlm.sampling.texts import ends_of, for_tokenizer, pad_id_of
 from dlm.training.answers import Answering, Judge
 from dlm.training.engine import Engine
 from dlm.training.evaluation import Sampler
@@ -80,7 +80,7 @@ def learn_from_rewards(engine: Engine, loaded: LoadedConfig, vocabulary: Vocabul
     answering = Answering(
         accelerator=engine.accelerator, model=objects.model, objective=step.objective, tokenizer=objects.tokenizer
     )
-    may_end = bool(end_ids(objects.model, objects.tokenizer)) and config.sampling.eos != "suppress"
+    may_end = bool(ends_of(config.sampling, objects.model, objects.tokenizer)) and config.sampling.eos != "suppress"
     judge = Judge(rewards=rl.rewards, overlong_is_worthless=may_end and rl.overlong == "zero")
     value_model = None if rl.value is None else build_value_model(rl.value, objects, step, loaded, vocabulary)
     rollouts = Rollouts(

@@ -40,6 +40,15 @@ def test_completions_are_those_of_the_loop_cut_at_the_end_of_the_text(letters: A
     assert max(found.ids) < 48, "rows of the embedding beyond the tokenizer stand for no text"
 
 
+def test_completions_end_where_the_settings_say(letters: Any, tokenizer: Any) -> None:
+    (free,) = complete_texts(letters, tokenizer, ["hello"], settings_of({**SETTINGS, "eos": "free"}))
+    end = free.ids[3]
+    before = free.ids[: free.ids.index(end)]
+    for eos_id in (end, [0, end]):
+        (found,) = complete_texts(letters, tokenizer, ["hello"], settings_of({**SETTINGS, "eos_id": eos_id}))
+        assert found.text == tokenizer.decode(before, skip_special_tokens=True)
+
+
 def test_a_passage_is_filled_at_its_gaps_only(letters: Any, tokenizer: Any) -> None:
     ids = torch.tensor(tokenizer("the value of the class", add_special_tokens=False)["input_ids"])
     masked = torch.zeros(len(ids), dtype=torch.bool)

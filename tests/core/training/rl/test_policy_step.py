@@ -183,6 +183,13 @@ def test_answers_without_an_end_are_worth_nothing_or_not_trained(make_rl: MakeRl
     assert sum(int((batch.row_index >= 0).sum()) for batch in rollout.batches) < 2
 
 
+def test_answers_end_where_the_settings_say(make_rl: MakeRl) -> None:
+    """Here with whatever is written first."""
+    result, _ = taken(make_rl(f"sampling.eos_id={list(range(258))}"))
+    assert result.figures["answer_length"] == 1
+    assert result.figures["without_end"] == 0
+
+
 def test_a_curriculum_lengthens_the_answers(make_rl: MakeRl) -> None:
     engine = make_rl("rl.curriculum=[{step: 0, gen_length: 1}, {step: 2, gen_length: 3}]", "rl.skip_even_groups=false")
     batch = next(engine.data.loader.steps())
