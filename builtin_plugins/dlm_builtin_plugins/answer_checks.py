@@ -88,7 +88,7 @@ def last_number(text: str) -> Fraction | None:
     r"""The number that a text ends with, exactly; None where its last word with a digit is no plain number.
 
     Read are ``-7``, ``1,234.5``, ``2.5e3``, ``3/4``, ``\frac{3}{4}``, ``\boxed{12}``, ``-$5``, ``50%`` (as 50) and
-    ``**12**``. Nothing is calculated: ``2**3``, ``2 \times 3``, ``\sqrt{2}``, ``4!``, ``12:30`` and ``x2`` are none, nor
+    ``**12**``. Nothing is calculated: ``2**3``, ``2 \times 3``, ``\sqrt{2}``, ``4!`` and ``12:30`` are none, nor
     is what may be more than it seems (``1 1/2``, ``1 000``), or has more than ``MOST_DIGITS`` digits or an exponent
     beyond them.
     """
