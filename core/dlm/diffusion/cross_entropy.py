@@ -147,9 +147,9 @@ class WeightedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what the forward pass computed."""
+        """Scale what the forward pass computed, in place: autograd refuses a second backward pass through it."""
         saved = iter(ctx.saved_tensors)
-        gradients = (next(saved) * grad_total if present else None for present in ctx.present)
+        gradients = (next(saved).mul_(grad_total) if present else None for present in ctx.present)
         return (*gradients, None, None, None, None)
 
 

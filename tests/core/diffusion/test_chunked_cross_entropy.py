@@ -164,6 +164,15 @@ def test_what_is_frozen_gets_no_gradient(frozen: str, given_names: list[str]) ->
     torch.testing.assert_close(torch.autograd.grad(scored, [given[name] for name in given_names]), expected, **EXACT)
 
 
+def test_a_second_backward_pass_is_refused_rather_than_wrong() -> None:
+    """The gradients are scaled where they lie."""
+    given = inputs()
+    total, *_ = chunked_loss(given, None, 0.0)
+    torch.autograd.grad(total * 3.7, given["hidden"], retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(total, given["hidden"])
+
+
 def test_nothing_scored_is_a_zero_that_reaches_every_parameter() -> None:
     given = inputs(num=0)
     total, cross_entropy, _ = chunked_loss(given, given["bias"], 0.1)
