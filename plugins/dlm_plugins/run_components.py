@@ -17,7 +17,7 @@ class RunComponents:
     """The components of a training run, with the core settings that bear on their correctness."""
 
     mode: str
-    """``pretrain`` or ``sft``."""
+    """``pretrain``, ``sft``, ``preference`` or ``rl``."""
     loss: Loss
     """The component at ``training.loss_impl``."""
     noise_schedule: NoiseSchedule

@@ -136,6 +136,27 @@ def check_equal_rewards(advantage: Advantage) -> None:
     for_all(_CASES, body)
 
 
+@at_every_value
+@contract_property
+def check_better_is_better(advantage: Advantage) -> None:
+    """Of two answers to a prompt that were written alike, one worth 1 has a greater advantage than one worth 0."""
+
+    def body(case: _Case) -> None:
+        num_prompts, num_answers = case.rewards.shape
+        alike = torch.zeros(num_prompts * num_answers, dtype=torch.int64)  # one trace, and the same values, for all
+        written = case.committed_step[alike].clamp(min=0)
+        rewards = (case.rewards > 0).float()
+        found = _advantage(advantage, _Case(rewards=rewards, values=case.values[alike], committed_step=written))
+        worth = (found if found.ndim == 1 else found.sum(dim=1)).view(num_prompts, num_answers)
+        for prompt in range(num_prompts):
+            right, wrong = worth[prompt, rewards[prompt] == 1], worth[prompt, rewards[prompt] == 0]
+            if len(right) and len(wrong) and not right.min() > wrong.max():
+                found_here = f"rewards {describe(rewards[prompt])} have advantages {describe(worth[prompt])}"
+                raise AssertionError(f"{found_here}: better is not greater")
+
+    for_all(_CASES, body)
+
+
 @contract_property
 def check_pure(advantage: Advantage) -> None:
     """Same answer every time, no global randomness, no change to what it is handed, any device."""
@@ -172,6 +193,7 @@ PROPERTIES = (
     check_prompts_are_alone,
     check_order_of_answers,
     check_equal_rewards,
+    check_better_is_better,
     check_pure,
     check_claims,
 )

@@ -1,5 +1,7 @@
 """Contract tests of attention biases read off the mask function: elementwise, nobody blind, layers stable."""
 
+from functools import partial
+
 import attrs
 import torch
 from torch import Tensor
@@ -18,9 +20,9 @@ from dlm_plugins.testing.attention_claims import (
     check_clean_copy_does_not_leak,
     check_prefix_is_static_claim,
 )
-from dlm_plugins.testing.layouts import layouts, padded, take
+from dlm_plugins.testing.layouts import layouts, on_device, padded, take
 from dlm_plugins.testing.property_tools import contract_property, describe, for_all, require_equal
-from dlm_plugins.testing.purity import require_pure
+from dlm_plugins.testing.purity import require_device_kept, require_pure
 from dlm_plugins.testing.toy_attention import NUM_HEADS, NUM_LAYERS
 
 
@@ -121,7 +123,7 @@ def check_end(bias: AttentionBias) -> None:
         raise AssertionError("at_end gives a bias that changes still")
 
     def body(layout: SequenceLayout) -> None:
-        last = attrs.evolve(layout, progress=1.0)
+        last = attrs.evolve(layout, progress=1.0, draws=None)
         require_equal(_visible(end, last), _visible(bias, last), "at_end sees other positions than progress 1")
         require_equal(_visible(end, layout), _visible(end, last), "at_end gives a bias that changes still")
 
@@ -138,6 +140,18 @@ def check_pure(bias: AttentionBias) -> None:
     )
 
 
+@contract_property
+def check_device_kept(bias: AttentionBias) -> None:
+    """What is visible is said where the layout is."""
+
+    def body(layout: SequenceLayout) -> None:
+        there = on_device(layout, "meta")
+        for layer in {bias_of_layer(bias, index) for index in range(NUM_LAYERS)}:
+            require_device_kept(partial(toy_attention.visible, layer, there))
+
+    for_all(layouts(stage=_training_stage(bias)), body, max_examples=3)
+
+
 PROPERTIES = (
     check_elementwise,
     check_sees_something,
@@ -148,4 +162,5 @@ PROPERTIES = (
     check_blocks_are_independent_claim,
     check_clean_copy_does_not_leak,
     check_pure,
+    check_device_kept,
 )

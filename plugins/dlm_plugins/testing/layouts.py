@@ -19,7 +19,7 @@ def layouts(*, stage: str) -> st.SearchStrategy[SequenceLayout]:
 
     One or two rows hold one or two documents each (one in sampling), each a prompt of 0 to 2 positions and an answer of
     1 to 5, in blocks of 1 to 3, and padding. In sampling the prompt and the first few blocks are clean; training is
-    anywhere between its start and its end.
+    anywhere between its start and its end. There are draws before the end only.
     """
 
     def make(choices: Choices, num_rows: int, longest_answer: int) -> SequenceLayout:
@@ -31,7 +31,9 @@ def layouts(*, stage: str) -> st.SearchStrategy[SequenceLayout]:
         columns = [torch.tensor([[entry[i] for entry in row] for row in table]) for i in range(len(TENSORS))]
         draws = KeyedDraws(seed=choices.randint(0, 9), step=3, rows=torch.arange(num_rows), length=length)
         progress = 1.0 if stage == "sampling" else choices.choice((1.0, 0.5, 0.0, 0.1, 0.9))
-        layout = SequenceLayout(**dict(zip(TENSORS, columns, strict=True)), progress=progress, draws=draws)
+        layout = SequenceLayout(
+            **dict(zip(TENSORS, columns, strict=True)), progress=progress, draws=draws if progress < 1 else None
+        )
         return with_clean_copy(layout) if stage == "training with a clean copy" else layout
 
     return sized_cases(make, max_rows=2, max_length=5)
@@ -71,12 +73,20 @@ def padded(layout: SequenceLayout, num_positions: int) -> SequenceLayout:
     return _with(layout, grown)
 
 
+def on_device(layout: SequenceLayout, device: str) -> SequenceLayout:
+    """The layout elsewhere."""
+    changes: dict[str, Any] = {name: getattr(layout, name).to(device) for name in TENSORS}
+    if isinstance(layout.draws, KeyedDraws):
+        changes["draws"] = attrs.evolve(layout.draws, rows=layout.draws.rows.to(device))
+    return attrs.evolve(layout, **changes)
+
+
 def _with(layout: SequenceLayout, tensors: dict[str, Tensor], rows: list[int] | None = None) -> SequenceLayout:
     """The layout with other tensors, and draws of their shape: of some rows, or of all of them."""
-    draws = layout.draws
-    assert isinstance(draws, KeyedDraws)
-    kept = draws.rows if rows is None else draws.rows[rows]
-    changes: dict[str, Any] = {**tensors, "draws": attrs.evolve(draws, rows=kept, length=tensors["block"].shape[1])}
+    changes: dict[str, Any] = {**tensors}
+    if isinstance(layout.draws, KeyedDraws):
+        kept = layout.draws.rows if rows is None else layout.draws.rows[rows]
+        changes["draws"] = attrs.evolve(layout.draws, rows=kept, length=tensors["block"].shape[1])
     return attrs.evolve(layout, **changes)
 
 

@@ -4,7 +4,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from dlm_plugins.loss import Loss, LossOutput
+from dlm_plugins.loss import NEEDS_CAUSAL_COPY, Loss, LossOutput
 from dlm_plugins.testing.loss_rows import LossRows, loss_rows, score
 from dlm_plugins.testing.loss_statistics import check_mean_over_masks, check_positions_weigh_alike
 from dlm_plugins.testing.property_tools import (
@@ -139,6 +139,41 @@ def check_padding(loss: Loss) -> None:
 
 
 @contract_property
+def check_context_does_not_count(loss: Loss) -> None:
+    """What a masking hides as context (``corrupted``, but not ``scored``) gets no gradient.
+
+    Unless ``needs_causal_copy`` is claimed: next tokens are scored everywhere.
+    """
+    if NEEDS_CAUSAL_COPY.of(loss):
+        return
+
+    def body(rows: LossRows) -> None:
+        even = torch.arange(rows.corrupted.shape[1]) % 2 == 0
+        view = attrs.evolve(rows.view(), scored=rows.corrupted & even)
+        gradient = _backward(score(loss, view), view)
+        if gradient[rows.corrupted & ~even].any():
+            raise AssertionError("scores positions at odd places, which are hidden as context: use view.scored")
+
+    for_all(loss_rows(), body)
+
+
+@contract_property
+def check_views_share(loss: Loss) -> None:
+    """A row that is seen in two views, each with a share of 1 / ``num_views``, counts as much as in one."""
+
+    def body(rows: LossRows) -> None:
+        num_rows = rows.eligible.shape[0]
+        once = rows.view()
+        twice = rows.take([row for row in range(num_rows) for _ in range(2)]).view()
+        pair = None if once.pair is None else once.pair.repeat_interleave(2)
+        row_index = once.row_index.repeat_interleave(2)
+        twice = attrs.evolve(twice, num_views=torch.full_like(twice.p_mask, 2), pair=pair, row_index=row_index)
+        _require_same(score(loss, twice), score(loss, once), "where each row has two views: divide by view.num_views")
+
+    for_all(loss_rows(), body, max_examples=10)
+
+
+@contract_property
 def check_favours_clean_ids(loss: Loss) -> None:
     """Descending the gradient raises the clean ids at corrupted positions."""
 
@@ -187,6 +222,8 @@ PROPERTIES = (
     check_adds_up,
     check_row_order,
     check_padding,
+    check_context_does_not_count,
+    check_views_share,
     check_favours_clean_ids,
     check_finite_at_extremes,
     check_mean_over_masks,

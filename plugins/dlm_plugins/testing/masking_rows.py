@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlm_plugins.draws import KeyedDraws
-from dlm_plugins.masking import Masking, MaskingRequest, Selection, views_of
+from dlm_plugins.masking import NEEDS_TRACE, Masking, MaskingRequest, Selection, views_of
 from dlm_plugins.testing.choices import Choices, sized_cases
 from dlm_plugins.testing.property_tools import returned
 
@@ -31,6 +31,8 @@ class MaskingRows:
     """(B, L) int64."""
     committed_step: Tensor
     """(B, L) int64."""
+    knows_steps: bool = True
+    """Whether the request has ``committed_step``."""
     row_index: Tensor
     """(B,) int64: rows are told apart by it; the views of one row share it."""
     view_index: Tensor
@@ -50,7 +52,7 @@ class MaskingRows:
             block_length=self.block_length,
             view_index=self.view_index,
             draws=draws,
-            committed_step=self.committed_step,
+            committed_step=self.committed_step if self.knows_steps else None,
             context=(self.document_id >= 0) & ~self.eligible,
             blocks_are_separate=self.blocks_are_separate,
         )
@@ -100,8 +102,9 @@ def with_views(masking: Masking, rows: MaskingRows) -> MaskingRows:
 def masking_rows(masking: Masking | None = None) -> st.SearchStrategy[MaskingRows]:
     """Up to 3 rows of up to 9 positions: any eligible set, rates, words, documents, steps and padding.
 
-    With a masking, each row as often as that wants views of it.
+    With a masking, each row as often as that wants views of it, and steps in half of the cases unless it needs them.
     """
+    needs_steps = masking is None or NEEDS_TRACE.of(masking)
 
     def make(choices: Choices, num_rows: int, length: int) -> MaskingRows:
         rows = [_row(choices, length) for _ in range(num_rows)]
@@ -117,6 +120,7 @@ def masking_rows(masking: Masking | None = None) -> st.SearchStrategy[MaskingRow
             block_length=choices.randint(1, 4),
             seed=choices.randrange(1000),
             blocks_are_separate=choices.flip(),
+            knows_steps=needs_steps or choices.flip(),
         )
         return made if masking is None else with_views(masking, made)
 

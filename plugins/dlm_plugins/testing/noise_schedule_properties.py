@@ -134,6 +134,20 @@ def check_derivative_matches_rate(schedule: NoiseSchedule) -> None:
         raise AssertionError(f"dp/dt({t[first]:.6g}) = {actual[first]:.6g}, but p rises by {expected[first]:.6g} there")
 
 
+@at_every_value
+@contract_property
+def check_rises_by_its_derivative(schedule: NoiseSchedule) -> None:
+    """From point to point the rate rises by what its derivative adds up to: it has no jumps."""
+    t = torch.linspace(0.001, 0.999, 8192, dtype=torch.float64)
+    rise, slope = _rate(schedule, t).diff(), _slope(schedule, t)
+    missed = (rise - (slope[1:] + slope[:-1]) / 2 * t.diff()).abs()
+    if (missed > 0.01).any():
+        first = int(missed.argmax())
+        raise AssertionError(
+            f"p rises by {rise[first]:.6g} at once near t = {t[first]:.6g}, dp/dt is {slope[first]:.6g}"
+        )
+
+
 def _autograd_slope(schedule: NoiseSchedule, t: Tensor) -> Tensor | None:
     t = t.clone().requires_grad_()
     rate = _rate(schedule, t)
@@ -198,6 +212,7 @@ PROPERTIES = (
     check_monotone,
     check_derivative_not_negative,
     check_derivative_matches_rate,
+    check_rises_by_its_derivative,
     check_float32_is_accurate,
     check_elementwise,
     check_pure,

@@ -58,15 +58,22 @@ def check_lr_is_peak(factory: OptimizerFactory) -> None:
 @at_every_value
 @contract_property
 def check_every_parameter_moves(factory: OptimizerFactory) -> None:
-    """A step moves every parameter that has a gradient."""
-    model = toy_model()
-    before = model.values()
-    optimizer = _build(factory, model)
-    _set_lr(optimizer, 1e-2)
-    _step(optimizer, model)
-    still = set(before) - set(_changed(model, before))
-    if still:
-        raise AssertionError(f"a step leaves {sorted(still)} where they were")
+    """A step moves every parameter that has a gradient, and no other."""
+    for without in (None, "layers.0.proj.weight"):
+        model = toy_model()
+        before = model.values()
+        optimizer = _build(factory, model)
+        _set_lr(optimizer, 1e-2)
+        model.loss().backward()
+        if without is not None:
+            model.parameters[without].grad = None
+        optimizer.step()
+        changed = _changed(model, before)
+        if without in changed:
+            raise AssertionError(f"a step moves {without!r}, which has no gradient")
+        still = set(before) - {without, *changed}
+        if still:
+            raise AssertionError(f"a step leaves {sorted(still)} where they were")
 
 
 @at_every_value
@@ -103,6 +110,8 @@ def check_weight_decay_where_asked(factory: OptimizerFactory) -> None:
                 raise AssertionError(f"weight decay moves {name!r} of group {index}, which is not to decay")
             if group.decays and weight_decay and name not in changed:
                 raise AssertionError(f"weight_decay is {weight_decay}, but {name!r} of group {index} does not decay")
+            if not (model.values()[name].abs() <= before[name].abs()).all():
+                raise AssertionError(f"{name!r} of group {index} grows without a gradient")
 
 
 @at_every_value

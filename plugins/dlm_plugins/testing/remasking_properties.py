@@ -22,7 +22,7 @@ from dlm_plugins.testing.property_tools import (
     require_tensor,
     returned,
 )
-from dlm_plugins.testing.purity import require_pure
+from dlm_plugins.testing.purity import require_device_kept, require_pure
 
 
 def _states(remasker: Remasker) -> st.SearchStrategy[ReferenceState]:
@@ -168,6 +168,16 @@ def check_pure(remasker: Remasker) -> None:
     for_all(_states(remasker), lambda state: require_pure(remasker.decide, state), max_examples=10)
 
 
+@contract_property
+def check_device_kept(remasker: Remasker) -> None:
+    """The decision is where the state is."""
+    for_all(
+        _states(remasker),
+        lambda state: require_device_kept(lambda: remasker.decide(state.to("meta"))),
+        max_examples=3,
+    )
+
+
 PROPERTIES = (
     check_shapes,
     check_commits_masked_only,
@@ -179,4 +189,5 @@ PROPERTIES = (
     check_takes_back_claim,
     check_follows_predictions_claim,
     check_pure,
+    check_device_kept,
 )

@@ -21,8 +21,8 @@ def visible(bias: AttentionBias, layout: SequenceLayout) -> Tensor | None:
     if function is None:
         return None
     num_rows, length = layout.position.shape
-    index = torch.arange(length)
-    batch, head = torch.arange(num_rows)[:, None, None, None], torch.arange(NUM_HEADS)[None, :, None, None]
+    batch, head, index = (torch.arange(size, device=layout.position.device) for size in (num_rows, NUM_HEADS, length))
+    batch, head = batch[:, None, None, None], head[None, :, None, None]
     if not callable(function):
         raise AssertionError(f"mask_function returned {function!r}, not a function")
     answers = returned(function(batch, head, index[:, None], index), Tensor, "the mask function")

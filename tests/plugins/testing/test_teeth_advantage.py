@@ -128,6 +128,24 @@ class Peeks(Sound):
         return found if request.values is None else found + request.values.sum(dim=1)
 
 
+@attrs.frozen(kw_only=True)
+class TheOtherWayRound(Sound):
+    """Mean minus reward."""
+
+    def advantage(self, request: AdvantageRequest) -> Tensor:
+        """(B,)."""
+        return -super().advantage(request)
+
+
+@attrs.frozen(kw_only=True)
+class ValuedTheOtherWayRound(Valued):
+    """What was expected, minus the reward."""
+
+    def advantage(self, request: AdvantageRequest) -> Tensor:
+        """(B, L)."""
+        return -super().advantage(request)
+
+
 @pytest.mark.parametrize(
     ("cls", "name"),
     [
@@ -137,6 +155,8 @@ class Peeks(Sound):
         (OverTheBatch, "prompts_are_alone"),
         (FirstIsTheBaseline, "order_of_answers"),
         (NoBaseline, "equal_rewards"),
+        (TheOtherWayRound, "better_is_better"),
+        (ValuedTheOtherWayRound, "better_is_better"),
         (InPlace, "pure"),
         (OnTheCpu, "pure"),
         (Peeks, "claims"),

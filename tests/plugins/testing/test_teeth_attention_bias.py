@@ -206,7 +206,36 @@ class NoBiasInLayers(Full):
         return lambda layout: None
 
 
+@attrs.frozen(kw_only=True)
+class DrawsAlways(Full):
+    """Counts on draws, which there are none of in sampling."""
+
+    def mask_function(self, layout: SequenceLayout) -> MaskFunction:
+        assert layout.draws is not None
+        coin = layout.draws.per_position("coin")
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (coin[batch, key] < layout.progress) | (query == key)
+
+        return sees
+
+
+@attrs.frozen(kw_only=True)
+class OnTheCpu(Full):
+    """Mixes devices."""
+
+    def mask_function(self, layout: SequenceLayout) -> MaskFunction:
+        start = torch.zeros(layout.position.shape, dtype=torch.int64)
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return layout.position >= start
+
+        return sees
+
+
 WRONG = [
+    (DrawsAlways, "elementwise"),
+    (OnTheCpu, "device_kept"),
     (LiesAboutPrefix, "prefix_is_static_claim"),
     (PrefixSeesClean, "prefix_is_static_claim"),
     (FullOnTop, "prefix_is_static_claim"),

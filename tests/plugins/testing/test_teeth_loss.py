@@ -19,13 +19,13 @@ def real(view: LossView) -> Tensor:
 
 
 def share(view: LossView) -> Tensor:
-    """What a position counts: itself, or its part of its answer."""
+    """What a position counts: itself, or its part of its answer, in each view of its row the same part of that."""
     length = view.answer_length
-    return torch.ones_like(view.t) if length is None else 1 / length.clamp_min(1)
+    return (torch.ones_like(view.t) if length is None else 1 / length.clamp_min(1)) / view.num_views
 
 
 def output(view: LossView, weight: Tensor) -> LossOutput:
-    where = view.corrupted & view.eligible
+    where = view.scored & view.eligible
     total = view.weighted_cross_entropy(where, weight * share(view))
     return LossOutput(total, torch.where(view.eligible, share(view), 0.0).sum())
 
@@ -53,7 +53,7 @@ class Focal:
     is_likelihood_weighted: ClassVar[bool] = False
 
     def __call__(self, view: LossView) -> LossOutput:
-        where = view.corrupted & view.eligible
+        where = view.scored & view.eligible
         log_q = view.log_probabilities(where)
         terms = (1 - log_q.exp()) ** 2 * -log_q * (view.weight * share(view))[where]
         return LossOutput(terms.sum(), torch.where(view.eligible, share(view), 0.0).sum())
@@ -98,6 +98,23 @@ class LinearRamp:
         length = view.t.shape[1]
         ramp = 1 + 0.2 * (torch.arange(length) - (length - 1) / 2) / length
         return output(view, view.weight * ramp)
+
+
+@attrs.frozen(kw_only=True)
+class ScoresContext:
+    """Scores all that is corrupted."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        total = view.weighted_cross_entropy(view.corrupted, view.weight * share(view))
+        return attrs.evolve(Weighted()(view), total=total)
+
+
+@attrs.frozen(kw_only=True)
+class CountsViews:
+    """A row with more views counts more."""
+
+    def __call__(self, view: LossView) -> LossOutput:
+        return LossOutput(view.weighted_cross_entropy(view.scored, view.weight), view.eligible.sum())
 
 
 @attrs.frozen(kw_only=True)
@@ -180,7 +197,7 @@ class NaiveFocal:
     gamma: float = attrs.field(default=2.0, validator=attrs.validators.ge(0), metadata={"help": "At least 0."})
 
     def __call__(self, view: LossView) -> LossOutput:
-        where = view.corrupted & view.eligible
+        where = view.scored & view.eligible
         log_q = view.log_probabilities(where)
         terms = (1 - log_q.exp()) ** self.gamma * -log_q * (view.weight * share(view))[where]
         return LossOutput(terms.sum(), torch.where(view.eligible, share(view), 0.0).sum())
@@ -234,6 +251,8 @@ WRONG = [
     (CountsCorrupted, "mean_over_masks"),
     (FocalWithoutSaying, "mean_over_masks"),
     (LinearRamp, "positions_weigh_alike"),
+    (ScoresContext, "context_does_not_count"),
+    (CountsViews, "views_share"),
     (CountsPadding, "padding"),
     (MeanOfBatch, "adds_up"),
     (FirstRowMatters, "row_order"),

@@ -40,6 +40,15 @@ class WholeWords:
 
 
 @attrs.frozen(kw_only=True)
+class CountsOnSteps(Independent):
+    """Reads a trace that is not always there, and does not say so."""
+
+    def select(self, request: MaskingRequest) -> Selection:
+        assert request.committed_step is not None
+        return selection(request, request.draws.per_position("coin") < request.p, request.p)
+
+
+@attrs.frozen(kw_only=True)
 class TenPercentOff(Independent):
     """p_mask is 10 % too low."""
 
@@ -184,6 +193,7 @@ WRONG = [
     (OneView, "views_differ"),
     (IgnoresRate, "rate_follows_p"),
     (FloatMask, "shapes"),
+    (CountsOnSteps, "shapes"),
 ]
 
 

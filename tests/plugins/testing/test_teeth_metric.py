@@ -50,6 +50,16 @@ class Relative(Sound):
 
 
 @attrs.frozen(kw_only=True)
+class CountsOnReferences(Sound):
+    """Compares with the best reference, of which there may be none."""
+
+    def score(self, request: MetricRequest) -> Tensor:
+        """1 where it is in the answer."""
+        found = [max(each in item.answer for each in item.references) for item in request.items]
+        return torch.tensor(found, dtype=torch.float64)
+
+
+@attrs.frozen(kw_only=True)
 class Evaluates(Sound):
     """Trusts what the model wrote."""
 
@@ -88,6 +98,7 @@ class UnknownNeed(Sound):
     [
         (Single, "one_finite_number_an_item"),
         (NotFinite, "one_finite_number_an_item"),
+        (CountsOnReferences, "one_finite_number_an_item"),
         (Relative, "items_are_alone"),
         (Evaluates, "hostile_answers"),
         (Random, "pure"),

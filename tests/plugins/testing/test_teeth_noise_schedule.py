@@ -32,6 +32,17 @@ class Dip(Linear):
 
 
 @attrs.frozen(kw_only=True)
+class Jumps(Linear):
+    """Half of the rise in one place, of which the derivative, right everywhere else, knows nothing."""
+
+    def mask_rate(self, t: Tensor) -> Tensor:
+        return torch.where(t < 0.5, t / 2, (1 + t) / 2)
+
+    def mask_rate_derivative(self, t: Tensor) -> Tensor:
+        return torch.full_like(t, 0.5)
+
+
+@attrs.frozen(kw_only=True)
 class StartsNoisy(Linear):
     """p(0) = 0.05, and no word of it."""
 
@@ -160,6 +171,7 @@ WRONG = [
     (OneUlpAbove, "rate_in_unit_interval"),
     (ClippedWithoutSaying, "covers_unit_interval_claim"),
     (HalfDerivative, "derivative_matches_rate"),
+    (Jumps, "rises_by_its_derivative"),
     (FallingDerivative, "derivative_not_negative"),
     (RelativeToBatch, "elementwise"),
     (AlwaysFloat64, "elementwise"),

@@ -120,6 +120,23 @@ class IgnoresSchedule(Adam):
         return FixedRate(self.torch_groups(groups), lr=self.lr)
 
 
+class Growing(SGD):
+    """Decays with the wrong sign, and counts on every gradient."""
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.mul_(1 + group["lr"] * group["weight_decay"]).sub_(parameter.grad, alpha=group["lr"])
+
+
+@attrs.frozen(kw_only=True)
+class Grows(Adam):
+    """Weights grow instead of shrinking."""
+
+    def build(self, groups: Sequence[ParameterGroup]) -> Optimizer:
+        return Growing(self.torch_groups(groups), lr=self.lr)
+
+
 class Forgetful(AdamW):
     """Saves no moments."""
 
@@ -151,6 +168,8 @@ WRONG = [
     (ReordersParameters, "groups_kept"),
     (ReturnsFunction, "groups_kept"),
     (FreezesEmbedding, "every_parameter_moves"),
+    (Grows, "weight_decay_where_asked"),
+    (Grows, "every_parameter_moves"),
     (Climbs, "descends"),
     (IgnoresSchedule, "schedule_takes_effect"),
     (ForgetsMoments, "state_round_trip"),

@@ -163,7 +163,28 @@ class InPlace(Confident):
         return Decision(commit=commit)
 
 
+@attrs.frozen(kw_only=True)
+class OnTheCpu(Confident):
+    """Prefers what is further left, counted on another device."""
+
+    def decide(self, state: DecodingState) -> Decision:
+        place = torch.arange(state.masked.shape[1]) / state.masked.shape[1]
+        return Decision(commit=best(state.confidence - place, state.masked, state.quota))
+
+
+@attrs.frozen(kw_only=True)
+class DoublePrecision(Confident):
+    """Puts confidences into a table of another precision."""
+
+    def decide(self, state: DecodingState) -> Decision:
+        table = torch.zeros(state.masked.shape, dtype=torch.float64)
+        table[state.masked] = state.confidence[state.masked]
+        return Decision(commit=best(table, state.masked, state.quota))
+
+
 WRONG = [
+    (OnTheCpu, "device_kept"),
+    (DoublePrecision, "shapes"),
     (ThresholdCalledQuota, "respects_quota_claim"),
     (TakesBackWithinQuota, "respects_quota_claim"),
     (TakesBackInSilence, "takes_back_claim"),
