@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from dlm.model.checkpoint_sources import is_sharded
 from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.checkpoints.tensor_files import Layout
+from dlm.training.optimisation import resume_optimizer, resume_scheduler
 from dlm.training.randomness import generator_states, restore_generators
 from dlm.training.sharding import part, staged
 from dlm.training.trainer_state import STATE_FILE, TrainerState
@@ -44,10 +45,10 @@ class Companion:
         """A copy of what is saved, if this process keeps it."""
         return dict(staged({"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}, keeps=keeps))
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        """Go on from there."""
+    def load(self, saved: Mapping[str, Any], options: Collection[str]) -> None:
+        """Go on from there, with the optimizer's ``options`` of this run."""
         self.module.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(_spread(self.optimizer, saved["optimizer"]))
+        resume_optimizer(self.optimizer, _spread(self.optimizer, saved["optimizer"]), options)
 
 
 @attrs.frozen(kw_only=True)
@@ -207,16 +208,23 @@ class TrainingObjects:
                 read_shards(folder, self)
             else:
                 read_weights(self.weights, folder)
-                self.optimizer.load_state_dict(_spread(self.optimizer, load(folder / OPTIMIZER_FILE)))
+                self.resume_optimizer(_spread(self.optimizer, load(folder / OPTIMIZER_FILE)))
             if self.companion is not None:
-                self.companion.load(load(folder / COMPANION_FILE))
+                self.companion.load(load(folder / COMPANION_FILE), self._keys_below("rl.value.optimizer"))
             course = load(folder / SCHEDULER_FILE)
-            self.scheduler.load_state_dict(course["scheduler"])
+            resume_scheduler(self.scheduler, course["scheduler"])
             if self.accelerator.scaler is not None and course["scaler"]:
                 self.accelerator.scaler.load_state_dict(course["scaler"])
             restore_generators(load(folder / RANDOM_FILE))
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{folder}: cannot be restored into this run ({error})") from None
+
+    def resume_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Go on with the state of the optimizer, spread as its parameters are."""
+        resume_optimizer(self.optimizer, saved, self._keys_below("optim"))
+
+    def _keys_below(self, section: str) -> set[str]:
+        return {key.removeprefix(f"{section}.") for key in self.identity if key.startswith(f"{section}.")}
 
 
 def _spread(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:

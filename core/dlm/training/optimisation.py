@@ -1,9 +1,10 @@
-"""Which parameters get weight decay, the learning rate schedule with its warm-up, a warning for bf16 weights."""
+"""Which parameters get weight decay, the learning rate schedule with its warm-up, both on resume; bf16 weights."""
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,6 +66,32 @@ def build_scheduler(optim: OptimConfig, optimizer: Optimizer, num_steps: int) ->
 def depends_on_num_steps(optim: OptimConfig) -> bool:
     """Whether the learning rate of a step depends on how many steps there are."""
     return optim.lr_scheduler != "constant" or optim.warmup_ratio > 0
+
+
+def resume_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], options: Collection[str]) -> None:
+    """Take over what an optimizer has learned. Its options are those of this run, as ``--allow-change`` may want them.
+
+    Args:
+        optimizer: as it was built, of the same parameters.
+        saved: of its ``state_dict``.
+        options: keys of the run file. Whatever else is in the groups goes on as it was saved.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    groups = [
+        {**theirs, **{name: value for name, value in mine.items() if name in options or name == "initial_lr"}}
+        for mine, theirs in zip(own, saved["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
+def resume_scheduler(scheduler: LRScheduler, saved: Mapping[str, Any]) -> None:
+    """Go to the step where a schedule was saved, in the course of this run and under its peak."""
+    number = saved["_step_count"]
+    # One step back, and one forward again. At a count of 1 torch would miss a step of the optimizer.
+    back = {"base_lrs": scheduler.base_lrs, "last_epoch": saved["last_epoch"] - 1, "_step_count": number + 1}
+    scheduler.load_state_dict({**saved, **back})
+    scheduler.step()
+    scheduler._step_count = number
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def read_shards(folder: Path, objects: TrainingObjects) -> None:
             targets[name] = torch.empty(each.shape, dtype=each.dtype)
     reader.read(targets)
     rest = load(folder / OPTIMIZER_FILE)
-    objects.optimizer.load_state_dict(_numbered_state(targets, rest, _parameter_names(objects)))
+    objects.resume_optimizer(_numbered_state(targets, rest, _parameter_names(objects)))
 
 
 def _parameter_names(objects: TrainingObjects) -> list[str]:

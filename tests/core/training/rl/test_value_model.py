@@ -13,9 +13,11 @@ from torch import Tensor
 
 import dlm
 from dlm.diffusion.value_objective import ValueObjective
+from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.engine import Engine
 from dlm.training.policy_step import PolicyStep
 from dlm.training.rollouts import Rollout
+from dlm.training.trainer_state import TrainerState
 from dlm.training.value_model import ValueModel, discounted, values_of
 from dlm_builtin_plugins.advantages.value import ValueAdvantage
 from dlm_plugins import AdvantageRequest
@@ -165,6 +167,15 @@ def test_a_resumed_run_is_the_same_bit_for_bit(rl_file: Path, format: str) -> No
     shutil.rmtree(run / "final")
     dlm.run(rl_file, settings)
     assert files_of(run / "checkpoints" / "step-4") == whole
+
+
+def test_changed_options_of_its_optimizer_count_when_a_run_goes_on(make_rl: MakeRl, tmp_path: Path) -> None:
+    before = make_rl(*VALUE).saver.objects
+    before.stage(TrainerState(global_step=1), keeps=True).write(NewFolder(tmp_path), before)
+    engine = make_rl(VALUE[0], "rl.value={optimizer: {name: adamw, lr: 1.0e-3, weight_decay: 0.2}}")
+    engine.saver.objects.read_checkpoint(tmp_path)
+    (first, *_) = value_model(engine).training_step.optimizer.param_groups
+    assert (first["lr"], first["weight_decay"]) == (1e-3, 0.2)
 
 
 def test_any_split_of_a_step_teaches_the_same(make_rl: MakeRl) -> None:
