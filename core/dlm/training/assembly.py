@@ -48,7 +48,7 @@ from dlm.training.parallel import (
     second_models,
 )
 from dlm.training.processes import check_launch, group_options, is_launched, watch_waits
-from dlm.training.randomness import make_deterministic, seed_everything
+from dlm.training.randomness import seed_everything, use_deterministic
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
 from dlm.training.run_identity import CLOCK, identity_of
@@ -212,8 +212,7 @@ def _training_objects(
 
 def _own_randomness(config: RunConfig, accelerator: Accelerator) -> None:
     deterministic = config.training.deterministic
-    if deterministic is True or (deterministic == "auto" and accelerator.device.type == "cpu"):
-        make_deterministic()
+    use_deterministic(accelerator.device.type == "cpu" if deterministic == "auto" else deterministic)
     seed_everything(config.training.seed)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 
-def make_deterministic() -> None:
-    """Let torch use deterministic algorithms only."""
+def use_deterministic(wanted: bool) -> None:
+    """Let torch use deterministic algorithms only, or any: what the last run of this process wanted is still set."""
+    torch.use_deterministic_algorithms(wanted)
+    if not wanted:
+        return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
     # Filling fresh memory finds reads of uninitialised values; it is slow, and says nothing about determinism.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
@@ -32,7 +34,8 @@ def generator_states() -> dict[str, object]:
         "python": [version, list(words), gauss],
         "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # That of this process's own device: a run may go on where there are fewer.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -44,4 +47,4 @@ def restore_generators(states: Mapping[str, Any]) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(states["cuda"][0])
