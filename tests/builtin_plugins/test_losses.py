@@ -13,6 +13,7 @@ from dlm_builtin_plugins.attention_biases.block import BlockAttention
 from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.attention_biases.full import FullAttention
 from dlm_builtin_plugins.losses.dllm import DllmLoss
+from dlm_builtin_plugins.losses.dpo import DpoLoss
 from dlm_builtin_plugins.losses.elbo import ElboLoss
 from dlm_builtin_plugins.losses.guidelines import GuidelinesLoss
 from dlm_builtin_plugins.losses.soft_ce import SoftCrossEntropyLoss
@@ -378,6 +379,25 @@ def test_elbo_accepts_a_time_for_each_block_that_sees_no_other_noisy_block(bias)
 @pytest.mark.parametrize("schedule", FULL_SCHEDULES, ids=repr)
 def test_good_runs_are_accepted(loss, schedule):
     assert list(loss.incompatibilities(run(noise_schedule=schedule))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"noise_schedule": UniformSchedule(low=0.1)}, ["acme:my_noise_schedule", "0.1009 to 1"]),
+        ({"noise_schedule": UniformSchedule(high=0.9)}, ["acme:my_noise_schedule", "0.0009 to 0.9"]),
+        ({"masking": ContiguousMasking()}, ["bernoulli"]),
+        ({"noise_type": RandomReplaceNoise()}, ["acme:my_noise_type"]),
+        ({"reweight_cap": 5.0}, ["reweight_cap"]),
+        ({"t_per": "token"}, ["t_per token", "acme:my_attention_bias"]),
+        ({"t_per": "block"}, ["t_per block", "acme:my_attention_bias"]),
+    ],
+)
+def test_dpo_refuses_what_is_no_elbo(changes, words):
+    assert not list(DpoLoss().incompatibilities(run(noise_schedule=UniformSchedule())))
+    (message,) = DpoLoss().incompatibilities(run(**changes))
+    for word in words:
+        assert word in message
 
 
 def test_dllm_refuses_noise_without_masks_by_name():

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
 
+from dlm_builtin_plugins.attention_biases.block import BlockAttention
+from dlm_builtin_plugins.attention_biases.block_causal import BlockCausalAttention
 from dlm_builtin_plugins.maskings.all import FullMasking
 from dlm_builtin_plugins.maskings.complementary import ComplementaryMasking
 from dlm_builtin_plugins.maskings.semi_ar import SemiAutoregressiveMasking, TwoStageMasking
@@ -78,6 +81,17 @@ def test_two_stages_hide_part_of_the_later_blocks():
     assert table(TwoStageMasking(second=0.9), "aaaaaa", "x...x.") == ["S...h.", "....h.", "....S."]
     assert table(TwoStageMasking(second=1.0), "aaaa", "x...") == table(SemiAutoregressiveMasking(), "aaaa", "x...")
     assert table(TwoStageMasking(first=1.0, second=0.0), "aaaa", "....") == ["SS..", "..SS"]
+
+
+@pytest.mark.parametrize("bias", [BlockAttention(), BlockCausalAttention()], ids=repr)
+def test_options_about_other_blocks_are_refused_where_none_is_seen(run_components, bias):
+    maskings = (TwoStageMasking(), SemiAutoregressiveMasking(blocks="one"))
+    assert not [reason for masking in maskings for reason in masking.incompatibilities(run_components)]
+    separate = attrs.evolve(run_components, attention_bias=bias)
+    assert not list(SemiAutoregressiveMasking().incompatibilities(separate))
+    for masking in maskings:
+        (reason,) = masking.incompatibilities(separate)
+        assert "under acme:my_attention_bias" in reason
 
 
 def test_trace_hides_what_was_written_later():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlm_builtin_plugins.losses.policy_clip import PolicyClipLoss
 from dlm_builtin_plugins.losses.policy_weighted import PolicyWeightedLoss
-from dlm_plugins import Loss
+from dlm_plugins import Loss, RunComponents
 from dlm_plugins.testing.reference_view import ReferenceView
 
 VIEWS, ANSWERS, LENGTH = 2, 2, 4
@@ -102,6 +102,18 @@ def test_the_divergences(view: Any) -> None:
         assert loss.needs_reference
         check(loss, view, 0.3 * (weights(view) * divergence).sum(), 2.0)
     assert not PolicyClipLoss(kl="k2").needs_reference
+
+
+def test_options_that_would_have_no_effect_are_refused(run_components: RunComponents) -> None:
+    good = (PolicyClipLoss(kl="k2", beta=0.1), PolicyClipLoss(floor=0.1), PolicyClipLoss(ratio="answer"))
+    assert not [reason for loss in good for reason in loss.incompatibilities(run_components)]
+    for loss, word in (
+        (PolicyClipLoss(beta=0.1), "beta"),
+        (PolicyClipLoss(kl="k3"), "kl"),
+        (PolicyClipLoss(ratio="answer", floor=0.1), "floor"),
+    ):
+        (reason,) = loss.incompatibilities(run_components)
+        assert reason.startswith(word)
 
 
 def test_what_is_improbable_already_is_not_pushed_down_further(view: Any) -> None:

@@ -9,11 +9,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dlm_builtin_plugins.losses.by_answer import rows_of
-from dlm_builtin_plugins.losses.elbo import elbo_weight
+from dlm_builtin_plugins.losses.elbo import elbo_weight, times_refused
 from dlm_plugins import LossOutput, LossView, RunComponents
 from dlm_plugins.loss import runs_of
 from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_type import IS_ABSORBING
+
+_MOST_CLIPPED = 0.01
+"""Of the mask rates at either end: what the schedules of LLaDA leave out."""
 
 
 @attrs.frozen(kw_only=True)
@@ -75,3 +78,10 @@ class DpoLoss:
             yield f"dpo needs masks, and noise type {run.names['noise_type']} writes other tokens; use mask"
         if run.reweight_cap is not None:
             yield "dpo needs the weights of the ELBO as they are; remove reweight_cap"
+        lowest, highest = run.noise_schedule.mask_rate(torch.tensor([0.0, 1.0])).tolist()
+        if lowest > _MOST_CLIPPED or highest < 1 - _MOST_CLIPPED:
+            yield (
+                f"dpo needs all mask rates, and {run.names['noise_schedule']} as configured draws {lowest:.4g} to "
+                f"{highest:.4g}; remove what clips it (low, high)"
+            )
+        yield from times_refused(run)

@@ -1,6 +1,6 @@
 """ELBO: cross-entropy times p'(t)/p(t), a bound on the likelihood (NLL, perplexity) for every schedule (MDLM)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import attrs
 import torch
@@ -46,11 +46,7 @@ class ElboLoss:
             yield f"elbo is a bound for masks only; noise type {run.names['noise_type']} writes other tokens, use mask"
         if run.reweight_cap is not None:
             yield "elbo is no bound under a cap on its weights; remove reweight_cap"
-        if run.t_per not in _times_allowed(run):
-            yield (
-                f"elbo is no bound with t_per {run.t_per} under attention bias {run.names['attention_bias']}: what is "
-                "predicted together needs one time; use t_per sequence (or block, with block or block_causal attention)"
-            )
+        yield from times_refused(run)
 
 
 def elbo_weight(view: LossView) -> Tensor:
@@ -60,7 +56,12 @@ def elbo_weight(view: LossView) -> Tensor:
     return weight.masked_fill(weight.isinf(), 0.0)
 
 
-def _times_allowed(run: RunComponents) -> tuple[str, ...]:
+def times_refused(run: RunComponents) -> Iterator[str]:
     """One time for all that is noised together: blocks that see no other noisy block may have their own."""
     bias = run.attention_bias
-    return ("sequence", "block") if BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias) else ("sequence",)
+    is_apart = BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias)
+    if run.t_per not in (("sequence", "block") if is_apart else ("sequence",)):
+        yield (
+            f"an ELBO is no bound with t_per {run.t_per} under attention bias {run.names['attention_bias']}: what is "
+            "predicted together needs one time; use t_per sequence (or block, with block or block_causal attention)"
+        )

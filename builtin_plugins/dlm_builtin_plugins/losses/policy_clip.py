@@ -1,6 +1,7 @@
 """Policy gradient with clipped ratios (PPO, GRPO, GSPO), maybe with a KL penalty to a reference: mode rl."""
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import attrs
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_builtin_plugins.losses.by_answer import rows_of
-from dlm_plugins import LossOutput, LossView
+from dlm_plugins import LossOutput, LossView, RunComponents
 from dlm_plugins.loss import runs_of
 
 _LARGEST = 20.0
@@ -53,7 +54,7 @@ class PolicyClipLoss:
     beta: float = attrs.field(
         default=0.0,
         validator=attrs.validators.ge(0),
-        metadata={"help": "Weight of the divergence, at least 0; without kl it has no effect."},
+        metadata={"help": "Weight of the divergence, at least 0; goes with kl."},
     )
     per: Literal["token", "answer", "constant"] = attrs.field(
         default="constant",
@@ -101,6 +102,15 @@ class PolicyClipLoss:
         counted = view.eligible / view.num_views  # (B, L)
         normaliser = counted.sum() if self.per == "token" else (counted / length[:, None]).sum()
         return LossOutput(-gain.float(), normaliser)
+
+    def incompatibilities(self, run: RunComponents) -> Iterable[str]:
+        """Options that others leave without an effect."""
+        if self.kl == "none" and self.beta > 0:
+            yield f"beta ({self.beta}) has no effect without a divergence; set kl to k2 or k3, or remove it"
+        if self.kl != "none" and self.beta == 0:
+            yield f"kl {self.kl} has no effect with beta 0; raise beta, or remove it"
+        if self.floor > 0 and self.ratio == "answer":
+            yield "floor looks at single tokens, and has no effect with ratio answer; remove one of them"
 
     def _of_tokens(self, new: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
         """(N,): what each token gains."""

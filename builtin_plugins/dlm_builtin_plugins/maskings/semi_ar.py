@@ -1,12 +1,14 @@
 """Semi-autoregressive masking: blocks before the current one clean, later ones hidden (dLLM-RL; two mask rates)."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import attrs
 import torch
 from torch import Tensor
 
-from dlm_plugins import MaskingRequest, Selection
+from dlm_plugins import MaskingRequest, RunComponents, Selection
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
 
 _HELP = "all: a view for each block of the row; one: one block, drawn for each document."
 
@@ -37,6 +39,12 @@ class SemiAutoregressiveMasking:
     def select(self, request: MaskingRequest) -> Selection:
         """Hide part of the current block, and all that follows."""
         return _by_blocks(request, self.blocks, first=None, second=1.0)
+
+    def incompatibilities(self, run: RunComponents) -> Iterable[str]:
+        """A choice of blocks where all are current at once."""
+        if self.blocks == "one" and _blocks_are_separate(run):
+            bias = run.names["attention_bias"]
+            yield f"blocks: one has no effect under {bias}, where all blocks are trained in a single view; remove it"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +80,16 @@ class TwoStageMasking:
     def select(self, request: MaskingRequest) -> Selection:
         """Hide part of the current block, and part of what follows."""
         return _by_blocks(request, self.blocks, first=self.first, second=self.second)
+
+    def incompatibilities(self, run: RunComponents) -> Iterable[str]:
+        """Attention by which no block sees what is hidden of the later ones."""
+        if _blocks_are_separate(run):
+            bias = run.names["attention_bias"]
+            yield f"two_stage has no second stage under {bias}, where no block sees the later ones; use bernoulli"
+
+
+def _blocks_are_separate(run: RunComponents) -> bool:
+    return BLOCKS_ARE_INDEPENDENT.of(run.attention_bias) or NEEDS_CLEAN_COPY.of(run.attention_bias)
 
 
 def _num_blocks(request: MaskingRequest) -> Tensor:

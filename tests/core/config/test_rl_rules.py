@@ -33,6 +33,7 @@ REFUSED = {
     "sampling.gen_length=null": "sampling.gen_length: mode rl needs the length of the answers",
     "sampling.gen_length=16": "sampling.gen_length: 16 leaves no room for a prompt within dataset.max_length (16)",
     "training.loss_impl={name: policy_clip, kl: k2, beta: 0.1}": "rl.reference: the loss keeps to a reference",
+    "training.loss_impl={name: policy_clip, beta: 0.1}": "training.loss_impl: beta (0.1) has no effect without a",
     "training.loss_impl=guidelines": "training.loss_impl: builtin:guidelines does not learn from rewards, as mode rl",
     "training.noise.reweight_cap=3": "training.noise.reweight_cap: would bias the masking's estimate; set it to null",
     "training.noise.mask_contiguous_region_prob=0.5": "training.noise.mask_contiguous_region_prob: rollouts are scored",
