@@ -140,7 +140,9 @@ def load_from_disk(name: str, folder: Path, split: str) -> Source:
     notes = (f"{name}: split {split} read, left out: {', '.join(others)}",) if others else ()
     # The library may lay caches of its own beside the data.
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
-    return DownloadedSource(name, splits[split], identity_of_files(files), notes, tuple(files))
+    # A format that was set before saving (numpy, some of the columns) would change what rows hold.
+    plain = splits[split].with_format(None)
+    return DownloadedSource(name, plain, identity_of_files(files), notes, tuple(files))
 
 
 def _reason(error: Exception) -> str:

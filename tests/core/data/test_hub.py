@@ -4,6 +4,8 @@ import datasets
 import pytest
 
 from dlm.data.hub import DownloadedSource, StreamedSource, load_from_hub
+from dlm.data.sources import load_source
+from dlm.data.text_column import other_columns
 from dlm.errors import DataError
 
 ROWS = [{"text": f"row {number}"} for number in range(10)]
@@ -74,3 +76,14 @@ def test_the_identity_is_the_revision(tmp_path, monkeypatch, streaming):
         found.append(source.identity)
     assert found[0] == found[1] != found[2]
     assert found[0].startswith("revision ")
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas", "arrow"])
+def test_format_that_a_data_set_was_saved_with_changes_none_of_its_values(tmp_path, kind):
+    rows = [{"text": "one", "vector": [1.0, 2.0], "number": 3}]
+    saved = datasets.Dataset.from_list(rows)
+    saved.set_format(kind, columns=["vector"])
+    saved.save_to_disk(str(tmp_path / "saved"))
+    source = load_source(str(tmp_path / "saved"))
+    assert [record.values for record in source.open()] == rows
+    assert other_columns(source, "text") == ("vector", "number")
