@@ -17,7 +17,7 @@ _SAMPLE_EPOCH = -2
 """Another one, for the held-out rows that are evaluated."""
 
 
-def split_rows(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+def split_rows(rows: Rows, fraction: float, seed: int, name: str = "the data set") -> tuple[Rows, Rows]:
     """Training and evaluation rows: the same for the same rows, fraction and seed.
 
     Whole documents are held out where there are at least 20 and some of them fit into the fraction; otherwise rows,
@@ -27,6 +27,7 @@ def split_rows(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
         rows: all rows.
         fraction: part of the tokens to hold out, in (0, 1).
         seed: seed of the choice.
+        name: how messages call the data set.
 
     Raises:
         DataError: a fraction outside (0, 1), or fewer than two rows.
@@ -35,7 +36,7 @@ def split_rows(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
         raise DataError(f"evaluation.fraction is {fraction}; it must lie between 0 and 1, both excluded")
     if len(rows) < 2:
         raise DataError(
-            f"the data set makes only {len(rows)} row, and training and evaluation need one each: take more data, a "
+            f"{name} makes only {len(rows)} row, and training and evaluation need one each: take more data, a "
             f"smaller dataset.max_length, an evaluation.split of its own, or evaluation.do_eval_loss: false"
         )
     held_out = _documents_to_hold_out(rows, fraction, seed)

@@ -115,7 +115,7 @@ def prepare_data(
             held_out.append(other)
             told.append({"origin": told_of_other["origin"]})
         elif evaluation.do_eval_loss:
-            rows, other = split_rows(rows, evaluation.fraction, config.training.seed)
+            rows, other = split_rows(rows, evaluation.fraction, config.training.seed, str(each.name))
             held_out.append(other)
         training.append(rows)
     whole, rows = _together(all_rows, dataset), _together(training, dataset)
@@ -305,7 +305,7 @@ def _prompt_rows(
         skip_bad_rows=dataset.on_bad_row == "skip",
         columns={column: type(reader).__name__ for reader in readers for column in COLUMNS.of(reader)},
     )
-    return rows, {"unused": rows.unused, "origin": ()}
+    return rows, {"notes": rows.notes, "unused": rows.unused, "origin": ()}
 
 
 def _prompt_texts(source: Source, dataset: DatasetConfig) -> Iterator[str]:
@@ -323,6 +323,8 @@ def _with_origin(rows: ConversationRows, config: RunConfig) -> ConversationRows:
 def _evaluation_batches(rows: Rows, config: RunConfig, collate: Collator, shape: StepShape) -> EvaluationBatches:
     sample = sample_rows(rows, config.evaluation.max_rows, config.training.seed)
     one_micro_step = attrs.evolve(shape, accumulation=1)
+    # Another split need not have all the numeric columns of the rows that are trained.
+    collate = attrs.evolve(collate, column_names=rows.column_names)
     loader = StepLoader(rows=sample, collate=collate, shape=one_micro_step, shuffle=False)
     return EvaluationBatches(loader=loader, num_held_out=len(rows))
 

@@ -63,8 +63,8 @@ def test_fraction_outside_its_range_is_refused(make_rows, fraction):
 
 
 def test_single_row_cannot_be_split(make_rows):
-    with pytest.raises(DataError, match="only 1 row"):
-        split_rows(make_rows(1), 0.5, seed=0)
+    with pytest.raises(DataError, match="a-set makes only 1 row"):
+        split_rows(make_rows(1), 0.5, seed=0, name="a-set")
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,5 +1,6 @@
 """Rows of a data set that cannot be used: refused or skipped, and listed with place and reason."""
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ class BadRow:
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.reason}"
+
+
+def in_order(*groups: Iterable[BadRow]) -> tuple[BadRow, ...]:
+    """All of them, by file and row."""
+    return tuple(sorted(itertools.chain(*groups), key=lambda bad: (bad.origin.file, bad.origin.index)))
 
 
 def write_bad_rows(bad_rows: Iterable[BadRow], path: Path) -> None:

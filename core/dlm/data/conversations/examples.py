@@ -1,13 +1,12 @@
 """SFT examples: one prompt and one answer each, as ids, and how those longer than max_length are cut or dropped."""
 
-import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
+import numpy as np
 
-from dlm.data.conversations.bad_rows import BadRow
+from dlm.data.conversations.bad_rows import BadRow, in_order
 from dlm.data.conversations.formats import ConversationFormat
 from dlm.data.conversations.rendering import Rendered, Rendering
 from dlm.data.conversations.turns import BadRowError, Conversation
@@ -19,6 +18,7 @@ EosPadding = Literal["first", "all", "none"]
 LongRows = Literal["truncate_answer", "drop", "error"]
 Reasoning = Literal["train", "drop"]
 
+_LARGEST = float(np.finfo(np.float32).max)
 _ANSWERS: Mapping[TrainOn, Callable[[Conversation], tuple[int, ...]]] = {
     "each_answer": lambda conversation: conversation.answers,
     "last_answer": lambda conversation: conversation.answers[-1:],
@@ -103,7 +103,7 @@ class Findings:
     @property
     def unused_rows(self) -> tuple[BadRow, ...]:
         """Rows, or answers of them, that were not used, in the order of the source."""
-        return tuple(sorted([*self.bad_rows, *self.too_long], key=lambda bad: (bad.origin.file, bad.origin.index)))
+        return in_order(self.bad_rows, self.too_long)
 
 
 GIVEN_COLUMNS = ("input_ids", "prompt_length", "step_map")
@@ -142,13 +142,12 @@ def _integers(values: Any, *, least: int) -> list[int] | None:
 
 
 def numeric_columns(record: Record) -> dict[str, float]:
-    """The columns of a row that hold one finite number each."""
-    found = {}
-    for name, value in record.values.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            with contextlib.suppress(OverflowError):  # JSON has integers of any size
-                found[name] = float(value)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    """The columns of a row that hold one number each, of a size that float32 has."""
+    return {
+        name: float(value)
+        for name, value in record.values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    }
 
 
 @attrs.frozen(kw_only=True)
@@ -210,8 +209,8 @@ class ExampleMaker:
         counts.num_used_answers += 1
         counts.num_truncated_answers += example.is_truncated
         counts.num_used_rows += 1
-        known = {*GIVEN_COLUMNS, *example.columns}
-        self.findings.unused.columns.update(dict.fromkeys(name for name in record.values if name not in known))
+        others = [name for name in record.values if name not in GIVEN_COLUMNS]
+        self.findings.unused.columns.update(dict.fromkeys(others))
         return [attrs.evolve(example, columns=numeric_columns(record))]
 
     def _rendered(self, record: Record) -> tuple[Conversation, list[Rendered]]:

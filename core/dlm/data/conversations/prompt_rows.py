@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,14 +10,18 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm.data.conversations.bad_rows import BadRow, refuse
-from dlm.data.conversations.formats import ConversationFormat, find_format
+from dlm.data.conversations.bad_rows import BadRow, in_order, refuse
+from dlm.data.conversations.formats import ConversationFormat, find_format, system_of
 from dlm.data.conversations.rendering import Rendering
-from dlm.data.conversations.turns import BadRowError, Conversation, Turn, optional_text, text_in
+from dlm.data.conversations.turn_lists import read_tools
+from dlm.data.conversations.turns import BadRowError, Conversation, Turn, text_in
+from dlm.data.conversations.unused_keys import Fields
 from dlm.data.rows import Row
 from dlm.data.source_records import Origin, Source
 from dlm.data.sources import first_records
 from dlm.errors import DataError
+
+_NUM_RECORDS_LOOKED_AT = 100
 
 
 @attrs.frozen
@@ -40,6 +44,8 @@ class PromptRows:
     prompts: tuple[Prompt, ...]
     unused: tuple[BadRow, ...] = ()
     """Rows of the source that were not used, in their order."""
+    notes: tuple[str, ...] = ()
+    """Those of the source, and a line on columns that no prompt shows, if there are any."""
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -126,7 +132,7 @@ def prompt_rows(
         DataError: rows that are not to be passed over, or nothing left.
     """
     form = _format(source, format_name)
-    prompts, bad, long = [], [], []
+    prompts, bad, long, hidden = [], [], [], dict[str, None]()
     for record in source.open():
         try:
             if record.problem is not None:
@@ -134,6 +140,7 @@ def prompt_rows(
             conversation = _conversation(record.values, form)
             _require(record.values, columns)
             ids = np.asarray(rendering.prompt(conversation), np.int32)
+            hidden.update(dict.fromkeys(rendering.ignored(conversation)))
         except BadRowError as error:
             bad.append(BadRow(record.origin, str(error)))
             continue
@@ -145,10 +152,11 @@ def prompt_rows(
         refuse(bad, "Correct them, or pass them over with dataset.on_bad_row: skip.")
     if not skip_long_rows:
         refuse(long, "Raise dataset.max_length, lower sampling.gen_length, or set dataset.long_rows to drop.")
-    unused = (*bad, *long)
+    unused = in_order(bad, long)
     if not prompts:
         raise DataError(f"{source.name}: no prompt in it{f' (first: {unused[0]})' if unused else ''}")
-    return PromptRows(tuple(prompts), unused)
+    told = (f"{source.name}: not shown in prompts: {', '.join(hidden)}",) if hidden else ()
+    return PromptRows(tuple(prompts), unused, (*source.notes, *told))
 
 
 def _require(values: Mapping[str, Any], columns: Mapping[str, str]) -> None:
@@ -171,19 +179,17 @@ def prompt_texts(source: Source, format_name: str | None) -> Iterator[str]:
 
 def _format(source: Source, name: str | None) -> ConversationFormat | None:
     """None where the rows have a text in a column ``prompt``, whatever else they have."""
-    if name is None and any(_has_prompt(record.values) for record in first_records(source, 1)):
+    readable = (record for record in first_records(source, _NUM_RECORDS_LOOKED_AT) if record.problem is None)
+    first = next(readable, None)
+    if name is None and first is not None and isinstance(first.values.get("prompt"), str):
         return None
     return find_format(source, name)
 
 
-def _has_prompt(values: Mapping[str, Any]) -> bool:
-    return isinstance(values.get("prompt"), str)
-
-
 def _conversation(values: Mapping[str, Any], form: ConversationFormat | None) -> Conversation:
     if form is None:
-        turns: Sequence[Turn] = (Turn("human", text_in(values.get("prompt"), "prompt")),)
-        return Conversation(tuple(turns), optional_text(values.get("system"), "system"))
+        asked = Turn("human", text_in(values.get("prompt"), "prompt"))
+        return Conversation((asked,), system_of(Fields(values)), read_tools(values.get("tools")))
     whole = form.parse(values)
     turns = whole.turns[:-1] if whole.turns[-1].role == "gpt" else whole.turns
     if not turns or turns[-1].role == "gpt":

@@ -240,8 +240,8 @@ def test_step_of_packed_rows_hides_documents_from_each_other(tokenizer, source_o
 
 def test_numeric_columns_of_all_rows_reach_the_batch(tokenizer, source_of, chat):
     extra = [
-        {"score": 1.5, "number": 3, "flag": True, "name": "x", "rare": 1, "huge": 10**400},
-        {"score": -2, "number": 4, "flag": False, "name": "y", "huge": 1},
+        {"score": 1.5, "number": 3, "flag": True, "name": "x", "rare": 1, "huge": 10**400, "vast": 1e300},
+        {"score": -2, "number": 4, "flag": False, "name": "y", "huge": 1, "vast": 1},
     ]
     source = source_of(*({**chat("q", "a"), **columns} for columns in extra))
     rows = conversation_rows(source, tokenizer, max_length=32)
