@@ -57,7 +57,8 @@ def _turn_list(column: str) -> Callable[[Fields, UnusedKeys], Conversation]:
 
 
 def _prompt_response(row: Fields, unused: UnusedKeys) -> Conversation:
-    column = next((name for name in _RESPONSES if name in row.values), _RESPONSES[0])
+    present = [name for name in _RESPONSES if name in row.values] or _RESPONSES
+    column = next((name for name in present if row.has(name)), present[0])
     return _question_and_answer(text_in(row.get("prompt"), "prompt"), row, column, unused)
 
 
@@ -192,10 +193,10 @@ def read_turns(source: Source, form: ConversationFormat) -> Iterator[str]:
         with contextlib.suppress(BadRowError):
             if record.problem is None:
                 conversation = form.parse(record.values)
-                yield from filter(None, (conversation.system, *_texts_of(conversation)))
+                yield from texts_of(conversation)
 
 
-def _texts_of(conversation: Conversation) -> Iterator[str]:
-    for turn in conversation.turns:
-        yield turn.reasoning or ""
-        yield turn.text
+def texts_of(conversation: Conversation) -> Iterator[str]:
+    """The system's text, then the reasoning and the text of each turn, where there are any."""
+    said = (text for turn in conversation.turns for text in (turn.reasoning, turn.text))
+    yield from filter(None, (conversation.system, *said))

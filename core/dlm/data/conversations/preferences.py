@@ -26,7 +26,7 @@ from dlm.data.conversations.examples import (
     Reasoning,
     numeric_columns,
 )
-from dlm.data.conversations.formats import ANY_FORMAT, ConversationFormat, system_of
+from dlm.data.conversations.formats import ANY_FORMAT, ConversationFormat, system_of, texts_of
 from dlm.data.conversations.reasoning import read_answer
 from dlm.data.conversations.turn_lists import read_tools, read_turn_list
 from dlm.data.conversations.turns import BadRowError, Conversation, Turn, make_conversation, text_in
@@ -112,6 +112,7 @@ class PairMaker(ExampleMaker):
                 sides = (sides[0].without_reasoning(), sides[1].without_reasoning())
             if sides[0].turns[-1] == sides[1].turns[-1]:
                 raise BadRowError("chosen and rejected are the same answer")
+            self.findings.unused.columns.update(dict.fromkeys(self.rendering.ignored(sides[0])))
             rendered = [self.rendering.answer(side, len(side.turns) - 1) for side in sides]
         except BadRowError as error:
             counts.num_bad_rows += 1
@@ -223,9 +224,9 @@ def preference_rows(
 
 
 def read_pair_texts(source: Source) -> Iterator[str]:
-    """The texts of prompts and answers, for a tokenizer; of rows that are no pairs nothing."""
+    """The texts of prompts, reasoning and answers, for a tokenizer; of rows that are no pairs nothing."""
     for record in source.open():
         with contextlib.suppress(BadRowError):
             if record.problem is None:
                 for side in read_pair(record.values):
-                    yield from filter(None, (side.system, *(turn.text for turn in side.turns)))
+                    yield from texts_of(side)

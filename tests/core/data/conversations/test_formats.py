@@ -1,6 +1,6 @@
 import pytest
 
-from dlm.data.conversations.formats import FORMATS, find_format, formats_of
+from dlm.data.conversations.formats import ANY_FORMAT, FORMATS, find_format, formats_of
 from dlm.data.conversations.turns import BadRowError, Conversation, Turn
 from dlm.errors import DataError
 
@@ -113,3 +113,8 @@ def test_wrong_question_or_answer_has_a_reason(name, row, reason):
     with pytest.raises(BadRowError) as caught:
         FORMATS[name].parse(row)
     assert str(caught.value) == reason
+
+
+def test_the_answer_is_in_the_column_that_has_something():
+    row = {"prompt": "How?", "response": None, "completion": "So."}  # a table has every column in every row
+    assert ANY_FORMAT.parse(row).turns[-1].text == "So."

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.data.batch import Collator, StepShape
-from dlm.data.conversations.preferences import PreferenceRows, preference_rows, read_pair
+from dlm.data.conversations.preferences import PreferenceRows, preference_rows, read_pair, read_pair_texts
 from dlm.data.conversations.turns import BadRowError
 from dlm.data.loader import StepLoader
 from dlm.data.split import split_rows
@@ -169,3 +169,13 @@ def test_held_out_pairs_stay_pairs(tokenizer, source_of) -> None:
             text = tokenizer.decode(part[index].rejected.input_ids)
             assert text.split("?")[0] == tokenizer.decode(part[index].input_ids).split("?")[0]
     assert len({part.fingerprint for part in (rows, *parts)}) == 3
+
+
+def test_tools_that_no_prompt_shows_are_told(tokenizer, source_of) -> None:
+    row = {**FORMS["plain"], "tools": [{"name": "look_up"}]}
+    assert preference_rows(source_of(row), tokenizer, max_length=32).rows.notes == ("a-set: columns not used: tools",)
+
+
+def test_texts_for_a_tokenizer_include_the_reasoning(source_of) -> None:
+    row = {"prompt": "How?", "chosen": "<think>well</think>Good.", "rejected": "Bad."}
+    assert list(read_pair_texts(source_of(row))) == ["How?", "well", "Good.", "How?", "Bad."]
