@@ -13,7 +13,9 @@ FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Keys that hold the reasoning of an answer, apart from its text."""
 
 # Either `<think>` opens the text, or a line of its own closes what the prompt had opened.
-_THOUGHT = re.compile(rf"\s*{OPEN}(?P<inside>.*?){CLOSE}|(?P<open>(?:(?!{OPEN}).)*?)^{CLOSE}[ \t]*$", re.DOTALL | re.M)
+_THOUGHT = re.compile(
+    rf"\s*{OPEN}(?P<inside>.*?){CLOSE}|(?P<open>(?:(?!{OPEN}).)*?)^{CLOSE}[ \t\r]*$", re.DOTALL | re.M
+)
 
 
 def gpt_turn(text: str) -> Turn:

@@ -167,7 +167,15 @@ class ChatTemplate:
         from jinja2 import TemplateError, TemplateSyntaxError
 
         tools: Any = [dict(tool) for tool in request.tools] or None
-        template = self.clock.written_into(self.tokenizer.get_chat_template(tools=tools))
+        try:
+            template = self.tokenizer.get_chat_template(tools=tools)
+        except ValueError as error:  # none for this, among several
+            names = ", ".join(sorted(self.tokenizer.chat_template))
+            raise DataError(
+                f"dataset.chat_template: the tokenizer has several chat templates ({names}), of which none is called "
+                "default; set it to false, or give the tokenizer one"
+            ) from error
+        template = self.clock.written_into(template)
         messages = list(_filled(request.messages, iter(texts), form or (lambda *parts: self._form(*parts))))
         try:
             return str(

@@ -278,3 +278,7 @@ def test_a_template_without_tools_says_so_or_leaves_the_call_out(smollm2):
     tools = [{"type": "function", "function": {"name": "add"}}]
     rendering = ChatTemplateRendering(smollm2)
     assert rendering.ignored(ANY_FORMAT.parse({"messages": messages("q", "a"), "tools": tools})) == ("tools",)
+
+
+def test_lines_may_end_as_on_windows():
+    assert gpt_turn("why\r\n</think>\r\nyes") == Turn("gpt", "yes", "why")

@@ -125,3 +125,9 @@ def test_template_whose_prompt_is_no_prefix_is_refused(chat_tokenizer, conversat
 def test_tokenizer_without_template_is_refused(tokenizer):
     with pytest.raises(DataError, match="no chat template"):
         ChatTemplateRendering(tokenizer)
+
+
+def test_several_templates_without_a_default_are_refused(chat_tokenizer, conversation):
+    chat_tokenizer.chat_template = {"rag": "{{ messages }}", "chat": "{{ messages }}"}
+    with pytest.raises(DataError, match=r"several chat templates \(chat, rag\), of which none is called default"):
+        ChatTemplateRendering(chat_tokenizer).answer(conversation("Why?", "Because."), 1)
