@@ -118,7 +118,7 @@ class TokenWriter:
     Args:
         shard_tokens: as soon as this many ids are there they are written as a shard, together with the last of them.
         folder: where the shards go, all of them. None: into RAM, and from the second on into a temporary folder, which
-            is removed with the store.
+            is removed with the store, or with this where it never comes to one.
         shards: what the folder holds already, and the hash of its ids.
     """
 
@@ -131,7 +131,7 @@ class TokenWriter:
     ) -> None:
         self._shard_tokens = shard_tokens
         self._folder = folder
-        self._is_temporary = folder is None
+        self._forget: weakref.finalize[Any, Any] | None = None
         self._ids: list[NDArray[np.int32]] = []
         self._columns: list[Columns] = []
         self._num_tokens = 0
@@ -162,7 +162,8 @@ class TokenWriter:
             self._write()
         store = TokenStore.of_files(self.shards, digest="")
         store.digest = self._digest(store.offsets)
-        if self._is_temporary:
+        if self._forget is not None:
+            self._forget.detach()
             weakref.finalize(store, _remove, self._folder, os.getpid())
         return store
 
@@ -173,6 +174,7 @@ class TokenWriter:
     def _write(self) -> None:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="dlm-tokens-"))
+            self._forget = weakref.finalize(self, _remove, self._folder, os.getpid())
         shard = Shard(self._folder / f"{len(self.shards):05}.ids", self._num_tokens, len(self._ids))
         with shard.ids.open("wb") as file:
             file.write(np.concatenate(self._ids).data)

@@ -9,12 +9,14 @@ import resource
 import shutil
 import threading
 
+import numpy as np
 import pytest
 
 from dlm.data import token_cache, tokenization
 from dlm.data.packing import text_rows
 from dlm.data.sources import load_source
 from dlm.data.token_cache import cache_folder, tokenized
+from dlm.data.token_store import TokenWriter
 from dlm.data.tokenization import Documents
 from dlm.data.tokenizer_training import train_tokenizer
 from dlm.errors import DataError, UserInputError
@@ -257,3 +259,24 @@ def test_waiting_is_said(file, tokenizer, tmp_path, monkeypatch, capsys):
     assert get(file, tokenizer, tmp_path)[1].num_tokenized == NUM_TEXTS - 1
     timer.join()
     assert capsys.readouterr().err == "dlm: waiting for another process that tokenizes the same data\n"
+
+
+def test_files_of_what_was_never_finished_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    writer = TokenWriter(shard_tokens=2)
+    writer.append([np.arange(4, dtype=np.int32)])
+    assert list(tmp_path.glob("dlm-tokens-*"))
+    del writer
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_what_was_finished_stay_as_long_as_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    writer = TokenWriter(shard_tokens=2)
+    writer.append([np.arange(4, dtype=np.int32)])
+    store = writer.finish()
+    del writer
+    assert store.span(0, 4).tolist() == [0, 1, 2, 3]
+    assert list(tmp_path.glob("dlm-tokens-*"))
+    del store
+    assert not list(tmp_path.iterdir())
