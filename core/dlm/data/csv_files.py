@@ -74,6 +74,15 @@ def _check_header(header: Sequence[str], path: Path) -> None:
             f"{path}: a single column, {header[0][:40]!r}: either the header is missing, or columns are separated by "
             f"something else than {known}"
         )
+    check_names(header, path)
+
+
+def check_names(header: Sequence[str], path: Path) -> None:
+    """Refuse columns of which a row could hold only the last.
+
+    Raises:
+        DataError: two have the same name.
+    """
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: several columns are called {twice!r}; give each a name of its own")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm.data.compression import opened, uncompressed_name
-from dlm.data.csv_files import read_csv
+from dlm.data.csv_files import check_names, read_csv
 from dlm.data.source_records import Origin, Record, Tell
 from dlm.data.text_files import TextError, decode, parse_json, raw_lines, read_text
 from dlm.errors import DataError
@@ -84,6 +84,7 @@ def read_parquet(path: Path, start: int, tell: Tell) -> Iterator[Record]:
         seekable = content if uncompressed_name(path) == path else io.BytesIO(content.read())
         try:
             with parquet.ParquetFile(seekable) as file:
+                check_names(file.schema_arrow.names, path)
                 index = 0
                 for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                     if index + batch.num_rows > start:

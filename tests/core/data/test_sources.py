@@ -335,3 +335,13 @@ def test_pattern_has_no_splits(tmp_path):
 def test_files_that_lose_something_are_refused(tmp_path, suffix, content, words):
     (tmp_path / f"a.{suffix}").write_text(content, newline="")
     expect_error(f"{tmp_path}/a.{suffix}", words)
+
+
+def test_columns_of_one_name_are_refused_in_a_table_too(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = [pyarrow.array(["a"]), pyarrow.array(["b"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "text"]), tmp_path / "data.parquet")
+    with pytest.raises(DataError, match="several columns are called 'text'"):
+        load_source(str(tmp_path / "data.parquet"))
