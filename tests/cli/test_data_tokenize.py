@@ -95,3 +95,23 @@ def test_mixture_is_resumed_exactly(run_file: Path, tmp_path: Path, mode: str) -
     assert dlm.run(load_config(run_file, settings)).final_step == 4
     assert (out / "metrics.jsonl").read_bytes() == whole
     assert whole.count(b"\n") >= 4
+
+
+@pytest.mark.parametrize("setting", ["off", "afile"])
+def test_where_nothing_can_be_kept_nothing_is_tokenized(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (tmp_path / "afile").touch()
+    monkeypatch.setenv("DLM_CACHE", setting if setting == "off" else str(tmp_path / setting))
+    monkeypatch.setattr(tokenization, "encode_texts", lambda *_: pytest.fail("tokenized"))
+    error = tokenize(str(run_file)).exception
+    assert isinstance(error, DlmError)
+    assert str(error).endswith("with --out")
+
+
+def test_prompts_of_rollouts_are_not_kept_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text((Path(__file__).parents[2] / "configs" / "rl.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    error = tokenize(str(path), "--out", str(tmp_path / "tokens")).exception
+    assert isinstance(error, DlmError)
+    assert str(error).startswith("training.mode: rl")

@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from dlm.config import LoadedConfig
-from dlm.data.token_cache import NOT_KEPT, VARIABLE
+from dlm.data.token_cache import NOT_KEPT, VARIABLE, cache_folder
 from dlm.errors import UserInputError
 from dlm.training.model_and_noise import build_tokenizer
 from dlm.training.run_data import PreparedData, prepare_data
@@ -22,11 +22,14 @@ def tokenize(loaded: LoadedConfig, accelerator: Accelerator, folder: Path | None
 
     Raises:
         DlmError: tokenizer or data cannot be used.
-        UserInputError: the run reads a stream, or the folder cannot be used.
+        UserInputError: the run reads a stream or learns from rewards, or the folder cannot be used.
     """
     config = loaded.config
     if config.dataset.streaming:
         raise UserInputError("dataset.streaming: a stream is tokenized as it is read; set it to false")
+    if config.training.mode == "rl":
+        raise UserInputError("training.mode: rl tokenizes its prompts at each start; there is nothing to keep")
+    _check_folder(folder or cache_folder())
     before = os.environ.get(VARIABLE)
     if folder is not None:
         os.environ[VARIABLE] = str(folder)
@@ -41,3 +44,13 @@ def tokenize(loaded: LoadedConfig, accelerator: Accelerator, folder: Path | None
     if lost is not None:
         raise UserInputError(lost)
     return data
+
+
+def _check_folder(folder: Path | None) -> None:
+    """Say before the work what would make it vain."""
+    if folder is None:
+        raise UserInputError(f"{NOT_KEPT} ({VARIABLE}=off); name a folder with --out")
+    try:
+        (folder / "tokens").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserInputError(f"{NOT_KEPT} ({folder}: {error.strerror}); name another folder with --out") from error
