@@ -36,7 +36,9 @@ class CurriculumStage:
 
     step: int = setting("The first step of the stage.", validator=NOT_NEGATIVE)
     gen_length: int = setting("As sampling.gen_length, and at most that.", validator=POSITIVE)
-    block_length: int | None = setting("As sampling.block_length.", None, POSITIVE_OR_NULL)
+    block_length: int | None = setting(
+        "As sampling.block_length; null: that, and no more than gen_length.", None, POSITIVE_OR_NULL
+    )
 
 
 @attrs.frozen(kw_only=True)

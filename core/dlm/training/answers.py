@@ -20,6 +20,9 @@ from dlm_plugins import RewardItem, RewardRequest
 
 T = TypeVar("T")
 
+_ROUNDING = 1e-6
+"""Of sums of weighted rewards, as a share."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Answer:
@@ -123,6 +126,10 @@ class Judge:
     def best(self) -> float:
         """What an answer is worth that each reward of positive weight gives 1, and each other 0."""
         return sum(max(each.weight, 0.0) for each in self.rewards)
+
+    def are_right(self, rewards: Tensor) -> Tensor:
+        """Which of the rewards (B,) are as good as can be: (B,) bool."""
+        return rewards >= self.best - _ROUNDING * max(self.best, 1.0)
 
     def __call__(self, answers: Sequence[Answer]) -> tuple[Tensor, Tensor]:
         """What each of B answers is worth, (B,) float32, and the K scores that were added up, (B, K).

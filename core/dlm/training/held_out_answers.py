@@ -115,7 +115,7 @@ class HeldOutAnswers:
                 answers = self.answering([rows.prompts[number] for number in numbers], numbers, settings)
                 rewards, _ = self.judge(answers)
                 count, reward = count + len(answers), reward + float(rewards.sum())
-                right += int((rewards >= self.judge.best - 1e-6).sum())
+                right += int(self.judge.are_right(rewards).sum())
                 if shows and len(self._shown) < NUM_SHOWN:
                     self._shown += map(_completion, answers, rewards.tolist())
         return [float(count), reward, float(right)]

@@ -20,6 +20,8 @@ from dlm_plugins import Advantage, AdvantageRequest
 
 NUM_SAMPLES = 3
 """Answers of a step that are logged."""
+_ROUNDING = 1e-12
+"""Of a variance, as a share of the mean square."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -115,7 +117,10 @@ class Rollouts:
         stage = next((each for each in reversed(self.curriculum) if each.step <= step), None)
         if stage is None:
             return settings
-        return attrs.evolve(settings, gen_length=stage.gen_length, block_length=stage.block_length)
+        block_length = stage.block_length or settings.block_length
+        if block_length is not None:
+            block_length = min(block_length, stage.gen_length)
+        return attrs.evolve(settings, gen_length=stage.gen_length, block_length=block_length)
 
     def _advantages(self, rewards: Tensor, answers: Sequence[Answer], length: int, values: Tensor | None) -> Tensor:
         """(B, L) float32: 0 where nothing was written."""
@@ -177,13 +182,14 @@ class Rollouts:
         self, answers: Sequence[Answer], rewards: Tensor, scores: Tensor, has_signal: Tensor
     ) -> dict[str, float | None]:
         """Over the answers of all ranks."""
+        rewards = rewards.double()  # so that equal ones have no spread
         grouped = rewards.view(-1, self.group_size)
         even = (grouped == grouped[:, :1]).all(dim=1)
         sums = [
             float(len(answers)),
             float(rewards.sum()),
             float(rewards.square().sum()),
-            float((rewards >= self.judge.best - 1e-6).sum()),
+            float(self.judge.are_right(rewards).sum()),
             float(sum(answer.num_tokens for answer in answers)),
             float(sum(not answer.ended for answer in answers)),
             float(len(grouped)),
@@ -191,12 +197,15 @@ class Rollouts:
             float(has_signal.sum()),
             *scores.sum(dim=0).tolist(),
         ]
-        summed = self.accelerator.reduce(torch.tensor(sums, device=self.accelerator.device), reduction="sum").tolist()
+        device = self.accelerator.device
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        summed = self.accelerator.reduce(torch.tensor(sums, dtype=exact, device=device), reduction="sum").tolist()
         count, total, squares, right, tokens, endless, groups, num_even, num_signal, *by_reward = summed
         mean = total / max(count, 1)
+        variance = squares - count * mean**2
         return {
             "reward": mean,
-            "reward_std": max(squares / max(count, 1) - mean**2, 0.0) ** 0.5,
+            "reward_std": 0.0 if variance <= _ROUNDING * squares else (variance / count) ** 0.5,
             "right": right / max(count, 1),
             "answer_length": tokens / max(count, 1),
             "without_end": endless / max(count, 1),

@@ -193,6 +193,7 @@ RULED = [
     "block_length",
     "isolate_documents",
     "split",
+    "train_on",
     "mixed_precision",
     "trackers",
     "mode",

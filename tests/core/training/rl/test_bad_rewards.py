@@ -16,6 +16,7 @@ from dlm.data.conversations.prompt_rows import Prompt
 from dlm.data.source_records import Origin
 from dlm.errors import DataError, DlmError, ExitCode, UserInputError
 from dlm.training.answers import Answer, Judge
+from dlm_builtin_plugins.rewards.form import EndsReward, LengthReward, PatternReward
 from dlm_cli.commands.run import run as run_command
 from dlm_cli.main import main
 from dlm_plugins import Reward, RewardRequest
@@ -82,6 +83,26 @@ class Fails:
         return torch.tensor([float(len(item.answer.split()[2])) for item in request.items])
 
 
+def answer_to(row: int, line: int, text: str) -> Answer:
+    return Answer(
+        prompt=Prompt(text="?", ids=torch.zeros(1).int().numpy(), values={}, origin=Origin("sums.jsonl", row, line)),
+        text=text,
+        ids=torch.zeros(3, dtype=torch.long),
+        committed_step=torch.zeros(3, dtype=torch.long),
+        num_tokens=2,
+        ended=True,
+    )
+
+
+def test_an_answer_that_earns_all_there_is_is_right_whatever_the_weights() -> None:
+    weights = (9.7, 9.9, 8.3, -1.0)  # of float32 they add up to less
+    rewards = [EndsReward(), EndsReward(), PatternReward(), LengthReward(target=0, limit=1)]
+    weighted = [WeightedReward(reward=reward, weight=weight) for reward, weight in zip(rewards, weights, strict=True)]
+    judge = Judge(rewards=weighted, overlong_is_worthless=False)
+    worth, _ = judge([answer_to(0, 1, "all"), answer_to(1, 2, " ")])
+    assert judge.are_right(worth).tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
@@ -90,19 +111,7 @@ class Fails:
     ],
 )
 def test_a_reward_that_fails_is_named_with_the_row(reward: Reward, message: str) -> None:
-    answers = [
-        Answer(
-            prompt=Prompt(
-                text="?", ids=torch.zeros(1).int().numpy(), values={}, origin=Origin("sums.jsonl", row, line)
-            ),
-            text=text,
-            ids=torch.zeros(3, dtype=torch.long),
-            committed_step=torch.zeros(3, dtype=torch.long),
-            num_tokens=2,
-            ended=True,
-        )
-        for row, line, text in ((6, 7, "2"), (7, 8, "two words"))
-    ]
+    answers = [answer_to(6, 7, "2"), answer_to(7, 8, "two words")]
     judge = Judge(rewards=[WeightedReward(reward=reward)], overlong_is_worthless=False)
     with pytest.raises(DataError) as caught:
         judge(answers)

@@ -34,6 +34,9 @@ def policy_step(engine: Engine) -> PolicyStep:
     return engine.step
 
 
+EVEN_TOO = ("rl.skip_even_groups=false",)
+
+
 def taken(engine: Engine, step: int = 3) -> tuple[Any, dict[str, Tensor]]:
     result = engine.step(next(engine.data.loader.steps()), step, lambda: None)
     named = engine.saver.objects.model.named_parameters()
@@ -79,6 +82,12 @@ def test_equal_rewards_teach_nothing(make_rl: MakeRl, skips: str) -> None:
     assert not result.is_bad
     assert result.figures["even_groups"] == 1
     assert all(not gradient.any() for gradient in gradients.values())
+
+
+def test_equal_rewards_are_no_signal_to_a_value_model_either(make_rl: MakeRl) -> None:
+    result, _ = taken(make_rl(*VALUE, reward="constant"))
+    assert result.figures["reward_std"] == 0
+    assert not result.has_signal
 
 
 def test_groups_without_signal_are_left_out_and_change_nothing_but_the_average(
@@ -195,6 +204,17 @@ def test_a_curriculum_lengthens_the_answers(make_rl: MakeRl) -> None:
     batch = next(engine.data.loader.steps())
     written = [int(policy_step(engine).rollouts(batch, step).batches[0].eligible.sum(1).max()) for step in (0, 1, 2)]
     assert written == [1, 1, 3]
+
+
+def test_a_curriculum_keeps_the_blocks_of_section_sampling(make_rl: MakeRl) -> None:
+    engine = make_rl(
+        "sampling.block_length=2", "rl.curriculum=[{step: 0, gen_length: 1}, {step: 1, gen_length: 3}]", *EVEN_TOO
+    )
+    for step in (0, 1):
+        (batch,) = policy_step(engine).rollouts(next(engine.data.loader.steps()), step).batches[:1]
+        assert batch.committed_step is not None
+        for row, eligible in zip(batch.committed_step, batch.eligible, strict=True):
+            assert row[eligible][:2].max() < 2  # the third token is a block of its own, the last one
 
 
 def test_samples_show_answers_with_what_they_are_worth(make_rl: MakeRl, tmp_path: Path) -> None:
