@@ -60,8 +60,8 @@ def cli() -> None:
     """Turn an autoregressive decoder into a diffusion language model: convert, train, sample."""
 
 
-_REFUSALS_OF_THE_SYSTEM = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS}
-"""No bug of anybody's: a full disk, or files that are not to be written or read."""
+_REFUSALS_OF_THE_SYSTEM = {errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM, errno.EROFS}
+"""No bug of anybody's: a full disk, files that are not to be written or read, names that no file can have."""
 
 
 def main() -> None:

@@ -74,8 +74,8 @@ ENTRY_POINT_GROUP = "dlm.plugins"
 FRAMEWORK = "dlm"
 """Name of the distribution whose version plugins depend on, and which alone may provide the built-ins."""
 
-COMPONENT_NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""Names of plugins and of components."""
+COMPONENT_NAME = re.compile(r"(?!(?:null|true|false)\Z)[a-z][a-z0-9_]*")
+"""Names of plugins and of components: what YAML reads as text."""
 
 
 @attrs.frozen

@@ -45,4 +45,4 @@ class PluginSettingError(ValueError):
     def __init__(self, message: str, *, subject: str | None = None) -> None:
         super().__init__(message)
         self.subject = subject
-        """The name or requirement that was asked for; None where the environment asked, or for no plugin by name."""
+        """The name, requirement or option that was asked for; None where the environment asked."""

@@ -30,6 +30,9 @@ SLOW_SECONDS = 5.0
 """An import or a hook that takes longer than this gets a warning: every command pays for it."""
 
 
+_NAMES = "a name has lower-case letters, digits and underscores only, and is not null, true or false"
+
+
 class _RefusedError(Exception):
     """The plugin breaks the contract; the message says how, so that no traceback is needed."""
 
@@ -105,7 +108,7 @@ class _Attempt:
         problems: list[str] = []
         for name, cls in provided.items():
             if not isinstance(name, str) or not COMPONENT_NAME.fullmatch(name):
-                problems.append(f"{kind.name} {name!r}: a name has lower-case letters, digits and underscores only")
+                problems.append(f"{kind.name} {name!r}: {_NAMES}")
             problems += [f"{kind.name} {name!r}: {problem}" for problem in component_problems(kind, cls)]
         if problems:
             raise _RefusedError("; ".join(" ".join(problem.split()) for problem in problems))

@@ -12,6 +12,7 @@ from dlm_plugins.suggestions import did_you_mean
 
 DISABLE_VARIABLE = "DLM_DISABLE_PLUGINS"
 STRICT_VARIABLE = "DLM_STRICT_PLUGINS"
+STRICT_FLAG = "--strict-plugins"
 ALL = "all"
 """In place of names: every plugin but the built-ins."""
 

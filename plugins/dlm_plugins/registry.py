@@ -18,7 +18,7 @@ from dlm_plugins.discovery import (
 from dlm_plugins.errors import ComponentLookupError, PluginSettingError
 from dlm_plugins.kinds import KINDS
 from dlm_plugins.plugin_loading import load_plugin
-from dlm_plugins.plugin_settings import ALL, check_requirements, disabled_plugins, is_strict
+from dlm_plugins.plugin_settings import ALL, STRICT_FLAG, check_requirements, disabled_plugins, is_strict
 from dlm_plugins.suggestions import closest
 
 
@@ -57,7 +57,8 @@ class Registry:
         failures = [record for record in records if record.failed]
         if is_strict(strict) and failures:
             lines = "; ".join(f"{record} is {record.status}: {record.error}" for record in failures)
-            raise PluginSettingError(f"plugins are strict, and not all could be loaded: {lines}")
+            message = f"plugins are strict, and not all could be loaded: {lines}"
+            raise PluginSettingError(message, subject=STRICT_FLAG if strict else None)
         check_requirements(require, registry.plugins)
         return registry
 

@@ -62,13 +62,16 @@ def write_project(kind: Kind, name: str, folder: Path) -> tuple[Path, ...]:
     text = component.read_text("utf-8") if component.is_file() else component_stub(kind)
     written[f"{package}/{kind.name}.py"] = Template(text).substitute(values)
     written[f"{package}/py.typed"] = ""
-    for path, text in written.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    try:
+        for path, text in written.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PluginSettingError(f"{folder}: cannot be written: {error.strerror}; choose another --out") from error
     return tuple(folder / path for path in written)
 
 
-_RULE = "lower-case letters, digits and underscores, starting with a letter"
+_RULE = "lower-case letters, digits and underscores, starting with a letter, and not null, true or false"
 
 
 def _values(kind: Kind, name: str) -> dict[str, str]:

@@ -231,6 +231,26 @@ def test_the_page_of_a_run_needs_no_evaluation(run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("command", "out", "message"),
+    [
+        (["report", "gone"], "folder", "--out {}: a folder, not a file"),
+        (["report", "gone"], "gone/page.html", "--out {}: the folder does not exist"),
+        (["eval", "--model", "gone"], "file", "--out {}: {} is a file, not a folder"),
+        (["eval", "--model", "gone"], "file/below", "is a file, not a folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_else(
+    tmp_path: Path, command: list[str], out: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    place = str(tmp_path / out)
+    result = CliRunner().invoke(cli, [*command, "--out", place])
+    assert result.exit_code == 2
+    assert message.format(place, place) in result.output
+
+
+@pytest.mark.parametrize(
     ("option", "row", "message"),
     [
         ("questions", {"question": "a", "choices": ["b"], "answer": 0}, "choices: a list of at least two texts"),

@@ -106,7 +106,7 @@ def test_anything_else_is_a_bug_with_its_traceback(dlm: Dlm) -> None:
     assert lines[-1] == "dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs."
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.ENAMETOOLONG])
 def test_what_the_system_refuses_is_no_bug(dlm: Dlm, code: int) -> None:
     ending = dlm(doing=raising(OSError(code, os.strerror(code), "out.jsonl")))
     assert (ending.code, ending.out, ending.err) == (2, "", f"dlm: out.jsonl: {os.strerror(code)}\n")

@@ -169,13 +169,17 @@ def test_check_reads_a_project_that_is_not_installed(tmp_path: Path, monkeypatch
     [
         (None, "holds no pyproject.toml"),
         ("[project", "pyproject.toml: "),
+        ("\udcff", "pyproject.toml: 'utf-8' codec can't decode"),
+        ("project = 3", "announces no plugin"),
+        ("[project]\nentry-points = 3", "announces no plugin"),
+        (PYPROJECT.replace('"dlm_acme"', '"no module"'), "the entry point 'acme' is 'no module', not a module"),
         ("[project]\nname = 'dlm-acme'", "announces no plugin"),
         (PYPROJECT, "names module 'dlm_acme', which is neither here nor in src/"),
     ],
 )
 def test_check_says_why_a_folder_is_not_a_plugin(tmp_path: Path, pyproject: str | None, message: str) -> None:
     if pyproject is not None:
-        (tmp_path / "pyproject.toml").write_text(pyproject)
+        (tmp_path / "pyproject.toml").write_text(pyproject, errors="surrogateescape")
     result = dlm_plugins("check", str(tmp_path))
     assert message in str(result.exception)
     assert getattr(result.exception, "exit_code", None) == 2
@@ -188,7 +192,7 @@ def test_check_tries_the_contract_and_fails_where_a_component_breaks_it(site_pac
     assert result.exit_code == 1
     assert "acme    dlm-acme 0.1  failed  1 component" in result.stdout
     assert "noise_schedule 'falling': " in result.stdout
-    document = json.loads(dlm_plugins("check", "acme", "--json").stdout)
+    document = json.loads(dlm_plugins("check", "DLM_acme", "--json").stdout)
     assert document["plugins"][0]["components"][0]["failures"]
 
 

@@ -203,6 +203,8 @@ def test_no_name_makes_a_class_that_clashes_with_the_language_or_the_contract(na
         ("loss", "mine", "dlm", "cannot name a package: the plugin would be called 'dlm'"),
         ("loss", "mine", "full", "already holds something; nothing was written"),
         ("loss", "mine", "full/file", "already holds something; nothing was written"),
+        ("loss", "mine", "full/file/dlm-acme", "dlm-acme: cannot be written: Not a directory; choose another --out"),
+        ("loss", "null", "dlm-acme", "'null' is no name for a component: lower-case letters"),
     ],
 )
 def test_what_cannot_be_written_is_refused(kind: str, name: str, folder: str, message: str, tmp_path: Path) -> None:

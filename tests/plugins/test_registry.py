@@ -81,6 +81,15 @@ def test_one_name_from_two_third_parties_fails_only_when_used(site_packages: Any
         registry.resolve("noise_schedule", "straight")
 
 
+@pytest.mark.parametrize("name", ["null", "true", "false"])
+def test_a_name_that_yaml_does_not_read_as_text_is_refused(
+    site_packages: Any, schedule_plugin: Source, name: str
+) -> None:
+    site_packages.install("dlm-acme", {"dlm_acme.py": schedule_plugin(name)})
+    (warning,) = Registry.discover().warnings()
+    assert f"noise_schedule '{name}': a name has lower-case letters, digits and underscores only" in warning
+
+
 def test_names_of_different_kinds_do_not_meet() -> None:
     registry = Registry((record("acme", "same"), record("bolt", "same", kind="masking")))
     assert registry.resolve("loss", "same").plugin == "acme"

@@ -15,6 +15,7 @@ from dlm.config.run_config import PluginsConfig, RunConfig, places_of
 from dlm.config.run_file_source import COMMAND_LINE, Located, RunFileError, WrittenRunFile, parent_of, read_source
 from dlm_plugins import KINDS
 from dlm_plugins.errors import ConfigurationError, PluginSettingError, Problem
+from dlm_plugins.plugin_settings import STRICT_FLAG
 from dlm_plugins.registry import Registry
 from dlm_plugins.structuring import make_converter, problems_of
 
@@ -89,7 +90,7 @@ def _discover(source: WrittenRunFile, disable: Collection[str], strict: bool) ->
     try:
         return Registry.discover(disable={*settings.disable, *disable}, strict=strict, require=settings.require)
     except PluginSettingError as error:
-        source.faults.append(_located(source, settings, error, strict))
+        source.faults.append(_located(source, settings, error))
     try:
         return Registry.discover()
     except PluginSettingError:
@@ -97,17 +98,15 @@ def _discover(source: WrittenRunFile, disable: Collection[str], strict: bool) ->
         raise RunFileError(_report(source, ())) from None
 
 
-def _located(source: WrittenRunFile, settings: PluginsConfig, error: PluginSettingError, strict: bool) -> Located:
+def _located(source: WrittenRunFile, settings: PluginsConfig, error: PluginSettingError) -> Located:
     """Where a request about plugins was made: the file, an override, a flag, or the environment."""
     message, places = str(error), {"plugins.require": settings.require, "plugins.disable": settings.disable}
     for key, requests in places.items():
         if error.subject in requests:
             return source.located(Problem(key, message))
-    if error.subject is not None:
-        return Located(COMMAND_LINE, Problem("--no-plugin", message))
-    if strict:
-        return Located(COMMAND_LINE, Problem("--strict-plugins", message))
-    return Located("<environment>", Problem("", message))
+    if error.subject is None:
+        return Located("<environment>", Problem("", message))
+    return Located(COMMAND_LINE, Problem(STRICT_FLAG if error.subject == STRICT_FLAG else "--no-plugin", message))
 
 
 def _fill_dependent_defaults(value: dict[str, Any]) -> None:

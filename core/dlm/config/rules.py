@@ -119,7 +119,7 @@ def lengths(config: RunConfig) -> Iterator[Problem]:
 def without_effect(config: RunConfig) -> Iterator[Problem]:
     """Settings that the rest of the run file makes idle."""
     sft, dataset = config.training.mode == "sft", config.dataset
-    if dataset.isolate_documents and not dataset.pack and not sft:
+    if dataset.isolate_documents and not dataset.pack and config.training.mode == "pretrain":
         yield Problem("dataset.isolate_documents", "has no effect without dataset.pack: every row is one document")
     if sft and dataset.format == "prompt_response" and dataset.train_on == "last_answer":
         yield Problem("dataset.train_on", "has no effect with format prompt_response, where a row has one answer")
@@ -216,7 +216,12 @@ RULES: tuple[tuple[Rule, tuple[str, ...]], ...] = (
 """Each rule with the keys it looks at: it is not asked when one of them is wrong already."""
 
 _KEYS_OF_MODE: dict[str, tuple[str, ...]] = {
-    "pretrain": ("dataset.text_column", "dataset.isolate_documents", "training.noise"),
+    "pretrain": (
+        "dataset.text_column",
+        "dataset.isolate_documents",
+        "training.noise",
+        "training.noise.random_length_prob",
+    ),
     "sft": (
         "dataset.format",
         "dataset.train_on",
@@ -253,7 +258,7 @@ def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
     switch on and off, but told.
     """
     for reason, keys in _idle(config):
-        paths = [path for key in keys for path in _differing(_at(config, key), _at(defaults, key), key)]
+        paths = dict.fromkeys(path for key in keys for path in _differing(_at(config, key), _at(defaults, key), key))
         if paths:
             yield f"{reason}; not used: {', '.join(paths)}"
     if config.training.mode == "rl":

@@ -75,7 +75,9 @@ class WrittenRunFile:
             return
         for fault in document.faults:
             self._refuse(join_path(path, fault.path), fault.message)
-        if not document.faults:
+        if document.rest.startswith("#"):
+            self._refuse(path, f"{shown(document.rest)} would be left out, as a comment; put the value in quotes")
+        elif not document.faults:
             self._assign(path, document.value)
 
     def _refuse(self, path: str, message: str) -> None:
@@ -89,12 +91,19 @@ class WrittenRunFile:
             inner = holder.get(parent)
             if not isinstance(inner, dict):
                 # The short form of a component grows into its long form; anything else gives way.
-                name = inner if isinstance(inner, str) and _is_component(place) else _SHORT_FORMS.get(place)
+                grows = isinstance(inner, str) and _is_component(place)
+                name = inner if grows else _SHORT_FORMS.get(place)
+                if inner is None or grows:
+                    self.origins.setdefault(place, COMMAND_LINE)
+                else:
+                    self._came_from_command_line(place)
                 inner = {} if name is None else {"name": name}
                 holder[parent] = inner
-                self.origins.setdefault(place, COMMAND_LINE)
             holder = inner
         holder[key] = _replacement(path, holder.get(key), value)
+        self._came_from_command_line(path)
+
+    def _came_from_command_line(self, path: str) -> None:
         inside = tuple(path + sign for sign in ".[")
         self.origins = {place: origin for place, origin in self.origins.items() if not place.startswith(inside)}
         self.origins[path] = COMMAND_LINE
@@ -138,7 +147,7 @@ def read_source(path: str | Path) -> WrittenRunFile:
 
 def _read_text(path: Path, name: str) -> str:
     try:
-        if not path.is_file():
+        if path.is_dir() or not path.exists():
             raise RunFileError([f"{name}: {'a folder, not a file' if path.is_dir() else 'no such file'}"])
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

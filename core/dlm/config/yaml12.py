@@ -55,6 +55,8 @@ class Document:
     lines: dict[str, int] = attrs.field(factory=dict)
     """Line of every key and list item, by path; of the document itself under the empty path."""
     faults: list[Fault] = attrs.field(factory=list)
+    rest: str = ""
+    """What stands behind a value that ends before the text does: a comment."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -111,7 +113,8 @@ def parse_yaml(text: str) -> Document:
     finally:
         if loader is not None:
             loader.dispose()
-    return _Builder().document(node)
+    rest = text[0 if node is None else node.end_mark.index :].strip()
+    return attrs.evolve(_Builder().document(node), rest=rest)
 
 
 def _explained(error: yaml.MarkedYAMLError) -> str:

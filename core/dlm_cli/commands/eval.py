@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 import attrs
 import click
 
+from dlm_cli.destinations import file_to_write, folder_to_write
+
 if TYPE_CHECKING:
     from dlm.config.eval_options import EvalOptions, Method
     from dlm.evaluation.intervals import Figure
@@ -95,7 +97,7 @@ def eval_(
     alone, and of draws and data.
     """
     loading = {name: options.pop(name) for name in ("dtype", "device", "trust_remote_code")}
-    chosen = _options(options)
+    chosen, folder = _options(options), folder_to_write("--out", out)
     if len(models) > 1 and against:
         raise click.UsageError("--against compares one --model with another: give one --model")
     if against_method and not against:
@@ -126,8 +128,8 @@ def eval_(
         if grid:
             report["sweep"] = sweep(found, grid, chosen, progress.tell)
     _print(report)
-    if out is not None:
-        _write(out, report, models[0])
+    if folder is not None:
+        _write(folder, report, models[0])
 
 
 def _options(values: dict[str, Any]) -> "EvalOptions":
@@ -196,13 +198,11 @@ def _print(report: dict[str, Any]) -> None:
         click.echo(format_table(("settings", "tokens a forward", *names), rows))
 
 
-def _write(out: str, report: dict[str, Any], model: str) -> None:
+def _write(folder: Path, report: dict[str, Any], model: str) -> None:
     from dlm.evaluation.own_rows import run_of
     from dlm.evaluation.report import write_report
     from dlm.training.output_folder import REPORT_PAGE
-    from dlm.user_paths import user_path
 
-    folder = user_path(out)
     for note in write_report(folder, report, run_of(model)):
         click.echo(f"dlm: note: {note}", err=True)
     click.echo(f"report written to {folder / REPORT_PAGE}", err=True)
@@ -244,6 +244,7 @@ def report(run: str, out: str | None) -> None:
 
     Nothing is evaluated.
     """
+    written = file_to_write("--out", out)
     from dlm.errors import UserInputError
     from dlm.evaluation.evaluate import versions
     from dlm.evaluation.report import page_of, report_in
@@ -253,7 +254,7 @@ def report(run: str, out: str | None) -> None:
     folder = user_path(run)
     if not (folder / METRICS).is_file():
         raise UserInputError(f"{run}: no {METRICS} here: give the output folder of a run")
-    path: Path = folder / REPORT_PAGE if out is None else user_path(out)
+    path = written or folder / REPORT_PAGE
     made = {"title": run, "command": shlex.join(["dlm", *sys.argv[1:]]), "versions": versions()}
     page, notes = page_of(report_in(folder) or made, folder)
     path.write_text(page, encoding="utf-8")

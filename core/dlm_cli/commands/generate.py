@@ -1,11 +1,11 @@
 """``dlm generate``: text from a trained folder: prompts, infill, number of samples, batch size, trace, output."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dlm_cli.destinations import file_to_write
 from dlm_cli.dotted_options import DottedCommand
 from dlm_cli.sampling_options import DOTTED_OPTIONS, open_session, sampling_options
 from dlm_plugins.streams import has_no_reader
@@ -97,17 +97,6 @@ def _texts(prompts: tuple[str, ...], prompt_file: str | None, *, may_be_piped: b
     if not piped:
         raise nothing
     return piped
-
-
-def file_to_write(option: str, written: str | None) -> Path | None:
-    """The path given to an option, refused before anything is loaded if nothing can be written there."""
-    from dlm.user_paths import user_path
-
-    path = None if written is None else user_path(written)
-    if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-        what = "a folder, not a file" if path.is_dir() else "the folder does not exist"
-        raise click.UsageError(f"{option} {written}: {what}")
-    return path
 
 
 def print_result(result: "Result", is_only: bool) -> None:

@@ -43,7 +43,7 @@ class PluginCheck:
         return self.status in ("ok", "disabled")
 
 
-@click.command(short_help="Load plugins and try their contracts.", context_settings={"show_default": True})
+@click.command(short_help="Load plugins and try their contracts.")
 @click.argument("plugin", required=False, metavar="[PLUGIN|PATH]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--traceback", "with_traceback", is_flag=True, help="Print where a broken plugin failed.")
@@ -75,6 +75,8 @@ def check(plugin: str | None, as_json: bool, with_traceback: bool) -> None:
 
 
 def _records(plugin: str | None) -> "list[PluginRecord]":
+    from packaging.utils import canonicalize_name
+
     from dlm.user_paths import user_path
     from dlm_plugins.plugin_loading import load_plugin
     from dlm_plugins.registry import Registry
@@ -88,7 +90,8 @@ def _records(plugin: str | None) -> "list[PluginRecord]":
     records = Registry.discover().plugins
     if plugin is None:
         return list(records)
-    chosen = [each for each in records if plugin in (each.name, each.distribution)]
+    name = canonicalize_name(plugin)
+    chosen = [each for each in records if plugin == each.name or name == canonicalize_name(each.distribution)]
     if not chosen:
         installed = ", ".join(each.name for each in records)
         raise click.UsageError(f"no plugin {plugin!r} is installed and there is no such folder; installed: {installed}")

@@ -1,8 +1,10 @@
 """Loading of run files by hand-made cases: every problem at once, each with file, line and key."""
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import attrs
@@ -255,6 +257,16 @@ def test_keys_of_the_other_mode_are_told_in_one_note(minimal: dict[str, Any]) ->
     assert load_mapping(minimal, ["training.mode=sft"]).notes == (f"training.mode is sft; not used: {expected}",)
 
 
+def test_keys_that_only_pretraining_reads_are_told_in_every_other_mode(minimal: dict[str, Any]) -> None:
+    minimal["dataset"]["isolate_documents"] = True
+    minimal["training"]["noise"] = {"random_length_prob": 0.5}
+    assert load_mapping(minimal).notes == ()
+    preference = ["training.mode=preference", "training.loss_impl=dpo"]
+    expected = "not used: dataset.isolate_documents, training.noise.random_length_prob"
+    assert load_mapping(minimal, preference).notes == (f"training.mode is preference; {expected}",)
+    assert load_mapping(minimal, ["training.mode=sft"]).notes == (f"training.mode is sft; {expected}",)
+
+
 def test_keys_of_an_evaluation_that_is_off_are_told_in_one_note(minimal: dict[str, Any]) -> None:
     minimal["evaluation"] = {"fraction": 0.1, "max_rows": 7, "eval_every_steps": 3}
     assert load_mapping(minimal).notes == ()
@@ -330,6 +342,10 @@ def test_overrides(minimal: dict[str, Any], overrides: list[str], holds: Callabl
         ("=3", "'=3' is not an override"),
         ("a..b=3", "'a..b=3' is not an override"),
         ("a[0]=3", "'a[0]=3' is not an override"),
+        ("training.output_dir=runs/a #1", "training.output_dir: '#1' would be left out, as a comment"),
+        ("training.checkpoint.resume=#none", "training.checkpoint.resume: '#none' would be left out, as a comment"),
+        ("training.max_steps.x=3", "training.max_steps: must be an integer"),
+        ("dataset.name.x.y=3", "dataset.name: must be text"),
     ],
 )
 def test_bad_overrides_are_blamed_on_the_command_line(
@@ -337,6 +353,20 @@ def test_bad_overrides_are_blamed_on_the_command_line(
 ) -> None:
     (line,) = complaints(minimal_text, [override])
     assert line.startswith(f"{COMMAND_LINE}: {expected}")
+
+
+def test_a_hash_within_a_value_is_no_comment(minimal: dict[str, Any]) -> None:
+    overrides = ["training.output_dir=runs/a#1", "evaluation.sample_prompts=['#1 is', \"# 2\"]"]
+    config = load_mapping(minimal, overrides).config
+    assert config.training.output_dir == "runs/a#1"
+    assert config.evaluation.sample_prompts == ("#1 is", "# 2")
+
+
+def test_an_override_below_a_list_is_blamed_on_the_command_line(complaints: Complaints, minimal_text: str) -> None:
+    text = minimal_text + "evaluation:\n  metrics:\n    - elbo\n"
+    assert complaints(text, ["evaluation.metrics.per=byte"]) == [
+        f"{COMMAND_LINE}: evaluation.metrics: must be a list, not a mapping"
+    ]
 
 
 def test_an_override_mends_the_file(complaints: Complaints, minimal_text: str) -> None:
@@ -361,6 +391,23 @@ def test_plugins_are_settled_before_components_are_looked_up(complaints: Complai
     assert "dlm-nowhere" in line
     (line,) = complaints(minimal_text + "plugins: {disable: nobody}\n")
     assert line.startswith("run.yaml:8: plugins.disable: must be a list")
+
+
+def test_what_the_environment_asks_is_not_blamed_on_an_option(
+    minimal: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLM_DISABLE_PLUGINS", "nobody")
+    with pytest.raises(RunFileError, match=r"^<environment>: DLM_DISABLE_PLUGINS: no plugin 'nobody'"):
+        load_mapping(minimal, strict=True)
+
+
+def test_a_run_file_may_come_through_a_pipe(minimal_text: str, tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = Thread(target=path.write_text, args=(minimal_text,))
+    writer.start()
+    assert load_config(path).config.training.max_steps == 10
+    writer.join()
 
 
 def test_the_same_file_loads_twice_to_equal_configurations(minimal_text: str, tmp_path: Path) -> None:
