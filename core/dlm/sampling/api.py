@@ -55,6 +55,12 @@ class GenerateState(GenerateOutput):
         shared = {field.name: getattr(self, field.name) for field in attrs.fields(GenerateOutput)}
         return GenerateOutput(**shared)
 
+    def on_host(self) -> "GenerateState":
+        """The same with all tensors on the CPU, so that whoever looks at it waits for no device."""
+        names = [field.name for field in attrs.fields(GenerateState)]
+        moved: dict[str, Any] = {name: each.cpu() for name in names if isinstance(each := getattr(self, name), Tensor)}
+        return attrs.evolve(self, **moved)
+
     def num_settled(self, takes_nothing_back: bool) -> int:
         """Positions at the beginning of the one row that stay as they are.
 

@@ -49,8 +49,8 @@ class RowOnItsWay:
         return not self.tasks
 
     def state(self, seconds: float = 0.0) -> GenerateState:
-        """How it stands."""
-        return snapshot(self.loop, self.cache, int(self.loop.row_steps), seconds)
+        """How it stands, on the CPU: the event loop looks at it, and must not wait for a device at its next step."""
+        return snapshot(self.loop, self.cache, int(self.loop.row_steps), seconds).on_host()
 
     def goes_with(self, other: "RowOnItsWay") -> bool:
         """Whether both can be in one joint block without a difference to either."""
