@@ -19,7 +19,7 @@ _RENDERINGS: Mapping[str, Callable[[Any, bool], Rendering]] = {
     "plain": lambda tokenizer, _: PlainRendering(tokenizer),
     "chat_template": lambda tokenizer, thinks: ChatTemplateRendering(tokenizer, thinks),
 }
-_MOST_MASKS = 1 << 20
+_MOST_TOKENS = 1 << 20
 _MASKS = re.compile(r"<\|mask(?::(?P<count>\d+))?\|>")
 
 
@@ -68,11 +68,12 @@ def has_gaps(text: str) -> bool:
     return _MASKS.search(text) is not None
 
 
-def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
+def infill_ids(tokenizer: Any, text: str, mask_id: int, longest: int = _MOST_TOKENS) -> list[int]:
     """The ids of a text with gaps: ``<|mask|>`` is one mask, ``<|mask:3|>`` three.
 
     Raises:
-        UserInputError: no gap, one of length 0, or a text that is not valid Unicode.
+        UserInputError: no gap, one of length 0, a text that is not valid Unicode, or more tokens than ``longest``
+            up to the last gap.
     """
     _check_unicode(text, "infill")
     ids: list[int] = []
@@ -82,10 +83,8 @@ def infill_ids(tokenizer: Any, text: str, mask_id: int) -> list[int]:
         if not digits:
             raise UserInputError(f"{gap[0]} in {shortened(text)!r}: a gap has at least one mask")
         # The text of a number may be too long to be read as one.
-        if len(digits) > len(str(_MOST_MASKS)) or len(ids) + int(digits) > _MOST_MASKS:
-            raise UserInputError(
-                f"{shortened(gap[0])}: gaps and what is between them have at most {_MOST_MASKS} tokens"
-            )
+        if len(digits) > len(str(_MOST_TOKENS)) or len(ids) + int(digits) > longest:
+            raise UserInputError(f"{shortened(gap[0])}: gaps and what is between them have at most {longest} tokens")
         count = int(digits)
         ids += encode_text(text[end : gap.start()], tokenizer)
         ids += [mask_id] * count

@@ -25,8 +25,10 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The object that clients read."""
+        # A message may repeat half a character that a client sent, which no answer can hold.
+        message = self.message.encode("utf-8", "backslashreplace").decode()
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The whole answer; one to a busy server's client says when to come back."""

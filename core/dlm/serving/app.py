@@ -22,7 +22,7 @@ from dlm.sampling.trace import Changes
 from dlm.serving.api_errors import ApiError, refused
 from dlm.serving.engine import Engine
 from dlm.serving.forms import ChatForm, CompletionForm, Form, usage_of
-from dlm.serving.limits import Limits, check_size
+from dlm.serving.limits import Limits
 from dlm.serving.metrics import Metrics
 from dlm.serving.page import page_for
 from dlm.serving.requests import Body, ChatBody, CompletionBody, InfillBody, TraceBody, Wanted, wanted_of
@@ -145,15 +145,14 @@ class Service:
 
         async def write(request: Request) -> Response:
             wanted = await self._wanted(request, body_kind)
-            form = form_kind(model=self.name, seed=wanted.settings.seed)
+            form = form_kind(model=self.name, seed=wanted.seed)
             return await self._write(request, wanted, form)
 
         return write
 
     async def _wanted(self, request: Request, kind: type[Body]) -> Wanted:
-        wanted = wanted_of(kind, await self._json(request), self.session, draws_seed=self.draws_seeds)
+        wanted = wanted_of(kind, await self._json(request), self.session, self.limits, draws_seed=self.draws_seeds)
         self._check_model(wanted.body.model)
-        check_size(wanted, self.session, self.limits)
         return wanted
 
     async def _trace(self, request: Request) -> Response:
@@ -162,7 +161,7 @@ class Service:
         if wanted.body.num_samples > 1 or wanted.body.stops:
             raise refused("a trace follows one text to its end: leave n and stop out")
         writing = Writing(self.engine, wanted, watches=True)
-        steps = self._steps(writing, wanted.settings.seed)
+        steps = self._steps(writing, wanted.seed)
         try:
             first = await _unless_gone(request, anext(steps))
         except BaseException:
@@ -265,7 +264,9 @@ class Service:
             writing.cancel()
 
     def _usage(self, wanted: Wanted, rows: list[RowText], started: float) -> dict[str, int]:
-        usage = usage_of(sum(map(len, wanted.prompts)), rows)
+        # The masks of an infill are no tokens of the prompt: they are what is written.
+        num_given = sum(each != self.session.mask_id for ids in wanted.prompts for each in ids)
+        usage = usage_of(num_given, rows)
         self.metrics.prompt_tokens.inc(usage["prompt_tokens"])
         self.metrics.completion_tokens.inc(usage["completion_tokens"])
         self.metrics.seconds.observe(time.perf_counter() - started)

@@ -1,6 +1,6 @@
 """Bodies of requests in OpenAI's form: what they may hold, what is refused, and the rows of ids they ask for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from secrets import randbelow
 from typing import Any
 
@@ -18,6 +18,7 @@ from dlm.sampling.arguments import structured
 from dlm.sampling.prompts import check_prompt, has_gaps, infill_ids, prompt_ids
 from dlm.sampling.session import Session
 from dlm.serving.api_errors import refused
+from dlm.serving.limits import Limits, fitted
 
 MAX_SAMPLES = 16
 MAX_STOPS = 4
@@ -93,6 +94,11 @@ class Body:
         return self.n or 1
 
     @property
+    def num_prompts(self) -> int:
+        """Prompts, before any of them is read."""
+        return 1
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the numbers of tokens."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
@@ -104,14 +110,23 @@ class CompletionBody(Body):
 
     prompt: Any = setting("A text, a list of texts, a list of ids, or a list of lists of ids.")
 
-    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+    @property
+    def num_prompts(self) -> int:
+        """Those of the list, or one."""
+        return len(self._given)
+
+    def prompts(self, session: Session, longest: int) -> list[tuple[int, ...]]:
         """The ids of each prompt. Texts are rendered as ``dlm generate`` does."""
+        return [self._ids(session, each) for each in self._given]
+
+    @property
+    def _given(self) -> list[Any]:
         given = self.prompt
         if isinstance(given, str) or _is_list_of(int, given):
             given = [given]
         if not isinstance(given, list) or not given:
             raise refused("prompt must be a text, a list of texts, or ids", "prompt")
-        return [self._ids(session, each) for each in given]
+        return given
 
     def _ids(self, session: Session, prompt: Any) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -131,7 +146,7 @@ class ChatBody(Body):
     messages: Sequence[Mapping[str, Any]] = setting("The conversation so far.", validator=min_len(1))
     max_completion_tokens: int | None = setting("The same as max_tokens.", None, POSITIVE_OR_NULL)
 
-    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+    def prompts(self, session: Session, longest: int) -> list[tuple[int, ...]]:
         """The ids of the one prompt."""
         rendering = _rendering_of(session)
         conversation = _conversation(self.messages)
@@ -153,9 +168,9 @@ class InfillBody(Body):
         """Always."""
         return True
 
-    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+    def prompts(self, session: Session, longest: int) -> list[tuple[int, ...]]:
         """The ids of the text, masks at its gaps."""
-        return [tuple(infill_ids(session.tokenizer, self.prompt, session.mask_id))]
+        return [tuple(infill_ids(session.tokenizer, self.prompt, session.mask_id, longest))]
 
 
 @attrs.frozen(kw_only=True)
@@ -169,11 +184,10 @@ class TraceBody(Body):
         """Whether there are gaps."""
         return has_gaps(self.prompt)
 
-    def prompts(self, session: Session) -> list[tuple[int, ...]]:
+    def prompts(self, session: Session, longest: int) -> list[tuple[int, ...]]:
         """The ids of the text."""
-        if self.is_infill:
-            return InfillBody(prompt=self.prompt).prompts(session)
-        return CompletionBody(prompt=self.prompt).prompts(session)
+        kind = InfillBody if self.is_infill else CompletionBody
+        return kind(prompt=self.prompt).prompts(session, longest)
 
 
 @attrs.frozen(kw_only=True)
@@ -182,35 +196,45 @@ class Wanted:
 
     body: Body
     prompts: tuple[tuple[int, ...], ...]
-    settings: SamplingSettings
+    settings: tuple[SamplingSettings, ...]
+    """Of each prompt: what was left open may differ."""
     is_infill: bool
 
+    @property
+    def seed(self) -> int:
+        """Of all prompts."""
+        return self.settings[0].seed
 
-def wanted_of(kind: type[Body], value: Any, session: Session, *, draws_seed: bool = True) -> Wanted:
+
+def wanted_of(kind: type[Body], value: Any, session: Session, limits: Limits, *, draws_seed: bool = True) -> Wanted:
     """Read the body of a request.
 
     Args:
         kind: of its keys.
         value: the JSON of the body.
         session: the model that is served, with the settings that hold where a request says nothing.
+        limits: of the server.
         draws_seed: whether a request that names no seed gets one of its own, instead of the session's.
 
     Raises:
-        ApiError: what OpenAI's interface does not allow, or what means nothing here.
+        ApiError: what OpenAI's interface does not allow, what means nothing here, or more than the limits allow.
         UserInputError: prompts and settings that do not fit the model.
     """
     body: Any = structured(_meaningful(value), kind)
     if len(body.stops) > MAX_STOPS or not all(body.stops):
         raise refused(f"stop is one text, or at most {MAX_STOPS}, none of them empty", "stop")
-    prompts = tuple(body.prompts(session))
-    is_infill: bool = body.is_infill
-    settings = _settings(body, session.settings, is_infill, draws_seed)
-    if settings.block_length is not None and "block_length" not in (body.dlm or {}):
-        # The server's block length is no reason against a text that is shorter.
-        shortest = min(settings.gen_length or len(ids) for ids in prompts)
-        if settings.gen_length is not None and 0 < shortest < settings.block_length:
-            settings = attrs.evolve(settings, block_length=shortest)
-    return Wanted(body=body, prompts=prompts, settings=settings, is_infill=is_infill)
+    # Before the prompts are read: nobody else is answered meanwhile.
+    num_rows = body.num_prompts * body.num_samples
+    if num_rows > limits.max_waiting:
+        raise refused(f"{num_rows} texts are more than the {limits.max_waiting} that may wait here", "n")
+    prompts = tuple(body.prompts(session, limits.longest(session.model.config)))
+    settings, said = _settings(body, session.settings, draws_seed)
+    return Wanted(
+        body=body,
+        prompts=prompts,
+        settings=tuple(fitted(settings, said, ids, session.model, limits) for ids in prompts),
+        is_infill=body.is_infill,
+    )
 
 
 def _meaningful(value: Any) -> dict[str, Any]:
@@ -223,8 +247,8 @@ def _meaningful(value: Any) -> dict[str, Any]:
     return {key: each for key, each in value.items() if key not in ASKS_FOR_NOTHING and each is not None}
 
 
-def _settings(body: Any, defaults: SamplingSettings, is_infill: bool, draws_seed: bool) -> SamplingSettings:
-    """The server's settings, and what the request says on top."""
+def _settings(body: Any, defaults: SamplingSettings, draws_seed: bool) -> tuple[SamplingSettings, Collection[str]]:
+    """The server's settings with what the request says on top, and what it says."""
     standard = {
         "gen_length": body.max_tokens,
         "seed": body.seed,
@@ -235,14 +259,14 @@ def _settings(body: Any, defaults: SamplingSettings, is_infill: bool, draws_seed
         if body.max_tokens not in (None, more):
             raise refused("max_tokens and max_completion_tokens are the same: give one", "max_completion_tokens")
         standard["gen_length"] = more
-    if is_infill and body.max_tokens is not None:
+    if body.is_infill and body.max_tokens is not None:
         raise refused("an infill writes its gaps and nothing else: leave max_tokens out", "max_tokens")
     said = {key: value for key, value in standard.items() if value is not None}
     own = dict(body.dlm or {})
     if twice := sorted(said.keys() & own.keys()):
         raise refused(f"{twice[0]} is said twice, in dlm and beside it: give one", f"dlm.{twice[0]}")
     drawn = {"seed": randbelow(_SEEDS)} if draws_seed else {}
-    said = {**drawn, **({"gen_length": 0} if is_infill else {}), **said, **own}
+    said = {**drawn, **({"gen_length": 0} if body.is_infill else {}), **said, **own}
     try:
         given = structured(said, SamplingSettings)
     except UserInputError as error:
@@ -250,7 +274,7 @@ def _settings(body: Any, defaults: SamplingSettings, is_infill: bool, draws_seed
     settings = attrs.evolve(defaults, **{key: getattr(given, key) for key in said})
     # What the tokenizer knows (unused ids) stays suppressed.
     suppressed = tuple(dict.fromkeys((*defaults.suppress_tokens, *settings.suppress_tokens)))
-    return attrs.evolve(settings, suppress_tokens=suppressed)
+    return attrs.evolve(settings, suppress_tokens=suppressed), said
 
 
 def _rendering_of(session: Session) -> Rendering:
@@ -268,7 +292,8 @@ def _conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
     turns: list[Turn] = []
     system: str | None = None
     for index, message in enumerate(messages):
-        role, text = message.get("role"), _text(message, f"messages[{index}]")
+        role = message.get("role")
+        text = _text(message, f"messages[{index}]", may_be_empty=role == "assistant")
         if unknown := sorted(set(message) - {"role", "content", "name", "refusal"}):
             raise refused(f"messages[{index}].{unknown[0]} means nothing to this model: leave it out", "messages")
         if role in ("system", "developer"):
@@ -285,13 +310,13 @@ def _conversation(messages: Sequence[Mapping[str, Any]]) -> Conversation:
     return Conversation(turns=tuple(turns), system=system)
 
 
-def _text(message: Mapping[str, Any], where: str) -> str:
+def _text(message: Mapping[str, Any], where: str, *, may_be_empty: bool) -> str:
     content = message.get("content")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         texts = [part for part in parts if isinstance(part, str)]
         content = "".join(texts) if len(texts) == len(content) else None
-    if not isinstance(content, str) or not content.strip():
+    if not isinstance(content, str) or not (may_be_empty or content.strip()):
         raise refused(f"{where}.content must be a text, or parts of type text, and not empty", "messages")
     return content
 

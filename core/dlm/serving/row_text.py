@@ -23,6 +23,8 @@ class RowText:
     num_given: int
     """Positions before the text: the prompt's."""
     stops: Sequence[str]
+    given: Sequence[int]
+    """Places in the text that were given, ascending: what surrounds the gaps of an infill."""
     takes_nothing_back: bool
     """Whether what the remasking rule has written stays."""
     text: str = ""
@@ -30,7 +32,7 @@ class RowText:
     reason: Reason | None = None
     """Why the text is complete; None: it is not."""
     num_tokens: int = 0
-    """Tokens of the complete text, with the one that ended it."""
+    """Tokens written for the complete text, with the one that ended it."""
     _num_settled: int = attrs.field(default=0, init=False)
     """Positions that were settled when last looked at."""
 
@@ -48,15 +50,18 @@ class RowText:
         places = [place for place in map(text.find, self.stops) if place >= 0]
         if places:
             text, self.reason = text[: min(places)], "stop"
-            self.num_tokens = self._num_until_stop(ids)
+            self.num_tokens = self._num_written(self._num_until_stop(ids))
         elif is_last or end is not None:
             self.reason = "length" if end is None else "stop"
-            self.num_tokens = len(ids) if end is None else end + 1
+            self.num_tokens = self._num_written(len(ids) if end is None else end + 1)
         else:
             text = text[: len(text) - self._num_uncertain(text)]
         piece = text[len(self.text) :]
         self.text += piece
         return piece
+
+    def _num_written(self, number: int) -> int:
+        return number - bisect_left(self.given, number)
 
     def _text(self, ids: list[int], *, is_complete: bool) -> str:
         return text_of(self.tokenizer, ids if is_complete else ids[: num_whole(self.tokenizer, ids)], self.ends)

@@ -1,7 +1,7 @@
 """One request on its way: its rows go to the engine, their states come back, on the event loop, as pieces of text."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 import attrs
 
@@ -42,16 +42,17 @@ class Writing:
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._untaken: dict[int, Event] = {}
         self._loop = asyncio.get_running_loop()
-        samples = [ids for ids in wanted.prompts for _ in range(wanted.body.num_samples)]
+        pairs = zip(wanted.prompts, wanted.settings, strict=True)
+        samples = [pair for pair in pairs for _ in range(wanted.body.num_samples)]
         self.rows = [
             Row(
                 ids=ids,
-                settings=wanted.settings,
+                settings=settings,
                 key=index,
                 on_state=self._teller(index) if watches else None,
                 on_end=self._ender(index),
             )
-            for index, ids in enumerate(samples)
+            for index, (ids, settings) in enumerate(samples)
         ]
         try:
             engine.submit(self.rows)
@@ -117,14 +118,15 @@ class Writing:
 
 def texts_of(writing: Writing, wanted: Wanted, session: Session) -> list[RowText]:
     """The texts of a request's rows, still empty."""
-    ends: Sequence[int] = () if wanted.is_infill else session.eos_ids
+    mask_id, ends = session.mask_id, () if wanted.is_infill else session.eos_ids
     return [
         RowText(
             tokenizer=session.tokenizer,
             ends=ends,
             num_given=0 if wanted.is_infill else len(row.ids),
+            given=[place for place, each in enumerate(row.ids) if each != mask_id] if wanted.is_infill else (),
             stops=wanted.body.stops,
-            takes_nothing_back=RESPECTS_QUOTA.of(wanted.settings.remasking),
+            takes_nothing_back=RESPECTS_QUOTA.of(row.settings.remasking),
         )
         for row in writing.rows
     ]

@@ -1,18 +1,22 @@
 """``dlm serve`` as its clients see it: OpenAI's own client and plain HTTP, on a real port."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import openai
 import pytest
 import torch
 
 import dlm
+from dlm.errors import DlmError
 from dlm.sampling.arguments import settings_of
 from dlm.sampling.session import Session
 from dlm.serving.api_errors import ApiError
-from dlm.serving.requests import ChatBody, CompletionBody, wanted_of
+from dlm.serving.limits import Limits
+from dlm.serving.requests import ChatBody, CompletionBody, InfillBody, wanted_of
 
 from .conftest import Server
 
@@ -191,11 +195,77 @@ def test_a_published_model_is_asked_with_its_own_template(folder: Path, full_fol
     session = Session.open(str(full_folder), settings_of({}))
     body = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}, USER]}
     with pytest.raises(ApiError, match="not trained on conversations"):
-        wanted_of(ChatBody, body, session)
+        wanted_of(ChatBody, body, session, limits())
     session.tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    wanted = wanted_of(ChatBody, body, session)
+    wanted = wanted_of(ChatBody, body, session, limits())
     assert session.tokenizer.decode(wanted.prompts[0]) == "user: hi\nassistant: a\nuser: who?\nassistant: "
-    assert wanted_of(CompletionBody, {"prompt": "hi"}, session).prompts == (tuple(session.tokenizer.encode("hi")),)
+    completion = wanted_of(CompletionBody, {"prompt": "hi"}, session, limits())
+    assert completion.prompts == (tuple(session.tokenizer.encode("hi")),)
+
+
+def limits(**said: Any) -> Limits:
+    return Limits(**{"max_rows": 8, "max_waiting": 64, "max_length": None, "max_body": 1 << 20, "seconds": 60, **said})
+
+
+@pytest.mark.parametrize(
+    ("server_says", "most", "prompt", "said", "fits"),
+    [
+        ({}, 100, "a" * 10, {}, {"gen_length": 90}),
+        ({"gen_length": 200}, None, "a" * 100, {}, {"gen_length": 156}),
+        ({"block_length": 64}, None, "a" * 250, {}, {"gen_length": 6, "block_length": 6}),
+        ({"block_length": 64}, None, "a", {"max_tokens": 8, "dlm": {"block_length": None}}, {"block_length": None}),
+        ({"steps": 128}, None, "a", {"max_tokens": 7}, {"gen_length": 7, "steps": 32}),
+    ],
+)
+def test_what_the_server_says_gives_way_where_a_request_says_nothing(
+    full_folder: Path, server_says: Any, most: int | None, prompt: str, said: Any, fits: dict[str, Any]
+) -> None:
+    session = Session.open(str(full_folder), settings_of(server_says))
+    asked = {"prompt": [prompt, "b"], "max_tokens": None, **said}
+    settings, of_another = wanted_of(CompletionBody, asked, session, limits(max_length=most)).settings
+    assert {name: getattr(settings, name) for name in fits} == fits
+    (alone,) = wanted_of(CompletionBody, {**asked, "prompt": "b", "seed": of_another.seed}, session, limits()).settings
+    assert of_another == attrs.evolve(alone, gen_length=of_another.gen_length), "no prompt changes another's settings"
+    with pytest.raises(DlmError):
+        wanted_of(CompletionBody, {"prompt": prompt, "dlm": {"block_length": 65, "gen_length": 64}}, session, limits())
+
+
+def test_too_many_texts_are_refused_before_any_is_read(session: Session) -> None:
+    """Meanwhile nobody else is answered."""
+
+    def unread(*_: Any, **__: Any) -> None:
+        raise AssertionError("the prompt was read")
+
+    blind = attrs.evolve(session, tokenizer=unread, rendering=None)
+    for body in ({"prompt": ["a"] * 65}, {"prompt": [[1]] * 33, "n": 2}):
+        with pytest.raises(ApiError, match=r"6[56] texts are more than the 64"):
+            wanted_of(CompletionBody, body, blind, limits())
+    started = time.process_time()
+    with pytest.raises(DlmError, match="at most 256 tokens"):
+        wanted_of(InfillBody, {"prompt": "a<|mask|>" * 20_000}, session, limits())
+    assert time.process_time() - started < 1
+
+
+def test_an_answer_without_text_can_be_part_of_a_conversation(server: Server) -> None:
+    messages = [USER, {"role": "assistant", "content": ""}, USER]
+    assert server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 8}).status == 200
+    messages[0] = {"role": "user", "content": ""}
+    assert server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 8}).status == 400
+
+
+def test_half_a_character_in_a_key_is_refused_like_any_other(server: Server) -> None:
+    answer = server.post("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "a", "\\ud800": 1}]}')
+    assert answer.status == 400
+    assert "\\ud800 means nothing" in answer.json["error"]["message"]
+
+
+def test_of_an_infill_what_is_written_is_counted(server: Server) -> None:
+    body = {"prompt": "the <|mask:3|> of it<|mask|>", "seed": 0}
+    answer = server.post("/v1/infill", body).json
+    assert answer["usage"] == {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+    stop = server.post("/v1/infill", {**body, "stop": " of"}).json
+    assert stop["choices"][0]["text"] == answer["choices"][0]["text"][:7]
+    assert stop["usage"]["completion_tokens"] == 3
