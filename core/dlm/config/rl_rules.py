@@ -144,8 +144,8 @@ def rl_notes(config: RunConfig) -> Iterator[str]:
             f"training.noise.masking: {type(masking).__name__} scores answers in contexts that were never sampled; "
             "without a reference (kl, beta) such runs collapsed: watch reward and grad_norm, or choose trace"
         )
-    if has_trace and FOLLOWS_PREDICTIONS.of(config.sampling.remasking):
+    if has_trace and (FOLLOWS_PREDICTIONS.of(config.sampling.remasking) or config.sampling.eos == "late"):
         yield (
             "sampling.remasking: the order of the rollouts follows the model, which the trace does not score: a mild "
-            "bias (docs/rl.md); random has none"
+            "bias (docs/rl.md); random has none, unless eos is late"
         )

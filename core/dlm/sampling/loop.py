@@ -238,12 +238,27 @@ class Loop:
         if state.step == state.num_steps - 1:
             return Decision(commit=state.masked)
         decision = self.settings.remasker.decide(state)
+        if self.settings.commits_eos_last:
+            decision = self._with_ends_last(state, decision)
         commit, remask = decision.commit, decision.remask
         wrong = commit & ~state.masked
         if remask is not None:
             wrong = wrong | (remask & (state.masked | (state.committed_step < 0)))
         self._wrong = self._wrong | wrong.any()  # looked at with the next step's numbers
         return decision
+
+    def _with_ends_last(self, state: BlockState, decision: Decision) -> Decision:
+        """In place of ends of text that would be written while others wait: as many of the others, the surest first.
+
+        Rules that go by confidence see to it themselves, others do not.
+        """
+        is_end = torch.isin(state.candidates, self.settings.eos_ids)
+        ends, others = decision.commit & is_end, state.masked & ~decision.commit & ~is_end
+        number = torch.minimum(ends.sum(dim=1), others.sum(dim=1))[:, None]
+        surest = state.log_probability.masked_fill(~others, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        put_off = ends & (ends.cumsum(dim=1) <= number)
+        instead = others & (surest.argsort(dim=1) < number)
+        return Decision(commit=(decision.commit & ~put_off) | instead, remask=decision.remask)
 
     def _refuse(self) -> NoReturn:
         raise UserInputError(

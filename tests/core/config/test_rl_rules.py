@@ -100,6 +100,7 @@ def test_blocks_of_rollouts_are_those_of_training(complaints: Callable[..., list
     [
         ([], []),
         (["sampling.remasking=low_confidence"], [BIAS]),
+        (["sampling.eos=late"], [BIAS]),
         (["training.noise.masking=all"], [COLLAPSE]),
         (["training.noise.masking=complementary", "sampling.remasking=entropy"], [COLLAPSE]),
         (

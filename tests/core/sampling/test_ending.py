@@ -4,12 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dlm.errors import UserInputError
 from dlm.sampling import generate
 from dlm_builtin_plugins.attention_biases.block import BlockAttention
+from dlm_builtin_plugins.remasking.confidence_temperature import ConfidenceTemperature
+from dlm_builtin_plugins.remasking.entropy import LowEntropy
 from dlm_builtin_plugins.remasking.low_confidence import LowConfidence
-from dlm_plugins import Decision, DecodingState
+from dlm_builtin_plugins.remasking.margin import LargeMargin
+from dlm_builtin_plugins.remasking.random import RandomOrder
+from dlm_plugins import Decision, DecodingState, Remasker
 
 PROMPT = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
 ARGUMENTS: dict[str, Any] = {"gen_length": 20, "steps": 20, "block_length": 4}
@@ -99,6 +104,35 @@ def test_a_penalised_end_is_written_only_where_nothing_else_is_proposed(frozen_m
         late = generate(model, PROMPT, eos_id=eos_id, eos="late", remasking=watched, **arguments)
         assert torch.isfinite(late.log_probabilities).all()
         num_passed_over += watched.num_passed_over
+    assert num_passed_over > 0
+
+
+class Recorded:
+    """A rule, and what it chose from at each step."""
+
+    def __init__(self, rule: Remasker) -> None:
+        self.rule = rule
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def decide(self, state: DecodingState) -> Decision:
+        self.seen.append((state.candidates, state.masked))
+        return self.rule.decide(state)
+
+
+@pytest.mark.parametrize("rule", [RandomOrder(), LowEntropy(), LargeMargin(), ConfidenceTemperature()], ids=repr)
+def test_an_end_comes_last_whatever_the_order(frozen_model: Any, rule: Remasker) -> None:
+    arguments: dict[str, Any] = {"gen_length": 12, "steps": 6, "temperature": 1.0}
+    num_passed_over = 0
+    for seed in range(4):
+        model, recorded = frozen_model(seed=seed), Recorded(rule)
+        eos_id = int(generate(model, PROMPT, **arguments).sequences[:, 3:].mode().values[0])
+        late = generate(model, PROMPT, eos_id=eos_id, eos="late", remasking=recorded, **arguments)
+        for step, (candidates, masked) in enumerate(recorded.seen):
+            written, is_end = late.committed_step[:, 3:] == step, candidates == eos_id
+            assert (written & masked).equal(written)
+            others_wait = (masked & ~written & ~is_end).any(dim=1)
+            assert not (others_wait & (written & is_end).any(dim=1)).any()
+            num_passed_over += int((masked & is_end & ~written).sum())
     assert num_passed_over > 0
 
 
