@@ -62,8 +62,9 @@ class KeyedDraws:
     def _uniform(self, purpose: str, length: int) -> Tensor:
         device = self.rows.device
         quads = torch.arange((length + 3) // 4, device=device)
-        step, zero = torch.tensor([self.step & _WORD, 0], device=device).unbind()
-        words = philox((quads[None, :], self.rows[:, None], step, zero), _key(self.seed, f"{self.scope}:{purpose}"))
+        step = torch.full((), self.step & _WORD, device=device)  # a copy of it would be waited for
+        counter = quads[None, :], self.rows[:, None], step, torch.zeros_like(step)
+        words = philox(counter, _key(self.seed, f"{self.scope}:{purpose}"))
         # 24 bits fill the significand of a float32: exact multiples of 2^-24, never 1.
         return (words.flatten(1)[:, :length] >> 8).to(torch.float32) * 2.0**-24
 

@@ -35,6 +35,7 @@ CASES = [
     {"bias": "block_causal", "loss": "elbo", "schedule": "cosine"},
     {"bias": "alternating", "loss": "soft_ce", "noise": "random_replace"},
     {"bias": "block", "loss": "guidelines", "attention": "eager"},
+    {"bias": "annealed", "loss": "guidelines"},
 ]
 
 
@@ -136,7 +137,7 @@ def step_of(case: dict[str, str], mode: Any, device: torch.device) -> Any:
     model = model_from_config(
         CONFIG, vocab_size=MASK_ID + 1, mask_token_id=MASK_ID, attn_implementation=attention
     ).train()
-    process = build_forward_process(loaded.config, components, loaded.registry, vocabulary)
+    process = build_forward_process(loaded.config, components, loaded.registry, vocabulary, num_steps=9)
     rows = [
         Row(
             input_ids=np.arange(length, dtype=np.int32),
