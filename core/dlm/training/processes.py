@@ -24,6 +24,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
 from torch.distributed import ProcessGroup
 
+from dlm.config.run_config import TrainingConfig
 from dlm.errors import DlmError, ExitCode, LostProcessError, UserInputError
 
 T = TypeVar("T")
@@ -293,3 +294,25 @@ def check_launch(accelerator: Accelerator) -> None:
             "accelerate launch was asked for several processes and started one, as it does where there is no GPU; "
             "say accelerate launch --multi_gpu --num_processes N, which works on the CPU too"
         )
+
+
+def check_launch_settings(training: TrainingConfig) -> None:
+    """See that a launcher was told nothing that the run file says otherwise: accelerate takes it from the environment.
+
+    Raises:
+        UserInputError: It was told to compile, to accumulate, or to compute in another precision.
+    """
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    told = {
+        "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no"),
+        "gradient_accumulation_steps": os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+        "compile": str(backend.lower() != "no"),
+    }
+    defaults = attrs.fields_dict(TrainingConfig)
+    for key, value in told.items():
+        own = getattr(training, key)
+        if value.lower() not in (str(defaults[key].default).lower(), str(own).lower()):
+            raise UserInputError(
+                f"training.{key}: accelerate was told {value.lower()}, and the run file says {str(own).lower()}; say the"
+                " same here, or take that out of accelerate's configuration"
+            )

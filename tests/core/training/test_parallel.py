@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from dlm.config import load_config
 from dlm.config.run_config import ParallelConfig
+from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
 from dlm.training import parallel as parallel_module
+from dlm.training.assembly import build_accelerator
 from dlm.training.parallel import bytes_gathered, check_mesh, check_rollouts, refuse_foreign_sharding
+from dlm.training.processes import check_launch_settings
 
 
 @pytest.mark.parametrize(
@@ -77,3 +81,45 @@ def test_weights_that_rollouts_gather_have_to_fit_in_the_precision_they_compute_
     check_rollouts(model, SimpleNamespace(device=cpu, mixed_precision="no"))  # type: ignore[arg-type]
     with pytest.raises(UserInputError, match=r"samples with all weights, 64\.0 GiB, of 80\.0 GiB"):
         check_rollouts(model, SimpleNamespace(device=gpu, mixed_precision="no"))  # type: ignore[arg-type]
+
+
+TOLD = {
+    "mixed_precision": ("ACCELERATE_MIXED_PRECISION", "bf16", "bf16"),
+    "gradient_accumulation_steps": ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "4"),
+    "compile": ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "true"),
+}
+
+
+@pytest.mark.parametrize("key", list(TOLD))
+def test_a_launcher_that_was_told_otherwise_than_the_run_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, run_file: Any, key: str
+) -> None:
+    variable, value, same = TOLD[key]
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserInputError, match=rf"^training\.{key}: accelerate was told {same}, .*run file says"):
+        build_accelerator(load_config(run_file).config)
+    check_launch_settings(load_config(run_file, [f"training.{key}={same}"]).config.training)
+
+
+def test_what_a_launcher_says_by_default_is_nothing(monkeypatch: pytest.MonkeyPatch, run_file: Any) -> None:
+    for variable, idle in ((TOLD["mixed_precision"][0], "no"), (TOLD["compile"][0], "NO")):
+        monkeypatch.setenv(variable, idle)
+    changes = ["training.mixed_precision=bf16", "training.compile=true", "training.gradient_accumulation_steps=2"]
+    check_launch_settings(load_config(run_file, changes).config.training)
+
+
+def test_what_is_accumulated_here_is_not_once_more_by_accelerate(
+    monkeypatch: pytest.MonkeyPatch, make_engine: Any, take_step: Any, largest_difference: Any
+) -> None:
+    same = ("training.gradient_accumulation_steps=4", "training.batch_size=2")
+    expected, gradients = take_step(make_engine(*same))
+    monkeypatch.setenv(TOLD["gradient_accumulation_steps"][0], "4")
+    result, ours = take_step(make_engine(*same))
+    assert (result.sums, result.grad_norm) == (expected.sums, expected.grad_norm)
+    assert largest_difference(ours, gradients) == 0
+
+
+def test_layers_are_compiled_here_and_nothing_by_accelerate(monkeypatch: pytest.MonkeyPatch, make_engine: Any) -> None:
+    monkeypatch.setenv(TOLD["compile"][0], "EAGER")  # of the whole objective, it cannot be
+    engine = make_engine("training.compile=true")
+    assert isinstance(engine.step.objective, DiffusionObjective)
