@@ -5,10 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
-from dlm.config import LoadedConfig, RunConfig, run_components
+from dlm.config import LoadedConfig, run_components
+from dlm.config.optim_section import DEFAULT_OPTIMIZER
 from dlm.data.loader import worker_failure
 from dlm.errors import DlmError, OutOfMemoryError, UserInputError
-from dlm.training.processes import lost_process
+from dlm.training.processes import is_launched, lost_process
 from dlm_plugins.discovery import BUILTIN
 
 
@@ -26,7 +27,7 @@ def explained(loaded: LoadedConfig) -> Iterator[None]:
         with _naming_plugins(loaded):
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(loaded.config, error) from error
+        raise _out_of_memory(loaded, error) from error
     except NotImplementedError as error:
         if "sharding strategy" in str(error):  # what torch says where an operation does not know spread tensors
             raise UserInputError(
@@ -37,7 +38,7 @@ def explained(loaded: LoadedConfig) -> Iterator[None]:
         if failure := worker_failure(error) or lost_process(error):
             raise failure from error
         if "can't allocate memory" in str(error):  # what the CPU's allocator says
-            raise _out_of_memory(loaded.config, error) from error
+            raise _out_of_memory(loaded, error) from error
         raise
 
 
@@ -56,14 +57,27 @@ def _naming_plugins(loaded: LoadedConfig) -> Iterator[None]:
         raise
 
 
-def _out_of_memory(config: RunConfig, error: BaseException) -> OutOfMemoryError:
-    training, max_length = config.training, config.dataset.max_length
-    half, accumulation = max(1, training.batch_size // 2), training.gradient_accumulation_steps
+def _out_of_memory(loaded: LoadedConfig, error: BaseException) -> OutOfMemoryError:
+    training, max_length = loaded.config.training, loaded.config.dataset.max_length
+    details = str(error).splitlines()[0] if str(error) else "no details"
+    listing = "".join(f"\n  {settings}: {saving}" for settings, saving in _what_needs_less(loaded))
     return OutOfMemoryError(
-        f"out of memory at batch_size {training.batch_size} and max_length {max_length} "
-        f"({str(error).splitlines()[0] if str(error) else 'no details'}). Three settings need less:\n"
-        f"  training.batch_size={half} training.gradient_accumulation_steps={2 * accumulation}: about half the "
-        "activations, the same result\n"
-        "  training.gradient_checkpointing=true: activations of one layer at a time, about a third slower\n"
-        "  optim.name=adamw8bit: optimizer state of 2 instead of 8 bytes a parameter"
+        f"out of memory at batch_size {training.batch_size} and max_length {max_length} ({details}). "
+        f"What needs less:{listing}"
     )
+
+
+def _what_needs_less(loaded: LoadedConfig) -> Iterator[tuple[str, str]]:
+    """Settings that the run does not have yet, and what each saves."""
+    config, training = loaded.config, loaded.config.training
+    if training.batch_size > 1:
+        parts = 2 if training.batch_size % 2 == 0 else training.batch_size
+        rows, accumulation = training.batch_size // parts, parts * training.gradient_accumulation_steps
+        settings = f"training.batch_size={rows} training.gradient_accumulation_steps={accumulation}"
+        yield settings, f"about 1/{parts} of the activations, the same result"
+    if not training.gradient_checkpointing:
+        yield "training.gradient_checkpointing=true", "activations of one layer at a time, about a third slower"
+    is_plain = loaded.registry.entry_of(config.optim.optimizer).qualified_name == f"{BUILTIN}:{DEFAULT_OPTIMIZER}"
+    if is_plain and (not is_launched() or training.parallel.shard == 1):  # 8 bits cannot be sharded
+        yield "optim.name=adamw8bit", "optimizer state of 2 instead of 8 bytes a parameter"
+    yield f"dataset.max_length={max(2, config.dataset.max_length // 2)}", "about half the activations, of shorter rows"

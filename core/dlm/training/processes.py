@@ -310,9 +310,9 @@ def check_launch_settings(training: TrainingConfig) -> None:
     }
     defaults = attrs.fields_dict(TrainingConfig)
     for key, value in told.items():
-        own = getattr(training, key)
-        if value.lower() not in (str(defaults[key].default).lower(), str(own).lower()):
+        here, there = str(getattr(training, key)).lower(), value.lower()
+        if there not in (here, str(defaults[key].default).lower()):
             raise UserInputError(
-                f"training.{key}: accelerate was told {value.lower()}, and the run file says {str(own).lower()}; say the"
-                " same here, or take that out of accelerate's configuration"
+                f"training.{key}: accelerate was told {there}, and the run file says {here}; say the same here, or "
+                "take that out of accelerate's configuration"
             )
