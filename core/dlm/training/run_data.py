@@ -63,7 +63,7 @@ class PreparedData:
     """Changes whenever a row does."""
     summary: str
     unused: tuple[BadRow, ...] = ()
-    """Rows of the source that were passed over, with the reasons."""
+    """Rows of the sources, held-out splits included, that were passed over, with the reasons."""
     notes: Sequence[str] = ()
     """What the user should know of how the data was read: a line each, said before anything is trained."""
     origin: Sequence[str] = ()
@@ -113,7 +113,7 @@ def prepare_data(
         if evaluation.do_eval_loss and evaluation.split is not None:
             other, told_of_other = read(attrs.evolve(each, split=evaluation.split))
             held_out.append(other)
-            told.append({"origin": told_of_other["origin"]})
+            told.append({name: told_of_other.get(name, ()) for name in ("origin", "unused")})
         elif evaluation.do_eval_loss:
             rows, other = split_rows(rows, evaluation.fraction, config.training.seed, str(each.name))
             held_out.append(other)
