@@ -27,7 +27,7 @@ VARIABLE = "DLM_CACHE"
 """The environment variable that names the folder of all caches; ``off`` keeps nothing."""
 NOT_KEPT = "tokens: not kept"
 """How a line begins that says that there is no cache."""
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST, _PROGRESS, _SEEN = "manifest.json", "progress.json", "seen.json"
 _WAIT = 1.0
 """Seconds after which it is said that another process is waited for."""
@@ -310,7 +310,9 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what the tokenizer would be saved as."""
     digest = hashlib.sha256(f"{type(tokenizer).__qualname__} {tokenizer.special_tokens_map}".encode())
     if tokenizer.is_fast:
-        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Every call sets or removes these.
+        digest.update(json.dumps({**content, "truncation": None, "padding": None}).encode())
         return digest.hexdigest()
     with tempfile.TemporaryDirectory(prefix="dlm-tokenizer-") as folder:
         tokenizer.save_pretrained(folder)

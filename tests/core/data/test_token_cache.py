@@ -1,5 +1,6 @@
 """What is tokenized once is found again, gone on with, made anew where it is not what it was, and never in the way."""
 
+import copy
 import fcntl
 import json
 import logging
@@ -280,3 +281,12 @@ def test_files_of_what_was_finished_stay_as_long_as_the_store(tmp_path, monkeypa
     assert list(tmp_path.glob("dlm-tokens-*"))
     del store
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_call_left_in_a_tokenizer_makes_no_other_of_it(tokenizer):
+    changed = copy.deepcopy(tokenizer)
+    changed.backend_tokenizer.enable_truncation(16)
+    changed.backend_tokenizer.enable_padding(length=16)
+    before = token_cache.tokenizer_hash(changed)
+    assert len(next(tokenization.encode_texts(["many words " * 40], changed))) > 16
+    assert before == token_cache.tokenizer_hash(changed) == token_cache.tokenizer_hash(tokenizer)
