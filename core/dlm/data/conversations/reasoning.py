@@ -27,8 +27,14 @@ def gpt_turn(text: str) -> Turn:
     return Turn("gpt", text[thought.end() :].lstrip(), reasoning or None)
 
 
-def read_answer(text: str, values: Mapping[str, Any], what: str) -> Turn:
+def read_answer(text: str, values: Mapping[str, Any], what: str, *, may_end: bool = False) -> Turn:
     """An answer of a data set: its reasoning stands in the text, or under a key of its own in ``values``.
+
+    Args:
+        text: the answer's.
+        values: further keys.
+        what: how messages call the text.
+        may_end: whether it may end behind the reasoning, because a call of a tool follows.
 
     Raises:
         BadRowError: Reasoning in both, without an end, or without an answer.
@@ -36,7 +42,7 @@ def read_answer(text: str, values: Mapping[str, Any], what: str) -> Turn:
     turn = gpt_turn(text)
     if turn.reasoning is None and turn.text.lstrip().startswith(OPEN):
         raise BadRowError(f"{what} begins with {OPEN} and has no {CLOSE}")
-    if text and not turn.text:
+    if text and not turn.text and not may_end:
         raise BadRowError(f"{what} is reasoning without an answer")
     for field in FIELDS:
         reasoning = optional_text(values.get(field), f"{field} of {what}")

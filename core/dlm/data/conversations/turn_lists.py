@@ -102,7 +102,8 @@ def _human(fields: Fields, text: object, what: str, number: int) -> Turn:
 def _gpt(fields: Fields, text: object, what: str, number: int) -> Turn:
     calls = _tool_calls(fields.get("tool_calls"), number)
     answer = (optional_text(text, what) or "") if calls else text_in(text, what)
-    turn = read_answer(answer, {field: fields.get(field) for field in FIELDS if fields.has(field)}, what)
+    reasoning = {field: fields.get(field) for field in FIELDS if fields.has(field)}
+    turn = read_answer(answer, reasoning, what, may_end=bool(calls))
     return Turn("gpt", turn.text, turn.reasoning, _is_trained(fields, number), {"tool_calls": calls} if calls else {})
 
 

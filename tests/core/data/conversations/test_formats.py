@@ -118,3 +118,13 @@ def test_wrong_question_or_answer_has_a_reason(name, row, reason):
 def test_the_answer_is_in_the_column_that_has_something():
     row = {"prompt": "How?", "response": None, "completion": "So."}  # a table has every column in every row
     assert ANY_FORMAT.parse(row).turns[-1].text == "So."
+
+
+@pytest.mark.parametrize("thought", ["<think>\nlook\n</think>\n", "look\n</think>"])
+def test_an_answer_may_be_a_thought_and_a_call(thought):
+    call = {"function": {"name": "look_up", "arguments": "{}"}}
+    turns = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": thought, "tool_calls": [call]}]
+    answer = ANY_FORMAT.parse({"messages": turns}).turns[-1]
+    assert (answer.text, answer.reasoning) == ("", "look")
+    with pytest.raises(BadRowError, match="reasoning without an answer"):
+        ANY_FORMAT.parse({"messages": [turns[0], {**turns[1], "tool_calls": None}]})
