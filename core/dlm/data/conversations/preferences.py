@@ -56,10 +56,12 @@ def read_pair(values: Mapping[str, Any], unused: UnusedKeys | None = None) -> tu
             raise BadRowError(f"two different system texts, one of them in {name}")
         sides.append(make_conversation(turns, next(iter(systems), None), read_tools(row.get("tools"))))
         read += keys
+        if not turns[-1].is_trained:
+            raise BadRowError(f"{name} is context (weight 0, train false), and of a pair both answers are learned from")
     chosen, rejected = sides
     if any(side.turns[-1].role != "gpt" for side in sides):
         raise BadRowError("chosen and rejected must end with an answer")
-    if (chosen.system, _texts(chosen.turns[:-1])) != (rejected.system, _texts(rejected.turns[:-1])):
+    if (chosen.system, _said(chosen.turns[:-1])) != (rejected.system, _said(rejected.turns[:-1])):
         raise BadRowError("chosen and rejected answer different prompts")
     if unused is not None:
         unused.add(row, read)
@@ -85,13 +87,13 @@ def _turns_of(value: object, name: str, before: list[Turn]) -> tuple[str | None,
     system, turns, read = read_turn_list(value, name)
     if not turns or turns[0].role == "gpt":
         return system, [*before, *turns], read
-    if _texts(turns[: len(before)]) != _texts(before):
+    if _said(turns[: len(before)]) != _said(before):
         raise BadRowError(f"{name} does not begin with prompt")
     return system, turns, read
 
 
-def _texts(turns: Sequence[Turn]) -> list[tuple[str, str]]:
-    return [(turn.role, turn.text) for turn in turns]
+def _said(turns: Sequence[Turn]) -> list[tuple[object, ...]]:
+    return [(turn.role, turn.text, turn.fields) for turn in turns]
 
 
 @attrs.frozen(kw_only=True)

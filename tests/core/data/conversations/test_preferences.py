@@ -19,6 +19,13 @@ ANSWER = {"role": "assistant", "content": "Good."}
 WORSE = {"role": "assistant", "content": "Bad."}
 QUESTION = {"role": "user", "content": "How?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
+TOLD = {"role": "tool", "content": "12"}
+
+
+def calls(name: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"function": {"name": name}}], "content": ""}
+
+
 FORMS: dict[str, dict[str, Any]] = {
     "plain": {"prompt": "How?", "chosen": "Good.", "rejected": "Bad."},
     "turns behind a prompt of turns": {"prompt": [QUESTION], "chosen": [ANSWER], "rejected": [WORSE]},
@@ -68,6 +75,12 @@ def test_earlier_turns_and_a_system_text_belong_to_the_prompt() -> None:
         ({"chosen": [QUESTION, ANSWER], "rejected": [QUESTION, WORSE, QUESTION]}, "must end with an answer"),
         ({"chosen": [SYSTEM, QUESTION, ANSWER], "rejected": [QUESTION, WORSE]}, "answer different prompts"),
         ({"system": "Be long.", "prompt": [SYSTEM, QUESTION], "chosen": "a", "rejected": "b"}, "two different system"),
+        ({"prompt": "How?", "chosen": [{**ANSWER, "weight": 0}], "rejected": "b"}, "chosen is context"),
+        ({"prompt": "How?", "chosen": "a", "rejected": [{**WORSE, "train": False}]}, "rejected is context"),
+        (
+            {side: [QUESTION, calls(side), TOLD, answer] for side, answer in (("chosen", ANSWER), ("rejected", WORSE))},
+            "answer different prompts",
+        ),
     ],
 )
 def test_what_is_no_pair_is_refused_with_the_reason(row: dict[str, Any], reason: str) -> None:
