@@ -72,7 +72,7 @@ def encode_texts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> It
     """Ids of every text: (n,) each, without any special token.
 
     The name of a special token inside a text is encoded as the text it is, so that no text can end a document or look
-    like a mask.
+    like a mask. (Where special tokens are pieces of the vocabulary, as in Unigram, the mask alone is refused.)
 
     Raises:
         DataError: a text that is not valid Unicode, or one for which the tokenizer writes the mask token nevertheless.
