@@ -45,8 +45,9 @@ def structure_scalar(value: object, expected: type) -> object:
     if expected is float and type(value) in (int, float):
         return _finite(value)
     if type(value) is not expected:
-        quoted = isinstance(value, str) and expected in (int, float, bool)
-        hint = ", which is text" if quoted else ""
+        hint = ", which is text" if isinstance(value, str) and expected in (int, float, bool) else ""
+        if expected is str and isinstance(value, bool | int | float):
+            hint = "; in YAML, text that looks like a number, true or false is quoted"
         raise refusal(f"must be {SCALARS[expected]}, not {shown(value)}{hint}")
     return value
 

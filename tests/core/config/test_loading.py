@@ -342,6 +342,10 @@ def test_overrides(minimal: dict[str, Any], overrides: list[str], holds: Callabl
         ("=3", "'=3' is not an override"),
         ("a..b=3", "'a..b=3' is not an override"),
         ("a[0]=3", "'a[0]=3' is not an override"),
+        (
+            "training.output_dir=2024",
+            "training.output_dir: must be text, not 2024; in YAML, text that looks like a number",
+        ),
         ("training.output_dir=runs/a #1", "training.output_dir: '#1' would be left out, as a comment"),
         ("training.checkpoint.resume=#none", "training.checkpoint.resume: '#none' would be left out, as a comment"),
         ("training.max_steps.x=3", "training.max_steps: must be an integer"),
