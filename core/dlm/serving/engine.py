@@ -20,6 +20,10 @@ class QueueFullError(Exception):
     """More rows are waiting than the engine lets wait."""
 
 
+class StoppedError(Exception):
+    """The engine was stopped before a text was complete."""
+
+
 @attrs.define(kw_only=True, eq=False)
 class Row:
     """One text that is to be written. Its callbacks are called in the engine's thread, and must not take long."""
@@ -58,7 +62,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the step at hand; rows that are not finished get no end."""
+        """End after the step at hand; rows that are not finished end with a :class:`StoppedError`."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -84,8 +88,11 @@ class Engine:
 
         Raises:
             QueueFullError: too many would wait.
+            StoppedError: nobody would write them.
         """
         with self._changed:
+            if self._is_stopping:
+                raise StoppedError
             self._forget_cancelled()
             if len(self._waiting) + len(rows) > self.max_waiting:
                 raise QueueFullError
@@ -100,6 +107,7 @@ class Engine:
             members = self._next_block()
             if members:
                 self._decode(members)
+        self._fail([row for row in (*self._live, *self._waiting) if not row.is_cancelled], StoppedError())
 
     def _admit(self) -> bool:
         """Wait until there is something to do, let rows go and others in; False at the end."""
@@ -109,7 +117,7 @@ class Engine:
             while not (self._live or self._waiting or self._is_stopping):
                 self._changed.wait()
             admitted: list[Row] = []
-            while self._waiting and len(self._live) + len(admitted) < self.max_rows:
+            while self._waiting and not self._is_stopping and len(self._live) + len(admitted) < self.max_rows:
                 admitted.append(self._waiting.popleft())
         for row in admitted:
             if not row.is_cancelled:
@@ -160,7 +168,7 @@ class Engine:
             self._live.pop(row, None)
 
     def _fail(self, rows: Sequence[Row], error: Exception) -> None:
-        if not isinstance(error, DlmError):
+        if not isinstance(error, DlmError | StoppedError):
             logger.error("a text could not be written", exc_info=error)
         self._drop(rows)
         for row in rows:

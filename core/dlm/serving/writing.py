@@ -9,7 +9,7 @@ from dlm.errors import DlmError
 from dlm.sampling.api import GenerateState
 from dlm.sampling.session import Session
 from dlm.serving.api_errors import ApiError, refused
-from dlm.serving.engine import Engine, QueueFullError, Row
+from dlm.serving.engine import Engine, QueueFullError, Row, StoppedError
 from dlm.serving.requests import Wanted
 from dlm.serving.row_text import RowText
 from dlm_plugins.remasking import RESPECTS_QUOTA
@@ -37,7 +37,7 @@ class Writing:
             watches: whether states before the last are looked at.
 
         Raises:
-            ApiError: the queue is full.
+            ApiError: the queue is full, or the server ends.
         """
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self._untaken: dict[int, Event] = {}
@@ -58,6 +58,8 @@ class Writing:
             engine.submit(self.rows)
         except QueueFullError:
             raise ApiError(status=503, message="too many requests are waiting; try again later") from None
+        except StoppedError as error:
+            raise _as_api_error(error) from None
 
     async def events(self, seconds: float) -> AsyncIterator[Event]:
         """What becomes of the rows, until all are at their end or cancelled.
@@ -135,4 +137,6 @@ def texts_of(writing: Writing, wanted: Wanted, session: Session) -> list[RowText
 def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, DlmError):
         return refused(str(error))
+    if isinstance(error, StoppedError):
+        return ApiError(status=503, message="the server is ending; try again later")
     return ApiError(status=500, message="the text could not be written; the server's log says why")

@@ -25,6 +25,7 @@ from .test_server import PROMPT, written
 MALFORMED, MALFORMED_IN_FULL = 120, 500
 CROWD, CROWD_SECONDS, CROWD_SECONDS_IN_FULL = 64, 4, 60
 LONG = {"prompt": PROMPT, "max_tokens": 240, "dlm": {"eos": "free"}}
+SLOW = {**LONG, "dlm": {"eos": "free", "steps": 960, "remasking": {"name": "remdm", "reconsider": True}}}
 
 
 def any_value(chance: random.Random, depth: int = 0) -> Any:
@@ -129,8 +130,7 @@ def test_a_full_queue_and_a_long_text_say_so(narrow: Server) -> None:
     answers = []
 
     def ask() -> None:
-        slow = {**LONG, "dlm": {"eos": "free", "steps": 960, "remasking": {"name": "remdm", "reconsider": True}}}
-        answers.append(narrow.post("/v1/completions", slow, **KEY))
+        answers.append(narrow.post("/v1/completions", SLOW, **KEY))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
@@ -213,11 +213,22 @@ def test_it_ends_after_the_running_requests_and_can_be_killed_and_started_again(
         second.process.wait(timeout=60)
     with serving(folder, "--port", port, "--grace", "0", "--host", "0.0.0.0", "--no-auth") as third:
         assert third.url == f"http://0.0.0.0:{port}"
-        asking = threading.Thread(target=lambda: leave(third, LONG))
-        asking.start()
+        cut_off: dict[bool, Any] = {}
+        visits = [threading.Thread(target=lambda: cut_off.update({False: third.post("/v1/completions", SLOW)}))]
+        streamed = {**SLOW, "stream": True}
+        visits.append(threading.Thread(target=lambda: cut_off.update({True: third.post("/v1/completions", streamed)})))
+        for visit in visits:
+            visit.start()
+        wait_until(lambda: third.metric("dlm_rows_live") == 2)
         third.process.send_signal(signal.SIGINT)
         assert third.process.wait(timeout=60) == 0
-        asking.join()
+        for visit in visits:
+            visit.join()
+        assert cut_off[False].status == 503
+        assert "the server is ending" in cut_off[False].json["error"]["message"]
+        assert "the server is ending" in cut_off[True].text.split("data: ")[-1]
+        assert third.process.stderr is not None
+        assert not third.process.stderr.read()
 
 
 def test_others_are_let_in_only_with_a_key_or_when_it_is_said(folder: Path) -> None:
