@@ -58,7 +58,7 @@ class StreamedSource:
 
 
 class _DatasetReader:
-    """There is no shuffle buffer: with one, a resumed stream would lose some rows and repeat others."""
+    """``datasets`` does not shuffle: a resumed stream would lose what its buffer held. The stream of rows does."""
 
     def __init__(self, name: str, dataset: Any, start: SourceState, *, streamed: bool) -> None:
         self._name = name
