@@ -45,6 +45,14 @@ def test_two_processes_give_the_loss_of_one(laboratory: Any, count: Any, tmp_pat
     assert largest < 1e-5
 
 
+def test_a_dry_run_is_described_once(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "alone", dropout=0.0, batch_size=4, gradient_accumulation_steps=1)
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=["--dry-run", *SHARDED])
+    assert outcome.codes == [0, 0], outcome.log
+    assert outcome.log.count("sharded over 2 processes") == outcome.log.count("nothing was written") == 1
+    assert "Warning" not in outcome.log
+
+
 def test_two_processes_share_a_stream_and_go_on_in_it_as_one(
     laboratory: Any, digest_of: Any, count: Any, tmp_path: Path
 ) -> None:

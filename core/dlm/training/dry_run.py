@@ -7,22 +7,31 @@ from dlm.training.engine import Engine
 from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_memory
 from dlm.training.model_and_noise import num_copies
 from dlm.training.parallel import second_models
+from dlm.training.processes import close_group
 from dlm_plugins.loss import NEEDS_PAIRS, NUM_DRAWS
 from dlm_plugins.registry import Registry
 
 
 def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
-    """Resolved components, parameters, tokens a step and steps of a run.
+    """Resolved components, parameters, tokens a step and steps of a run; of several processes the main one says it.
 
     Raises:
         DlmError: As the run itself would.
     """
-    config, registry = loaded.config, loaded.registry
+    config = loaded.config
     if config.evaluation.at_end is not None:
         from dlm.evaluation.at_end import check_at_end  # evaluation builds on training
 
         check_at_end(loaded)
-    engine = assemble(loaded, build_accelerator(config), trust_remote_code=trust_remote_code)
+    accelerator = build_accelerator(config)
+    is_main = accelerator.is_main_process  # which it cannot say once the group is closed
+    described = _describe(loaded, assemble(loaded, accelerator, trust_remote_code=trust_remote_code))
+    close_group(accelerator)
+    return described if is_main else ""
+
+
+def _describe(loaded: LoadedConfig, engine: Engine) -> str:
+    config, registry = loaded.config, loaded.registry
     data, model = engine.data, engine.saver.objects.model
     num_all, num_trained = num_parameters(model)
     rows, per_epoch = data.loader.shape.rows_per_step, data.loader.steps_per_epoch

@@ -51,7 +51,8 @@ def run(
 
     loaded = load_config(config, overrides, disable=no_plugin, strict=strict_plugins)
     if dry_run:
-        click.echo(describe_run(loaded, trust_remote_code=trust_remote_code))
+        described = describe_run(loaded, trust_remote_code=trust_remote_code)
+        click.echo(described, nl=bool(described))
     else:
         run_config(
             loaded,
