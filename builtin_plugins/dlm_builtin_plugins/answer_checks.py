@@ -15,7 +15,7 @@ MOST_DIGITS = 100
 
 _SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1780-\u17ff"
 """Scripts that put no space between words: Kana, Han, Thai, Lao, Khmer."""
-_WORD = re.compile(rf"[{_SPACELESS}]|\d+(?:[.,]\d+)*|(?:(?![{_SPACELESS}])\w)+|[^\w\s]")
+_WORD = re.compile(rf"[{_SPACELESS}]|(?:(?<![\w.)])-)?\d+(?:[.,]\d+)*|(?:(?![{_SPACELESS}])\w)+|[^\w\s]")
 _PIECE = re.compile(r"\s+|\S{1,200}")
 _OUTER = " .,;:!?\u2026\u3002\uff0c\uff01\uff1f\"'`\u2018\u2019\u201c\u201d\u300c\u300d*"
 
@@ -27,8 +27,8 @@ def normalised(text: str) -> str:
 
 
 def _compatible(text: str) -> str:
-    """NFKC, word by word: the time of one call is quadratic in the number of combining marks on a letter."""
-    return "".join(unicodedata.normalize("NFKC", piece) for piece in _PIECE.findall(text))
+    """NFKC, and one minus sign. Word by word: a call's time is quadratic in the number of marks on a letter."""
+    return "".join(unicodedata.normalize("NFKC", piece) for piece in _PIECE.findall(text.replace("\u2212", "-")))
 
 
 def is_exact_match(answer: str, reference: str) -> bool:
@@ -40,7 +40,8 @@ def is_exact_match(answer: str, reference: str) -> bool:
 def contains(answer: str, reference: str) -> bool:
     """Whether the words of the reference stand in the answer, one after the other and as whole words.
 
-    A number is one word: ``5`` is contained neither in ``15`` nor in ``3.5``. An empty reference is contained nowhere.
+    A number is one word, with its sign: ``5`` is contained in none of ``15``, ``3.5`` and ``-5``. An empty
+    reference is contained nowhere.
     """
     wanted = _words(reference)
     return bool(wanted) and f" {wanted} " in f" {_words(answer)} "

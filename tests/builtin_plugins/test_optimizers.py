@@ -99,6 +99,15 @@ def test_state_has_8_bits_except_for_embeddings(factory, name):
     assert (embedding, head) == (torch.float32, torch.float32)
 
 
+@pytest.mark.parametrize("cls", [AdamW, AdamW8bit, Lion8bit])
+def test_options_reach_the_optimizer(cls):
+    options = {"lr": 0.02, "betas": (0.7, 0.8), "weight_decay": 0.03}
+    if cls is not Lion8bit:
+        options["eps"] = 1e-5
+    (group, *_) = cls(**options).build(three_groups()).param_groups
+    assert {name: group[name] for name in options} == options
+
+
 def test_32_bit_state_does_not_leak_into_another_optimizer():
     """bitsandbytes keeps overrides for the whole process, by place among other things."""
     train(AdamW8bit(), [ParameterGroup(parameters={"e": parameter(80, 64)}, decays=True, is_embedding=True)], 1)

@@ -237,6 +237,13 @@ def test_factor_keeps_the_largest_safe_number(rows, factor):
         assert commit == top(confidence, masked, max(safe, default=1))
 
 
+def test_factor_counts_one_more_than_it_keeps():
+    both, third = [True, True], [True, True, True]
+    rows = [([0.66, 0.66], both, 1), ([0.68, 0.68], both, 1), ([0.74] * 3, third, 1), ([0.76] * 3, third, 1)]
+    assert [sum(commit) for commit in decide(Factor(), rows[:2])] == [1, 2]  # 3 x 0.34 and 3 x 0.32, below 1 or not
+    assert [sum(commit) for commit in decide(Factor(), rows[2:])] == [2, 3]  # 4 x 0.26 and 4 x 0.24
+
+
 @pytest.mark.parametrize("remasker", [Threshold(), DynamicThreshold(), Factor(), ReMDM()], ids=repr)
 def test_rules_without_quota_say_so(remasker):
     assert not RESPECTS_QUOTA.of(remasker)
