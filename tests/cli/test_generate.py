@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -312,6 +313,12 @@ def test_a_chat_survives_what_it_cannot_answer(chat_folder: Path) -> None:
     assert "mask token" in result.stderr
     assert "unknown command /what" in result.stderr
     assert len(result.stdout.splitlines()) == 1
+
+
+def test_a_chat_without_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(click.UsageError, match="standard input is closed"):
+        cli.main(["chat", "--model", "no model is asked for"], standalone_mode=False)
 
 
 def test_a_model_that_is_no_chat_model_says_so(folder: Path) -> None:

@@ -32,6 +32,8 @@ def chat(system: str | None, watch: bool, **options: Any) -> None:
     /reset forgets the conversation, /system TEXT sets the system text, /exit ends. When the conversation outgrows the
     model's context, its oldest exchanges are left out. Lines can also be piped in.
     """
+    if sys.stdin is None:
+        raise click.UsageError("nothing to answer: type, or pipe lines in; the standard input is closed")
     session = open_session(click.get_current_context(), options)
     from dlm.sampling.chat import Chat
 
