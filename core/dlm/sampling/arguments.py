@@ -98,6 +98,11 @@ def read_settings(
     return settings
 
 
+def keys_in(path: str | None) -> Collection[str]:
+    """The settings that a file for :func:`read_settings` says, by name; none without a file."""
+    return () if path is None else tuple(_section_of(read_source(path)).value[_SECTION] or ())
+
+
 @attrs.frozen
 class _Plugins:
     registry: Registry

@@ -74,7 +74,7 @@ def serve(
     """Serve a trained model over HTTP, in the form of OpenAI's interface.
 
     Paths: / (a page to try it), /v1/completions, /v1/chat/completions, /v1/infill, /v1/models, /health, /metrics. The
-    options of the sampler below hold where a request says nothing else; without --seed, each request draws its own.
+    options of the sampler below hold where a request says nothing else; without a seed, each request draws its own.
     """
     if api_key is not None and (not api_key or not api_key.isascii() or not api_key.isprintable()):
         raise click.UsageError("--api-key: printable ASCII characters, at least one")
@@ -86,6 +86,7 @@ def serve(
         from dlm.serving.server import serve as serve_until_signal
     except ImportError as error:
         raise click.UsageError(f"needs the package {error.name}: pip install 'dlm[serve]'") from error
+    from dlm.sampling.arguments import keys_in
     from dlm.serving.engine import Engine
     from dlm.serving.limits import Limits
 
@@ -100,6 +101,6 @@ def serve(
         limits=limits,
         name=name or options["model"],
         api_key=api_key,
-        draws_seeds=options["seed"] is None,
+        draws_seeds=options["seed"] is None and "seed" not in keys_in(options["config"]),
     )
     serve_until_signal(service, listening(host, port), grace=grace)

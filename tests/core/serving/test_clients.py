@@ -106,10 +106,12 @@ def test_a_client_that_goes_away_is_dropped(server: Server, stream: bool) -> Non
 
 
 @pytest.fixture(scope="module")
-def narrow(folder: Path) -> Iterator[Server]:
-    """A server that asks for a key, and has room for one text, one that waits, and two seconds."""
+def narrow(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for a key, has a seed, and room for one text, one that waits, and two seconds."""
+    settings = tmp_path_factory.mktemp("narrow") / "sampling.yaml"
+    settings.write_text("seed: 7\n")
     options = ("--max-rows", "1", "--max-waiting", "1", "--timeout", "2", "--max-length", "255")
-    with serving(folder, *options, DLM_API_KEY="s3cret") as started:
+    with serving(folder, *options, "--config", str(settings), DLM_API_KEY="s3cret") as started:
         yield started
 
 
@@ -124,6 +126,12 @@ def test_nobody_may_ask_without_the_key(narrow: Server) -> None:
             assert answer.json["error"]["code"] == "invalid_api_key"
     assert narrow.ask("GET", "/health").status == 200
     assert narrow.ask("GET", "/v1/models", None, **KEY).status == 200
+
+
+def test_a_seed_in_the_settings_of_the_server_holds_for_requests_that_name_none(narrow: Server) -> None:
+    for said, seed in (({}, 7), ({"seed": 3}, 3)):
+        answer = narrow.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 8, **said}, **KEY)
+        assert answer.json["dlm"]["seed"] == seed
 
 
 def test_a_full_queue_and_a_long_text_say_so(narrow: Server) -> None:
