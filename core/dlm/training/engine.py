@@ -75,6 +75,7 @@ class Engine:
         """
         state, loader = self.state, self.data.loader
         self.saver.prepare()
+        self.stopwatch = Stopwatch()  # reading a checkpoint is no training
         with (
             Signals(speaks=self.is_main) as signals,
             self.console.progress_from(state.global_step),

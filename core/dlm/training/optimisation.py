@@ -24,7 +24,7 @@ def parameter_groups(model: PreTrainedModel) -> list[ParameterGroup]:
     embeddings = {id(parameter) for end in ends if isinstance(end, nn.Module) for parameter in end.parameters()}
     groups: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {(True, True): {}, (True, False): {}, (False, False): {}}
     for name, parameter in _trainable(model):
-        decays = parameter.ndim >= 2
+        decays = parameter.ndim >= 2 and not name.endswith("bias")  # those of joined experts are matrices
         groups[decays, decays and id(parameter) in embeddings][name] = parameter
     return [
         ParameterGroup(parameters=parameters, decays=decays, is_embedding=is_embedding)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.diffusion.sums import NUM_RATE_BINS, Sums
-from dlm.training.trainer_state import Window
+from dlm.training.output_folder import TIMINGS
+from dlm.training.trainer_state import Stopwatch, Window
 
 SIZE = 5 + 3 * NUM_RATE_BINS
 
@@ -129,3 +130,13 @@ def test_both_parts_of_a_hybrid_loss_are_logged(make_engine: Any) -> None:
     logged = window.metrics()
     assert logged["loss"] == pytest.approx(logged["diffusion_loss"] + 0.5 * logged["ar_loss"], rel=1e-6)
     assert logged["ar_loss"] > 1
+
+
+def test_what_came_before_the_first_step_is_no_training_time(make_engine: Any) -> None:
+    """Verifying and reading a checkpoint, for one, which may take minutes."""
+    engine = make_engine("training.max_steps=1", "logging.every_steps=1")
+    engine.stopwatch = Stopwatch(started=engine.stopwatch._started - 1000)
+    with engine.saver.folder as folder:
+        engine.run()
+        (timings,) = folder.read(TIMINGS)
+    assert timings["seconds"] < 500

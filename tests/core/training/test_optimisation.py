@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from transformers import GptOssConfig, GptOssForCausalLM
 
 from dlm.config import OptimConfig
 from dlm.model.from_scratch import model_from_config
@@ -44,6 +45,15 @@ def test_norms_and_biases_do_not_decay() -> None:
         for name in group.parameters:
             assert group.decays == (not name.endswith((".bias", "norm.weight"))), name
     assert any(name.endswith("q_proj.bias") for name, _ in model.named_parameters())
+
+
+def test_biases_of_joined_experts_do_not_decay_though_they_are_matrices() -> None:
+    sizes = {**SIZES, "num_local_experts": 2, "num_experts_per_tok": 1, "vocab_size": 100}
+    model = GptOssForCausalLM(GptOssConfig(**sizes, layer_types=["full_attention"] * 2, pad_token_id=0))
+    decay = {name: group.decays for group in parameter_groups(model) for name in group.parameters}
+    assert model.model.layers[0].mlp.experts.down_proj_bias.ndim == 2
+    assert not decay["model.layers.0.mlp.experts.down_proj_bias"]
+    assert decay["model.layers.0.mlp.experts.down_proj"]
 
 
 def test_frozen_parameters_are_left_out() -> None:
