@@ -63,7 +63,12 @@ def _facts(preview: "Preview") -> Iterator[tuple[str, str]]:
         yield "rows", f"{lengths.num_rows:,} to train on, {lengths.num_tokens:,} tokens; a row has {spread}"
     yield "evaluation", preview.evaluation_summary
     views = f", {preview.num_views} views of each" if preview.num_views > 1 else ""
-    yield "step 0", f"{preview.rows_per_step:,} rows{views}, with the noise that the run will draw"
+    what = (
+        "prompts alone: answers are drawn in the run"
+        if preview.mode == "rl"
+        else "with the noise that the run will draw"
+    )
+    yield "step 0", f"{preview.rows_per_step:,} rows{views}, {what}"
     for number, bad in enumerate(preview.unused[:_MOST_UNUSED]):
         yield ("" if number else "not used"), str(bad)
     if len(preview.unused) > _MOST_UNUSED:
@@ -71,6 +76,8 @@ def _facts(preview: "Preview") -> Iterator[tuple[str, str]]:
 
 
 def _legend(mode: str, coloured: bool) -> Text:
+    if mode == "rl":
+        return Text("  ").join([_marked("prompt", "prompt", coloured), _marked("padding", "padding", coloured)])
     names = {
         "prompt": "prompt",
         "clean": "answer" if mode != "pretrain" else "text",
@@ -93,7 +100,11 @@ def _heading(row: "PreviewRow", preview: "Preview") -> str:
     low, high = row.rates
     rate = f"rate {low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"rates {low:.2f} to {high:.2f}"
     what = "masked" if not row.count("replaced") else "corrupted"
-    parts += [f"{kinds} tokens{documents}", f"{corrupted} {what}, {rate}", f"{row.count('padding')} padding"]
+    if preview.mode == "rl":
+        parts += [f"{row.count('prompt')} tokens"]
+    else:
+        parts += [f"{kinds} tokens{documents}", f"{corrupted} {what}, {rate}"]
+    parts += [f"{row.count('padding')} padding"]
     return "; ".join(parts)
 
 

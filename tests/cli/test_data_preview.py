@@ -162,3 +162,14 @@ def test_one_file_has_to_be_named(run_file: Path) -> None:
     result = run("training.max_steps=2")
     assert result.exit_code == 2
     assert "name one run file" in result.output
+
+
+def test_prompts_of_rollouts_have_neither_answers_nor_noise_yet(run_file: Path) -> None:
+    settings = ["training.mode=rl", "training.loss_impl=policy_clip", "sampling.gen_length=8", "sampling.steps=8"]
+    settings += ["rl.rewards=[{name: exact, column: conversations}]", "sampling.temperature=1", "rl.group_size=2"]
+    result = run(str(run_file), *settings)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.partition("step 0")[2].split())
+    assert "prompts alone: answers are drawn in the run" in shown
+    assert not any(word in shown for word in ("masked", "rate", "noise that"))
+    assert "«What is a wall?»" in shown
