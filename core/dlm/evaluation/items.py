@@ -218,7 +218,7 @@ def answer_items(session: Session, tasks: Sequence[Task], batch_size: int, pace:
 def metric_figures(metrics: Mapping[str, Metric], items: Sequence[MetricItem], needs: str) -> dict[str, Any]:
     """The mean of each metric over the items, with its interval: Wilson's where an item is right or wrong.
 
-    The value of each item is there too, for paired differences.
+    A single item of another kind has none. The value of each item is there too, for paired differences.
     """
     found: dict[str, Any] = {}
     for name, metric in metrics.items():
@@ -227,12 +227,10 @@ def metric_figures(metrics: Mapping[str, Metric], items: Sequence[MetricItem], n
         values = metric.score(MetricRequest(items=items)).to(torch.float64).numpy()
         figure = mean_figure(values)
         is_share = bool(np.isin(values, (0.0, 1.0)).all())
-        low, high = (
-            wilson(values.sum(), len(values)) if is_share else (figure.value - figure.data, figure.value + figure.data)
-        )
+        around = [figure.value - figure.data, figure.value + figure.data] if np.isfinite(figure.data) else None
         found[name] = {
             "value": figure.value,
-            "interval": [low, high],
+            "interval": list(wilson(values.sum(), len(values))) if is_share else around,
             "number": len(values),
             "higher_is_better": HIGHER_IS_BETTER.of(metric),
             "values": values.tolist(),

@@ -2,13 +2,14 @@
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dlm.training.output_folder import METRICS, REPORT_JSON, REPORT_PAGE, SAMPLES
+from dlm.training.output_folder import METRICS, REPORT_JSON, REPORT_PAGE, SAMPLES, strict_json
 
 _PLACE = "<!--REPORT-->"
 
@@ -18,14 +19,15 @@ def write_report(folder: Path, report: Mapping[str, Any], run: Path | None) -> l
 
     Args:
         folder: made where it does not exist.
-        report: what ``report.json`` is to hold.
+        report: what ``report.json`` is to hold; numbers that are not finite become null.
         run: folder of the run, whose curves and samples the page shows; None: there is none.
 
     Returns:
         Notes for the user.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / REPORT_JSON).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(strict_json(report), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / REPORT_JSON).write_text(text + "\n", encoding="utf-8")
     page, notes = page_of(report, run)
     (folder / REPORT_PAGE).write_text(page, encoding="utf-8")
     return notes
@@ -34,9 +36,14 @@ def write_report(folder: Path, report: Mapping[str, Any], run: Path | None) -> l
 def report_in(folder: Path) -> dict[str, Any] | None:
     """The report that is in a folder; None: there is none, or it cannot be read."""
     with suppress(OSError, ValueError):
-        found = json.loads((folder / REPORT_JSON).read_text(encoding="utf-8"))
+        found = json.loads((folder / REPORT_JSON).read_text(encoding="utf-8"), object_hook=_with_value)
         return found if isinstance(found, dict) else None
     return None
+
+
+def _with_value(found: dict[str, Any]) -> dict[str, Any]:
+    """A figure whose value is null was no number."""
+    return found | {"value": math.nan} if found.get("value", 0) is None else found
 
 
 def page_of(report: Mapping[str, Any], run: Path | None) -> tuple[str, list[str]]:
@@ -81,10 +88,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # As bytes: a text has other ends of lines within it, and what is not finished may end within a character.
+    for line in path.read_bytes().splitlines():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return records
 
@@ -98,7 +106,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def interval_text(interval: Sequence[float] | None, digits: int = 4) -> str:
     """[low, high] for people; a dash where there is none."""
-    return "-" if interval is None else f"[{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"
+    return "-" if interval is None or None in interval else f"[{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"
 
 
 def figure_rows(results: Mapping[str, Any]) -> list[list[str]]:

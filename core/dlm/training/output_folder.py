@@ -149,7 +149,7 @@ class OutputFolder:
         Raises:
             OSError: The disk is full or not writable.
         """
-        line = json.dumps(_strict(record), ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(strict_json(record), ensure_ascii=False, allow_nan=False) + "\n"
         with (self.path / name).open("ab") as file:
             file.write(line.encode())
         reached("line appended")
@@ -211,10 +211,10 @@ def _parsed(line: bytes) -> object:
     return None
 
 
-def _strict(value: object) -> object:
-    """The same with null for numbers that are not finite, which JSON does not have."""
+def strict_json(value: object) -> object:
+    """A value with null for numbers that are not finite, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: _strict(inner) for key, inner in value.items()}
+        return {key: strict_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(inner) for inner in value]
+        return [strict_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
