@@ -1,6 +1,7 @@
 """What a model is evaluated on: the held-out rows of the run that a folder came from, or the texts of a data set."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from dlm.training.output_folder import CONFIG
 from dlm.training.processes import OneProcess
 from dlm.training.run_data import isolates_documents, prepare_data
 from dlm.training.trainer_state import TrainerState
+from dlm.user_paths import user_path
 
 DEFAULT_DATA = "python-docs"
 _MOST_ROWS = 2000
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -39,7 +42,7 @@ class EvaluationData:
 
 def run_of(model: str) -> Path | None:
     """The folder of the run that a model's folder came from: the one beside whose ``config.yaml`` it lies."""
-    path = Path(model)
+    path = user_path(model).absolute()  # "." has a parent too
     found = [folder for folder in (path.parent, path.parent.parent) if (folder / CONFIG).is_file()]
     return found[0] if path.is_dir() and found else None
 
@@ -136,19 +139,38 @@ def _of_rows(
     scored = [row for row in rows if row.eligible.any()]
     if not scored:
         raise DataError(f"{name}: no text to score")
+    count = byte_counter(session.tokenizer)
     return EvaluationData(
         name=name,
         rows=scored,
-        num_bytes=[_bytes_of(session.tokenizer, row) for row in scored],
+        num_bytes=[count(row.input_ids[row.eligible].tolist()) for row in scored],
         fingerprint=fingerprint,
         isolate_documents=isolate_documents,
         notes=tuple(notes),
     )
 
 
-def _bytes_of(tokenizer: Any, row: Row) -> int:
-    text: str = tokenizer.decode(row.input_ids[row.eligible].tolist(), skip_special_tokens=True)
-    return len(text.encode("utf-8", "replace"))
+def byte_counter(tokenizer: Any) -> Callable[[Sequence[int]], int]:
+    """What counts the UTF-8 bytes that ids stand for; special tokens have none.
+
+    Rows begin and end within characters where tokens are bytes: what is left of one is counted, not its replacement.
+    """
+    vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    has_byte_tokens, is_byte_level = "<0x00>" in vocabulary, "Ġ" in vocabulary
+
+    def bytes_of_token(token: str) -> int:
+        if has_byte_tokens:
+            return 1 if _BYTE_TOKEN.fullmatch(token) else len(token.replace("▁", " ").encode())
+        return len(token)
+
+    def count(ids: Sequence[int]) -> int:
+        text: str = tokenizer.decode(ids, skip_special_tokens=True)
+        if "\ufffd" not in text or not (has_byte_tokens or is_byte_level):
+            return len(text.encode("utf-8", "replace"))
+        tokens = tokenizer.convert_ids_to_tokens([each for each in ids if each not in special])
+        return sum(bytes_of_token(token) for token in tokens)
+
+    return count
 
 
 def for_other_tokenizer(data: EvaluationData, session: Session, other: Session) -> EvaluationData:
