@@ -23,10 +23,10 @@ from dlm.model.foreign_config import load_model_config
 from dlm.model.gguf import gguf_file_of, unpack_gguf
 from dlm.model.load_model import load_model, make_bidirectional, say_if_replaced
 from dlm.model.new_folder import check_destination, published, scratch_beside
+from dlm.model.notices import NOTICES, copy_notices
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.user_paths import user_path
 
-_NOTICES = ("LICENSE*", "NOTICE*")
 _NOT_CARRIED_OVER = ("model_type", "architectures", "transformers_version", "is_causal", "use_cache", "auto_map")
 
 
@@ -183,7 +183,7 @@ def _local_source(src: str | Path, destination: Path) -> Iterator[Path]:
     if is_folder:
         yield Path(source)
         return
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *_NOTICES]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *NOTICES]
     with foreign_code(f"{source}: no such folder, and not to be had from the hub"):
         downloaded = snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"])
     yield Path(downloaded)
@@ -196,7 +196,8 @@ def _write_rest(
     with quiet_transformers():
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    patterns = [*_NOTICES]
+    copy_notices(source, folder)
+    patterns = []
     if with_code:
         patterns.append("*.py")
     if not isinstance(config, Qwen3LLadaConfig):

@@ -10,8 +10,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
 from dlm.errors import ModelError
-from dlm.interop.trained_folder import NOTICES, TrainedFolder
+from dlm.interop.trained_folder import TrainedFolder
 from dlm.model.checkpoint_sources import one_line
+from dlm.model.notices import NOTICES
 
 _UNKNOWN = "unknown: fill in"
 _SETTINGS = (

@@ -18,6 +18,7 @@ from dlm.errors import ModelError
 from dlm.interop.layout_configs import plain_config
 from dlm.interop.layouts import Layout, block_length_of, layout_of
 from dlm.model.checkpoint_tensors import open_tensors, weight_files
+from dlm.model.notices import copy_notices
 from dlm.model.tokenizer import DEFAULT_MASK_TOKEN, load_tokenizer, num_ids
 
 _HEAD = "lm_head.weight"
@@ -35,7 +36,6 @@ _LLADA_LAYER = {
 }
 _LLADA_NAME = re.compile(r"model\.transformer\.(?:blocks\.(?P<layer>\d+)\.)?(?P<part>\w+)\.weight")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "*.jinja")
-_NOTICES = ("LICENSE*", "NOTICE*")
 
 
 @attrs.frozen(kw_only=True)
@@ -93,9 +93,7 @@ def unpack_published(
         names = {name: _plain_name(layout, name, source) for name in stored.slices}
     fields, not_carried = plain_config(layout, settings, where, has_head=_HEAD in names.values())
     _write_weights(source, folder, names)
-    for pattern in _NOTICES:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+    copy_notices(source, folder)
     _copy_tokenizer(source, folder, fields)
     (folder / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     tokenizer = load_tokenizer(folder)

@@ -1,7 +1,6 @@
 """A folder of a trained diffusion model as the exports read it: configuration, tokenizer, weights, ends of text."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ from dlm.model.checkpoint_tensors import check_weights
 from dlm.model.copy_weights import copy_weights
 from dlm.model.foreign_config import load_model_config
 from dlm.model.new_folder import check_destination
+from dlm.model.notices import copy_notices
 from dlm.model.tokenizer import load_tokenizer
 from dlm.user_paths import user_path
-
-NOTICES = ("LICENSE*", "NOTICE*")
-"""Files that have to stay with the weights."""
 
 _ENDS = ("<|im_end|>", "<|endoftext|>")
 """Ends of a turn and of a text, where the vocabulary is Qwen's."""
@@ -105,9 +102,7 @@ def copy_with_notices(source: Path, folder: Path) -> None:
         ModelError: A tensor was not written as it was read.
     """
     copy_weights(source, folder, resized=(), num_rows=0)
-    for pattern in NOTICES:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+    copy_notices(source, folder)
     other = [tensor for tensor in analyze(source, folder).tensors if not tensor.same]
     if other:
         raise ModelError(f"{folder}: tensor {other[0].name} was not written as it was read ({other[0].status})")

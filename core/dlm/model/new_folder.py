@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dlm.errors import ModelError
 from dlm.model.checkpoint_sources import one_line
 
@@ -14,11 +16,15 @@ def check_destination(destination: Path) -> None:
     """Refuse to write over something.
 
     Raises:
-        ModelError: ``destination`` is a file, or a folder that is not empty.
+        ModelError: ``destination`` is a file, a symbolic link, the current folder, or a folder that is not empty.
     """
+    if destination.is_symlink():
+        raise ModelError(f"{destination}: a symbolic link, which a new folder cannot replace; name where it points to")
     if destination.is_dir():
         if any(destination.iterdir()):
             raise ModelError(f"{destination}: the folder is not empty; name another, or empty it first")
+        if destination.resolve() == Path.cwd():
+            raise ModelError(f"{destination}: the current folder cannot be replaced; name a new one inside it")
     elif destination.exists():
         raise ModelError(f"{destination}: a file of that name exists")
 
@@ -51,7 +57,7 @@ def scratch_beside(destination: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{destination}: cannot be written: {one_line(error)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -283,6 +283,7 @@ def write(folder: Path, case: Case, config: Mapping[str, Any] | None = None) -> 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(case.config if config is None else config))
     (folder / "LICENSE").write_text("theirs")
+    (folder / "LICENSES").mkdir()
     case.tokenizer().save_pretrained(folder)
     return tensors
 
@@ -299,6 +300,7 @@ def test_a_published_model_is_read_as_it_was_meant(name: str, tmp_path: Path) ->
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[key], tensors[key]) for key in tensors)
     assert (tmp_path / "ours" / "LICENSE").read_text() == "theirs"
+    assert (tmp_path / "ours" / "LICENSES").is_dir()
     model = dlm.load(tmp_path / "ours", dtype="float64")
     config = model.config
     assert (config.mask_token_id, config.logit_shift, config.eos_token_id) == (case.mask, case.shift, list(case.ends))

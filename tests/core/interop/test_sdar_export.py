@@ -155,6 +155,7 @@ def test_adapters_are_to_be_merged_first(trained: Callable[..., Path], tmp_path:
 def test_what_engines_read_besides(trained: Callable[..., Path], tmp_path: Path) -> None:
     final, folder = trained(), tmp_path / "sdar"
     (final / "LICENSE").write_text("as the base")
+    (final / "LICENSES").mkdir()
     export_sdar(final, folder)
     assert json.loads((folder / "generation_config.json").read_text()) == {
         "bos_token_id": None,
@@ -162,6 +163,7 @@ def test_what_engines_read_besides(trained: Callable[..., Path], tmp_path: Path)
         "pad_token_id": END,
     }
     assert (folder / "LICENSE").read_text() == "as the base"
+    assert (folder / "LICENSES").is_dir()
     assert (folder / "sglang_low_confidence.yaml").read_text() == "threshold: 0.9\nblock_size: 4\n"
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     read = (config.rope_theta, config.rope_parameters["rope_theta"], config.block_size, config.mask_token_id)

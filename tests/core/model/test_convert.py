@@ -1,4 +1,5 @@
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,11 @@ def test_converting_what_was_converted_gives_the_same_again(tiny: Any, write_che
 def test_the_notices_of_the_source_are_carried_along(tiny: Any, write_checkpoint: Write, tmp_path: Path) -> None:
     source = write_checkpoint(tiny.qwen3())
     (source / "LICENSE").write_text("terms")
+    (source / "LICENSES").mkdir()
+    (source / "LICENSES" / "MIT.txt").write_text("more terms")
     convert(source, tmp_path / "converted")
     assert (tmp_path / "converted" / "LICENSE").read_text() == "terms"
+    assert (tmp_path / "converted" / "LICENSES" / "MIT.txt").read_text() == "more terms"
 
 
 def test_an_empty_destination_is_used_and_parents_are_made(tiny: Any, write_checkpoint: Write, tmp_path: Path) -> None:
@@ -170,6 +174,33 @@ def test_a_destination_that_holds_something_is_left_alone(tiny: Any, write_check
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ModelError, match="a file of that name"):
         convert(source, tmp_path / "file")
+
+
+@pytest.mark.parametrize("destination", [".", "link", "dangling"])
+def test_a_destination_that_no_new_folder_can_replace_is_refused_at_once(
+    destination: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path / "empty" if destination == "." else tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ModelError, match=r"current folder|symbolic link"):
+        convert("a/source/that/is/not/there", destination)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_disk_that_is_full_is_no_traceback(tiny: Any, write_checkpoint: Write, tmp_path: Path) -> None:
+    source = write_checkpoint(tiny.qwen3(), num_ids=200)  # the embedding grows, so that the weights are written anew
+    before = sorted(tmp_path.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(ModelError, match=r"converted: cannot be written: .*File too large"):
+            convert(source, tmp_path / "converted")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("fault", ["no tokenizer", "no config", "pickled", "torn", "missing tensor", "absent"])
