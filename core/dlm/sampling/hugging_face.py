@@ -17,8 +17,21 @@ from dlm_plugins.remasking import RESPECTS_QUOTA
 
 _SETTINGS = frozenset(field.name for field in attrs.fields(SamplingSettings))
 _OWN = _SETTINGS | {"attention_mask", "row_keys"}
-_FROM_CONFIG = ("max_new_tokens", "max_length", "do_sample", "temperature", "eos_token_id", "pad_token_id")
-_THEIRS = frozenset((*_FROM_CONFIG, "num_return_sequences", "streamer", "return_dict_in_generate"))
+_THEIRS = frozenset(
+    [
+        "max_new_tokens",
+        "max_length",
+        "do_sample",
+        "temperature",
+        "eos_token_id",
+        "pad_token_id",
+        "num_return_sequences",
+        "streamer",
+        "return_dict_in_generate",
+    ]
+)
+_ASKS_FOR_NOTHING = frozenset(("_from_model_config", "bos_token_id", "transformers_version", "use_cache"))
+"""What a ``GenerationConfig`` says besides."""
 
 
 class Streamer(Protocol):
@@ -47,10 +60,11 @@ def generate_like_transformers(
         raise UserInputError("generate needs the ids of a prompt: generate(input_ids) or generate(**tokenizer(...))")
     check_input_ids(ids, model.config.get_text_config().vocab_size)
     options.pop("tokenizer", None)  # transformers' own callers hand it over, for stop strings
-    unknown = sorted(set(options) - _OWN - _THEIRS)
+    said = _said_by(generation_config)
+    unknown = sorted({*said, *options} - _OWN - _THEIRS)
     if unknown:
         raise UserInputError(f"{unknown[0]} means nothing to a diffusion language model; leave it out")
-    options = {**_said_by(generation_config), **{key: value for key, value in options.items() if value is not None}}
+    options = {**said, **{key: value for key, value in options.items() if value is not None}}
     copies = options.get("num_return_sequences", 1)
     settings = _translated(model, ids, options)
     mask = options.get("attention_mask")
@@ -94,8 +108,8 @@ def stream(
 
 
 def _said_by(config: Any) -> dict[str, Any]:
-    found = {name: getattr(config, name, None) for name in _FROM_CONFIG}
-    return {name: value for name, value in found.items() if value is not None}
+    found = {} if config is None else config.to_diff_dict()
+    return {name: value for name, value in found.items() if name not in _ASKS_FOR_NOTHING and value is not None}
 
 
 def _translated(model: Any, ids: Tensor, options: Mapping[str, Any]) -> SamplingSettings:

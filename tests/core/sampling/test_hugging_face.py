@@ -19,6 +19,8 @@ def test_the_names_of_transformers_call_this_loop(model: Any) -> None:
     assert model.generate(input_ids=PROMPT, attention_mask=torch.ones_like(PROMPT), max_length=15).equal(own)
     config = GenerationConfig(max_new_tokens=12)
     assert model.generate(PROMPT, generation_config=config).equal(own)
+    config = GenerationConfig(max_new_tokens=4, do_sample=True, num_return_sequences=3, bos_token_id=1, use_cache=True)
+    assert model.generate(PROMPT, generation_config=config).shape == (6, 7)
     blocks = dlm.generate(model, PROMPT, gen_length=12, steps=6, block_length=4, remasking="random").sequences
     assert model.generate(PROMPT, max_new_tokens=12, steps=6, block_length=4, remasking="random").equal(blocks)
 
@@ -53,7 +55,12 @@ def test_details_are_returned_on_request(model: Any) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_beams": 4}, "num_beams"), ({"streamer": object()}, "one text"), ({"steps": 0}, "steps")],
+    [
+        ({"num_beams": 4}, "num_beams"),
+        ({"generation_config": GenerationConfig(top_k=20, do_sample=True)}, "top_k"),
+        ({"streamer": object()}, "one text"),
+        ({"steps": 0}, "steps"),
+    ],
 )
 def test_what_cannot_be_is_refused(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserInputError, match=message):
