@@ -1,5 +1,6 @@
 """How a key of the run file is declared: default, validator and help text in one place."""
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -13,6 +14,16 @@ FRACTION = and_(ge(0), le(1))
 PROPER_FRACTION = and_(ge(0), lt(1))
 POSITIVE_OR_NULL = optional(gt(0))
 NOT_NEGATIVE_OR_NULL = optional(ge(0))
+
+
+def auto_or_above(bound: int) -> Callable[[object, "attrs.Attribute[str | int]", str | int], None]:
+    """Validates a whole number greater than ``bound``, or ``auto``."""
+
+    def check(_: object, attribute: "attrs.Attribute[str | int]", value: str | int) -> None:
+        if isinstance(value, int) and value <= bound:
+            raise ValueError(f"{attribute.name!r} must be auto or > {bound}: {value}")
+
+    return check
 
 
 def setting(help: str, default: Any = attrs.NOTHING, validator: Any = None) -> Any:

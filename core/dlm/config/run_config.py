@@ -15,10 +15,10 @@ from attrs.validators import and_, ge, gt, lt, min_len, optional
 from dlm.config.eval_options import EvalOptions
 from dlm.config.fields import (
     FRACTION,
-    NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_OR_NULL,
     PROPER_FRACTION,
+    auto_or_above,
     component_setting,
     section,
     setting,
@@ -135,11 +135,6 @@ class BlockAttentionConfig:
     )
 
 
-def _positive_unless_auto(_: object, attribute: "attrs.Attribute[str | int]", value: str | int) -> None:
-    if isinstance(value, int) and value < 1:
-        raise ValueError(f"{attribute.name!r} must be auto or > 0: {value}")
-
-
 @attrs.frozen(kw_only=True)
 class ParallelConfig:
     """How several processes share the model."""
@@ -148,7 +143,7 @@ class ParallelConfig:
         "Processes that a copy of the model is spread over (FSDP); 1: each holds all of it; auto: where a whole model "
         "would fill more than half of the device, all of them.",
         "auto",
-        _positive_unless_auto,
+        auto_or_above(0),
     )
     replicate: int = setting(
         "Copies of the model; beside shard, HSDP: spread within each group of neighbouring processes.", 1, POSITIVE
@@ -254,8 +249,11 @@ class DatasetConfig:
     isolate_documents: bool = setting(
         "Hide the documents of a packed row from each other. Fine-tuning always does.", default=False
     )
-    num_workers: int = setting(
-        "Processes that prepare batches (of a stream: tokenize ahead); 0: the main process.", 0, NOT_NEGATIVE
+    num_workers: Literal["auto"] | int = setting(
+        "Processes that prepare batches (of a stream: tokenize ahead); 0: the main process; auto: one for a stream "
+        "beside a GPU, else 0.",
+        "auto",
+        auto_or_above(-1),
     )
     format: Literal["conversations", "messages", "prompt_response", "instruction"] | None = setting(
         "Format of the conversations; null: found by itself. Fine-tuning only.", None

@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import attrs
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
@@ -47,6 +48,10 @@ class Processes(Protocol):
     def num_processes(self) -> int:
         """How many there are."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where this one computes."""
+
 
 @attrs.frozen
 class OneProcess:
@@ -54,6 +59,7 @@ class OneProcess:
 
     process_index: int = 0
     num_processes: int = 1
+    device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
 
 
 class _Watch:

@@ -126,7 +126,7 @@ def prepare_data(
         shape=shape,
         seed=config.training.seed,
         order=getattr(rows, "order", shuffled),
-        num_workers=dataset.num_workers,
+        num_workers=0 if dataset.num_workers == "auto" else dataset.num_workers,
     )
     return PreparedData(
         loader=loader,
@@ -343,7 +343,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
         pack=dataset.pack,
         seed=config.training.seed,
         shuffle_buffer=dataset.shuffle_buffer,
-        num_workers=dataset.num_workers,
+        num_workers=_stream_workers(dataset, processes.device),
         exchange=exchange(processes, "the others' share of the stream"),
     )
     held_out: EvaluationBatches | None = None
@@ -362,6 +362,13 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
         notes=(*source.notes, *_column_notes(source, dataset)),
         origin=origin,
     )
+
+
+def _stream_workers(dataset: DatasetConfig, device: torch.device) -> int:
+    """How many processes tokenize ahead: by default one, unless it would take its time from the steps."""
+    if dataset.num_workers == "auto":
+        return 0 if device.type == "cpu" else 1
+    return dataset.num_workers
 
 
 _TEXTS: Mapping[str, Callable[[Source, DatasetConfig], Iterator[str]]] = {
