@@ -10,7 +10,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +87,11 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         # Said, because the environment is asked otherwise: steps are accumulated and layers compiled here.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
-        kwargs_handlers=[group_options(training.parallel.timeout_seconds)],
+        kwargs_handlers=[
+            group_options(training.parallel.timeout_seconds),
+            # Gradients lie in the buckets that DDP sends: without micro-steps each process would hold them twice.
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        ],
     )
     watch_waits(accelerator, training.parallel.timeout_seconds)
     check_launch(accelerator)
