@@ -8,6 +8,7 @@ from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_mem
 from dlm.training.model_and_noise import num_copies
 from dlm.training.parallel import second_models
 from dlm.training.processes import close_group
+from dlm.training.run_data import isolates_documents
 from dlm_plugins.loss import NEEDS_PAIRS, NUM_DRAWS
 from dlm_plugins.registry import Registry
 
@@ -65,7 +66,7 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
     weight_bytes = model.dtype.itemsize
     compute_bytes = weight_bytes if training.mixed_precision == "no" else 2
     # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.
-    hides = training.block_attention.enabled or copies > 1
+    hides = training.block_attention.enabled or copies > 1 or isolates_documents(config)
     is_dense = hides and model.config._attn_implementation != "flex_attention"
     are_trained = list(second_models(config).values())
     setting = Setting(
