@@ -78,15 +78,12 @@ def open_session(ctx: click.Context, options: dict[str, Any]) -> "Session":
         if "attention_bias" in flags:
             raise click.UsageError("--block_attention is --attention_bias block: give one of them")
         flags["attention_bias"] = "block"
-    from dlm.sampling.arguments import read_settings
+    from dlm.sampling.arguments import plugins_limited, read_settings
     from dlm.sampling.session import Session
 
-    settings = read_settings(
-        options["config"],
-        flags | ctx.meta[DOTTED],
-        disable=options["no_plugin"],
-        strict=options["strict_plugins"],
-    )
+    # Until the command ends: requests and the model's own components are read later.
+    ctx.with_resource(plugins_limited(disable=options["no_plugin"], strict=options["strict_plugins"]))
+    settings = read_settings(options["config"], flags | ctx.meta[DOTTED])
     return Session.open(
         options["model"],
         settings,

@@ -357,3 +357,36 @@ def test_answers_go_into_training_with_the_steps_of_their_tokens(folder: Path, t
     result = CliRunner().invoke(cli, ["run", str(run_file), f"training.output_dir={tmp_path / 'other'}"])
     assert isinstance(result.exception, SystemExit | DlmError)
     assert "needs the step at which each token was written" in result.output + str(result.exception)
+
+
+BIAS_PLUGIN = '''"""A plugin with one attention bias."""
+
+import attrs
+
+from dlm_plugins import hookimpl
+
+
+@attrs.frozen
+class Open:
+    """Everybody sees everybody."""
+
+    def mask_function(self, layout):
+        return None
+
+
+@hookimpl
+def dlm_attention_biases():
+    return {"open": Open}
+'''
+
+
+def test_a_plugin_that_is_left_out_is_unknown_to_the_end_of_the_command(site_packages: Any, tmp_path: Path) -> None:
+    site_packages.install("dlm-acme", {"acme_bias.py": BIAS_PLUGIN})
+    trained = write_folder(tmp_path / "model", attention_bias_component={"name": "acme:open"})
+    arguments = ("--prompt", "ab", "--gen_length", "2", "--steps", "1")
+    generate(trained, *arguments)
+    refused = invoke("generate", trained, "--no-plugin", "acme", *arguments)
+    assert isinstance(refused.exception, DlmError)
+    assert "unknown attention_bias 'acme:open'" in str(refused.exception)
+    assert "acme (dlm-acme 0.1) is disabled (switched off by --no-plugin" in str(refused.exception)
+    generate(trained, *arguments)  # what one command leaves out, the next one has

@@ -1,6 +1,7 @@
 """From keyword arguments, a run file's ``sampling`` section and flags to checked ``SamplingSettings``."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -69,16 +70,12 @@ def component(kind: str, value: Any) -> Any:
         raise UserInputError(f"{kind}: {error}") from error
 
 
-def read_settings(
-    path: str | None, flags: Mapping[str, str], *, disable: Collection[str] = (), strict: bool = False
-) -> SamplingSettings:
+def read_settings(path: str | None, flags: Mapping[str, str]) -> SamplingSettings:
     """The settings of a file, with the command line on top.
 
     Args:
         path: a run file, of which the section ``sampling`` counts, or a file with the keys of that section.
         flags: YAML by key: ``{"steps": "64", "remasking.temperature": "0.5"}``.
-        disable: plugins not to be loaded.
-        strict: any plugin that cannot be loaded is an error.
 
     Raises:
         RunFileError: with one line for each problem.
@@ -86,10 +83,11 @@ def read_settings(
     source = _section_of(read_source(path)) if path is not None else WrittenRunFile(COMMAND_LINE, {_SECTION: {}}, {})
     for key, text in flags.items():
         source.override(f"{_SECTION}.{key}={text}")
-    registry = Registry.discover(disable=disable, strict=strict)
     problems = list(source.faults)
     try:
-        settings = run_converter(registry).structure(source.value[_SECTION], SamplingSettings)
+        settings: SamplingSettings = _installed(
+            lambda plugins: plugins.converter.structure(source.value[_SECTION], SamplingSettings)
+        )
     except ConfigurationError as error:
         known = {fault.problem.path for fault in problems}
         problems += [source.located(each) for each in problems_of(error, _SECTION) if each.path not in known]
@@ -109,10 +107,31 @@ class _Plugins:
     converter: Converter
 
 
+_asked: dict[str, Any] = {}
+"""Arguments of :meth:`Registry.discover`."""
+
+
+@contextmanager
+def plugins_limited(*, disable: Collection[str] = (), strict: bool = False) -> Iterator[None]:
+    """Let everything here, in all threads, know the plugins that a command was told to load.
+
+    Args:
+        disable: plugins not to be loaded.
+        strict: any plugin that cannot be loaded is an error.
+    """
+    _asked.update(disable=disable, strict=strict)
+    _plugins.cache_clear()
+    try:
+        yield
+    finally:
+        _asked.clear()
+        _plugins.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _plugins() -> _Plugins:
     # Looking for plugins takes tens of milliseconds, which would be most of a short call.
-    registry = Registry.discover()
+    registry = Registry.discover(**_asked)
     return _Plugins(registry, run_converter(registry))
 
 
