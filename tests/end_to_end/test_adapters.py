@@ -170,6 +170,7 @@ def test_a_base_that_was_moved_is_named_again(tiny, run_file: Path, tmp_path: Pa
     base, final = tmp_path / "base", tmp_path / "out" / "final"
     shutil.copytree(tiny.checkpoint, base)
     dlm.run(run_file, ["training.max_steps=1", f"model.name_or_path={base}"])
+    (base / "LICENSE").write_text("terms")
     base.rename(tmp_path / "moved")
     with pytest.raises(ModelError, match=f"{base}: .*{final} names it as its base: .* name it with --base"):
         merge(final, tmp_path / "merged")
@@ -177,6 +178,7 @@ def test_a_base_that_was_moved_is_named_again(tiny, run_file: Path, tmp_path: Pa
         merge(final, tmp_path / "merged", base="./nowhere")
     assert "--base" not in str(caught.value)
     assert merge(final, tmp_path / "merged", base=str(tmp_path / "moved")).num_adapters == 14
+    assert (tmp_path / "merged" / "LICENSE").read_text() == "terms"
 
 
 def test_a_merged_folder_samples_and_trains_on_like_any_other(run_file: Path, tmp_path: Path) -> None:

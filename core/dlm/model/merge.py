@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from dlm.errors import ModelError
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FINGERPRINT, PREFIX, fingerprint_of
 from dlm.model.body_and_head import num_parameters
-from dlm.model.checkpoint_sources import foreign_code, quiet_transformers
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
 from dlm.model.foreign_config import load_model_config
 from dlm.model.load_model import load_model
 from dlm.model.new_folder import check_destination, published
+from dlm.model.notices import copy_notices
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
 from dlm.user_paths import user_path
 
@@ -47,7 +48,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
     """Add every adapter to the layer it belongs to: W + alpha / r * B A, summed in float32 or wider.
 
     The result is a folder like ``final`` of a run without adapters, in the dtype the adapters were trained in: it
-    loads, samples, and trains on.
+    loads, samples, and trains on. Licence and notices in a base's folder are copied along.
 
     Args:
         adapter: folder with adapters that ``dlm run`` wrote.
@@ -81,6 +82,9 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
         with quiet_transformers():
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        source, is_folder = resolve_source(origin)
+        if is_folder:
+            copy_notices(Path(source), partial)
         load_model(partial)
     return MergeReport(
         base=str(origin),
