@@ -105,7 +105,7 @@ def _run_of(folder: Path) -> _Run:
         return _Run({}, {})
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
         evaluations = [line for line in map(json.loads, lines) if line.get("split") == "eval"]
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise ModelError(

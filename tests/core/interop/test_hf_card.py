@@ -32,7 +32,9 @@ def write_run(folder: Path, **changes: Any) -> Path:
     """A run's folder with its model in ``final``."""
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(RUN, sort_keys=False))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in EVALUATIONS))
+    # Other separators of lines than \n may stand within a line of JSON.
+    lines = [json.dumps({**line, "note": "a\u2028b"}, ensure_ascii=False) + "\n" for line in EVALUATIONS]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     return write_model(folder / "final", **changes)
 
 
