@@ -190,6 +190,24 @@ def test_a_destination_that_no_new_folder_can_replace_is_refused_at_once(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    # Mounting takes root; what the system says of such a folder is all that is needed.
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "out")
+    with pytest.raises(ModelError, match=r"out: a mount point.*name a new one inside it"):
+        convert("a/source/that/is/not/there", tmp_path / "out")
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(
+    tiny: Any, write_checkpoint: Write, tmp_path: Path
+) -> None:
+    source = write_checkpoint(tiny.qwen3())
+    (source / "LICENSE").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"^\S*/LICENSE: cannot be read: No such file"):
+        convert(source, tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
+
+
 def test_a_disk_that_is_full_is_no_traceback(tiny: Any, write_checkpoint: Write, tmp_path: Path) -> None:
     source = write_checkpoint(tiny.qwen3(), num_ids=200)  # the embedding grows, so that the weights are written anew
     before = sorted(tmp_path.iterdir())
