@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -226,6 +226,25 @@ def test_help_and_wrong_options_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "light\n"), done.stderr
+
+
+def _parameters(command: click.Command) -> Iterator[click.Parameter]:
+    yield from command.params
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from _parameters(found)
+
+
+def test_no_option_takes_a_number_that_is_not_finite() -> None:
+    options = [each for each in _parameters(main_module.cli) if isinstance(each.default, float)]
+    assert {each.name for each in options} >= {"timeout"}
+    for option in options:
+        for text in ("nan", "inf", "-inf"):
+            with pytest.raises(click.UsageError):
+                option.process_value(click.Context(main_module.cli), text)
 
 
 def test_importing_the_library_registers_its_models_and_the_command_does_so_when_it_needs_them() -> None:

@@ -1,5 +1,6 @@
 """``dlm serve``: a trained model behind an HTTP server in OpenAI's form: address, API key, limits, grace."""
 
+import math
 from typing import Any
 
 import click
@@ -18,6 +19,22 @@ And ask it, from another terminal:
       -d '{"prompt": "What is diffusion LM?", "max_tokens": 64}'
 """
 _HERE = ("127.0.0.1", "::1", "localhost")
+
+
+class Seconds(click.FloatRange):
+    """A finite time above zero: not-a-number is outside no range, and would never run out."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As its parent, and refuse what is not finite."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no finite number of seconds", param, ctx)
+        return seconds
 
 
 @click.command(cls=DottedCommand, dotted=DOTTED_OPTIONS, epilog=EXAMPLES)
@@ -44,7 +61,7 @@ _HERE = ("127.0.0.1", "::1", "localhost")
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     default=600.0,
     metavar="SECONDS",
     help="Longest time for a request.  [default: 600]",
