@@ -66,7 +66,8 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
     weight_bytes = model.dtype.itemsize
     compute_bytes = weight_bytes if training.mixed_precision == "no" else 2
     # Who sees whom is a matrix for each row, but for flex_attention, and where everybody sees everybody.
-    hides = training.block_attention.enabled or copies > 1 or isolates_documents(config)
+    has_padding = rows > 1 and not config.dataset.pack
+    hides = training.block_attention.enabled or copies > 1 or isolates_documents(config) or has_padding
     is_dense = hides and model.config._attn_implementation != "flex_attention"
     are_trained = list(second_models(config).values())
     setting = Setting(

@@ -48,10 +48,11 @@ def test_a_clean_copy_and_its_dense_mask_are_counted(run_file):
     assert both == pytest.approx(2 * one + rows * (2 * length) ** 2 * float32 / 2**20, abs=0.15)
 
 
-def test_the_dense_mask_of_isolated_documents_is_counted(run_file):
+@pytest.mark.parametrize("hiding", ["dataset.isolate_documents=true", "dataset.pack=false"])
+def test_the_dense_mask_of_isolated_documents_and_of_padding_is_counted(run_file, hiding):
     rows, length, float32 = 512, 24, 4
-    plain, isolated = (
+    plain, masked = (
         float(memory_of(run_file, f"training.batch_size={rows}", *each)["activations"].removesuffix(" MiB"))
-        for each in ((), ("dataset.isolate_documents=true",))
+        for each in ((), (hiding,))
     )
-    assert isolated - plain == pytest.approx(rows * length**2 * float32 / 2**20, abs=0.15)
+    assert masked - plain == pytest.approx(rows * length**2 * float32 / 2**20, abs=0.15)
