@@ -176,11 +176,14 @@ def _body(model: TrainedFolder, run: _Run, licence: str | None) -> Iterator[str]
     }
     settings = {key: run.setting(key) for key in _SETTINGS}
     rows = [
-        f"| {key} | {_shown(value)} |" for key, value in {**facts, **settings}.items() if value not in (None, False)
+        f"| {key} | {_shown(value)} |"
+        for key, value in {**facts, **settings}.items()
+        if value is not None and value is not False
     ]
     yield "## Settings\n\n| | |\n|---|---|\n" + "\n".join(rows)
     if run.evaluation:
-        figures = [f"| {_METRICS[key]} | {run.evaluation[key]:.4f} |" for key in _METRICS if run.evaluation.get(key)]
+        measured = {name: run.evaluation.get(key) for key, name in _METRICS.items()}
+        figures = [f"| {name} | {value:.4f} |" for name, value in measured.items() if isinstance(value, int | float)]
         heading = f"On rows that were held out, after {run.evaluation.get('step')} steps"
         yield f"## Metrics\n\n{heading}:\n\n| metric | value |\n|---|---|\n" + "\n".join(figures)
 
