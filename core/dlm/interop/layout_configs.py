@@ -111,11 +111,11 @@ def plain_config(
 def _mapped(
     layout: Layout, settings: Mapping[str, Any], where: str, *, has_head: bool
 ) -> tuple[dict[str, Any], list[str]]:
+    _refuse_switches(settings, _NEUTRAL, where)
     if layout.name == "llada":
         settings, left = _llada_as_llama(settings, where)
     else:
         left = sorted(settings.keys() - _READ - {*layout.block_keys})
-    _refuse_switches(settings, _NEUTRAL, where)
     target = layout.model_types[str(settings["model_type"])]
     needed = (*_SHAPE, "head_dim") if target == "qwen3" else _SHAPE
     missing = [key for key in needed if settings.get(key) is None]
@@ -176,7 +176,7 @@ def _llada_as_llama(settings: Mapping[str, Any], where: str) -> tuple[dict[str, 
         raise ModelError(f"{where}: embedding_size {rows} is not vocab_size {settings['vocab_size']}: cannot be mapped")
     renamed = {new: settings[old] for old, new in _LLADA_KEYS.items()}
     kept = {key: settings[key] for key in (_CARRIED | _ABOUT_THE_FILE) & settings.keys()}
-    known = {*_LLADA_KEYS, *_LLADA_SWITCHES, *kept, "embedding_size", "weight_tying"}
+    known = {*_LLADA_KEYS, *_LLADA_SWITCHES, *_NEUTRAL, *kept, "embedding_size", "weight_tying"}
     biases = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
     tied = {"tie_word_embeddings": settings.get("weight_tying", False)}
     return {**kept, **renamed, **biases, **tied}, sorted(settings.keys() - known)

@@ -422,6 +422,7 @@ OTHER_MODELS = {
     "input_emb_norm": True,
     "multi_query_attention": True,
     "block_group_size": 2,
+    "rope_scaling": {"type": "yarn", "factor": 2},
 }
 REFUSED |= {
     f"llada {key}": ("llada", {key: value}, {}, f"{key} is {value!r}, which means another model")
