@@ -54,9 +54,11 @@ class PolicyStep:
         self.objective.eval()  # what the updates are compared with is free of dropout
         views = [self._view(rollout, number, step) for number in range(len(rollout.batches))]
         self.objective.train()
-        for update in range(self.num_updates):
-            is_last = update == self.num_updates - 1
-            result = self.training_step.update(views, len(views), step, meanwhile, is_last=is_last)
+        results = [
+            self.training_step.update(views, len(views), step, meanwhile, is_last=number == self.num_updates - 1)
+            for number in range(self.num_updates)
+        ]
+        result = next((each for each in results if each.is_bad), results[-1])  # later updates may be sound again
         sums = PolicySums.unpack(result.own_sums)
         figures, is_bad = {**rollout.figures, **sums.figures(has_reference=self.reference is not None)}, result.is_bad
         if self.value_model is not None:

@@ -1,6 +1,8 @@
 """A step of learning from rewards: views are the states of the rollout, and however rows are split, one update."""
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -168,6 +170,19 @@ def test_the_learning_rate_advances_once_a_step(make_rl: MakeRl) -> None:
         batches = engine.data.loader.steps()
         rates.append([engine.step(next(batches), step, lambda: None).learning_rate for step in range(3)])
     assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_gradient_that_is_not_finite_is_noticed_in_every_update(make_rl: MakeRl, bad: int) -> None:
+    engine = make_rl("rl.updates_per_rollout=3")
+    parameter, micro_batches = next(engine.saver.objects.model.parameters()), itertools.count()
+    # Four answers to each of four prompts are four micro-batches.
+    parameter.register_hook(lambda gradient: gradient * (float("nan") if next(micro_batches) // 4 == bad else 1.0))
+    result, _ = taken(engine)
+    assert next(micro_batches) == 3 * 4
+    assert result.is_bad
+    assert not math.isfinite(result.grad_norm)
+    assert all(bool(each.isfinite().all()) for each in engine.saver.objects.model.parameters())
 
 
 def test_a_reference_is_the_model_of_the_start(make_rl: MakeRl) -> None:
