@@ -1,6 +1,7 @@
 """Plots of a report as SVG (matplotlib, extra ``eval``): by mask rate, reliability, margins, training curves."""
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -87,7 +88,8 @@ def _by_bin(
 def _histogram(margins: Mapping[str, Sequence[float]]) -> str:
     def draw(axes: Any) -> None:
         for (name, values), colour in zip(margins.items(), _COLOURS, strict=False):
-            axes.hist(values, bins=20, color=colour, alpha=0.7, label=name if len(margins) > 1 else None)
+            finite = [value for value in values if math.isfinite(value)]
+            axes.hist(finite, bins=20, color=colour, alpha=0.7, label=name if len(margins) > 1 else None)
         axes.axvline(0, color=_INK, alpha=0.5)
 
     return _drawn(draw, "right minus best other")
