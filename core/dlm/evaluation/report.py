@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dlm.training.checkpoints.publishing import write_file
 from dlm.training.output_folder import METRICS, REPORT_JSON, REPORT_PAGE, SAMPLES, strict_json
 
 _PLACE = "<!--REPORT-->"
@@ -27,9 +28,10 @@ def write_report(folder: Path, report: Mapping[str, Any], run: Path | None) -> l
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(strict_json(report), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / REPORT_JSON).write_text(text + "\n", encoding="utf-8")
     page, notes = page_of(report, run)
-    (folder / REPORT_PAGE).write_text(page, encoding="utf-8")
+    # The page first: who finds this report in the JSON takes the page beside it for its own.
+    write_file(folder / REPORT_PAGE, page)
+    write_file(folder / REPORT_JSON, text + "\n")
     return notes
 
 
