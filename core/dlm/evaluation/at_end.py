@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm.config import LoadedConfig, config_to_mapping
+from dlm.config.eval_options import EvalOptions
 from dlm.data.sources import load_source
 from dlm.evaluation.evaluate import Items, evaluate, new_report, open_model, weights_digest
 from dlm.evaluation.report import report_in, write_report
@@ -85,16 +86,20 @@ def _evaluated(loaded: LoadedConfig, folder: OutputFolder, *, trust_remote_code:
 def _asked(loaded: LoadedConfig, final: Path) -> dict[str, Any]:
     """What the report depends on: as long as it is the same, so is the report."""
     written = config_to_mapping(loaded.config, loaded.registry)
-    data = {name: _digest(value) for name, value in written["evaluation"]["at_end"].items() if name in _FILES}
+    options = loaded.config.evaluation.at_end
+    assert options is not None
     return {
         "weights_sha256": weights_digest(final),
         "evaluation": written["evaluation"],
         "sampling": written["sampling"],
-        "files": data,
+        "files": _files_of(options),
     }
 
 
-_FILES = ("data", "questions", "answers", "preferences")
+def _files_of(options: EvalOptions) -> dict[str, str | None]:
+    """By option, what its content is known by; data may be a folder."""
+    found = {name: _digest(getattr(options, name)) for name in ("questions", "answers", "preferences")}
+    return found | {"data": None if options.data is None else load_source(options.data).identity}
 
 
 def _digest(name: str | None) -> str | None:

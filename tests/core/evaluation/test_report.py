@@ -7,9 +7,11 @@ import pytest
 
 from dlm.config.eval_options import EvalOptions
 from dlm.data.tokenizer_training import train_tokenizer
+from dlm.evaluation.at_end import _files_of
 from dlm.evaluation.evaluate import new_report
 from dlm.evaluation.items import metric_figures
 from dlm.evaluation.own_rows import byte_counter, run_of
+from dlm.evaluation.plots import _histogram
 from dlm.evaluation.report import interval_text, page_of, write_report
 from dlm.sampling.arguments import component
 from dlm_plugins import Choice, MetricItem
@@ -59,3 +61,25 @@ def test_bytes_of_rows_that_begin_or_end_within_a_character_add_up_to_those_of_t
         rows = [ids[start : start + size] for start in range(0, len(ids), size)]
         assert sum(count(row) for row in rows) == len(text.encode())
     assert count([tokenizer.eos_token_id]) == 0
+
+
+def test_margins_that_are_no_numbers_leave_the_page_whole() -> None:
+    pictures = [_histogram({"diverged": values}) for values in ([float("nan")] * 3, [float("nan"), 1.0, float("inf")])]
+    assert all(picture.startswith("<svg") for picture in pictures)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path: Path) -> None:
+    write_report(tmp_path, {"title": "older"}, None)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UnicodeEncodeError):
+        write_report(tmp_path, {"title": "newer \ud800"}, None)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_changed_file_in_a_folder_of_data_is_evaluated_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one text\n")
+    options = EvalOptions(data=str(tmp_path))
+    before = _files_of(options)
+    assert _files_of(options) == before
+    (tmp_path / "a.txt").write_text("another, longer text\n")
+    assert _files_of(options) != before
