@@ -85,10 +85,11 @@ def _by_bin(
     return _drawn(draw, label)
 
 
-def _histogram(margins: Mapping[str, Sequence[float]]) -> str:
+def _histogram(margins: Mapping[str, Sequence[float | None]]) -> str:
     def draw(axes: Any) -> None:
         for (name, values), colour in zip(margins.items(), _COLOURS, strict=False):
-            finite = [value for value in values if math.isfinite(value)]
+            # What is no number is null where a report was read back.
+            finite = [value for value in values if value is not None and math.isfinite(value)]
             axes.hist(finite, bins=20, color=colour, alpha=0.7, label=name if len(margins) > 1 else None)
         axes.axvline(0, color=_INK, alpha=0.5)
 

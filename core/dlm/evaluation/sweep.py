@@ -9,8 +9,11 @@ import numpy as np
 
 from dlm.config.sampling_settings import SamplingSettings
 from dlm.errors import UserInputError
-from dlm.evaluation.items import Likelihoods, Pace, Task, answer_items, metric_figures, read_tasks
+from dlm.evaluation.items import Pace, Task, answer_items, metric_figures, read_tasks
+from dlm.evaluation.likelihood import ScoredText, score_texts
 from dlm.sampling.arguments import settings_of
+from dlm.sampling.prompts import prompt_ids
+from dlm_plugins import MetricItem
 from dlm_plugins.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -95,17 +98,20 @@ def _prompts(one: "Evaluated") -> list[Task]:
     return [Task(prompt=text, references=("",)) for text in texts]
 
 
-def _own_nats(one: "Evaluated", items: Sequence[Any], options: "EvalOptions") -> dict[str, Any]:
+def _own_nats(one: "Evaluated", items: Sequence[MetricItem], options: "EvalOptions") -> dict[str, Any]:
+    """What the model itself thinks of the very ids that it wrote."""
     from dlm.evaluation.scoring import Scorer
     from dlm.model.tokenizer import num_ids
 
-    likelihoods = Likelihoods(
-        session=one.session,
-        scorer=Scorer.of(one.session.model, num_ids=num_ids(one.session.tokenizer), batch_tokens=options.batch_tokens),
-        method=options.method,
-        draws=options.draws,
-        seed=options.seed,
-    )
-    choices, _ = likelihoods.choices([(item.prompt, item.answer) for item in items if item.answer.strip()])
-    tokens = sum(each.num_tokens for each in choices)
-    return {"value": -sum(each.log_likelihood for each in choices) / tokens if tokens else float(np.nan)}
+    session = one.session
+    scorer = Scorer.of(session.model, num_ids=num_ids(session.tokenizer), batch_tokens=options.batch_tokens)
+    texts = [
+        ScoredText.of_ids(
+            prompt_ids(session.tokenizer, item.prompt, session.rendering), item.answer_ids, scorer.blocks_from_start
+        )
+        for item in items
+        if item.answer_ids
+    ]
+    estimates, _ = score_texts(scorer, texts, method=options.method, draws=options.draws, seed=options.seed)
+    tokens = sum(each.length for each in texts)
+    return {"value": sum(each.value for each in estimates) / tokens if tokens else float(np.nan)}
