@@ -4,8 +4,9 @@ Its names are those of :mod:`dlm_plugins.api`, imported when one is first asked 
 that only handle text (streams, suggestions) do without.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from dlm_plugins.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from dlm_plugins import api
@@ -14,12 +15,4 @@ if TYPE_CHECKING:
     __all__: list[str] = []
     __all__ += api.__all__
 
-
-def __getattr__(name: str) -> object:
-    found: object = getattr(import_module("dlm_plugins.api"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module("dlm_plugins.api").__all__})
+__getattr__, __dir__ = lazy_names(__name__, "dlm_plugins.api")

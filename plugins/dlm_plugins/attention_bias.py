@@ -92,6 +92,11 @@ def bias_of_layer(bias: AttentionBias, index: int) -> AttentionBias:
     return bias.for_layer(index) if isinstance(bias, LayeredAttentionBias) else bias
 
 
+def blocks_are_separate(bias: AttentionBias) -> bool:
+    """Whether no noisy block sees another noisy one: blocks are independent, or see each other as a clean copy."""
+    return BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias)
+
+
 def bias_at_end(bias: AttentionBias) -> AttentionBias:
     """The bias that training ends with: ``bias`` itself unless it says otherwise."""
     return bias.at_end() if isinstance(bias, ChangingAttentionBias) else bias

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dlm_builtin_plugins.losses.guidelines import average
 from dlm_plugins import LossOutput, LossView, RunComponents
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
+from dlm_plugins.attention_bias import blocks_are_separate
 from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_schedule import COVERS_UNIT_INTERVAL
 from dlm_plugins.noise_type import IS_ABSORBING
@@ -58,9 +58,7 @@ def elbo_weight(view: LossView) -> Tensor:
 
 def times_refused(run: RunComponents) -> Iterator[str]:
     """One time for all that is noised together: blocks that see no other noisy block may have their own."""
-    bias = run.attention_bias
-    is_apart = BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias)
-    if run.t_per not in (("sequence", "block") if is_apart else ("sequence",)):
+    if run.t_per not in (("sequence", "block") if blocks_are_separate(run.attention_bias) else ("sequence",)):
         yield (
             f"an ELBO is no bound with t_per {run.t_per} under attention bias {run.names['attention_bias']}: what is "
             "predicted together needs one time; use t_per sequence (or block, with block or block_causal attention)"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm_plugins import MaskingRequest, RunComponents, Selection
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
+from dlm_plugins.attention_bias import blocks_are_separate
 
 _HELP = "all: a view for each block of the row; one: one block, drawn for each document."
 
@@ -42,7 +42,7 @@ class SemiAutoregressiveMasking:
 
     def incompatibilities(self, run: RunComponents) -> Iterable[str]:
         """A choice of blocks where all are current at once."""
-        if self.blocks == "one" and _blocks_are_separate(run):
+        if self.blocks == "one" and blocks_are_separate(run.attention_bias):
             bias = run.names["attention_bias"]
             yield f"blocks: one has no effect under {bias}, where all blocks are trained in a single view; remove it"
 
@@ -83,13 +83,9 @@ class TwoStageMasking:
 
     def incompatibilities(self, run: RunComponents) -> Iterable[str]:
         """Attention by which no block sees what is hidden of the later ones."""
-        if _blocks_are_separate(run):
+        if blocks_are_separate(run.attention_bias):
             bias = run.names["attention_bias"]
             yield f"two_stage has no second stage under {bias}, where no block sees the later ones; use bernoulli"
-
-
-def _blocks_are_separate(run: RunComponents) -> bool:
-    return BLOCKS_ARE_INDEPENDENT.of(run.attention_bias) or NEEDS_CLEAN_COPY.of(run.attention_bias)
 
 
 def _num_blocks(request: MaskingRequest) -> Tensor:

@@ -1,25 +1,18 @@
 """The run file (YAML configuration): its keys, how it is read and checked, and how it is written.
 
-Its names are those of :mod:`dlm.config.api`, imported when one is first asked for: that takes torch, which the modules
-that list options (sampling settings, options of an evaluation) do without.
+Its names are those of :mod:`dlm.config.config_names`, imported when one is first asked for: that takes torch, which the
+modules that list options (sampling settings, options of an evaluation) do without.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from dlm_plugins.lazy_names import lazy_names
+
 if TYPE_CHECKING:
-    from dlm.config import api
-    from dlm.config.api import *  # noqa: F403
+    from dlm.config import config_names
+    from dlm.config.config_names import *  # noqa: F403
 
     __all__: list[str] = []
-    __all__ += api.__all__
+    __all__ += config_names.__all__
 
-
-def __getattr__(name: str) -> object:
-    found: object = getattr(import_module("dlm.config.api"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module("dlm.config.api").__all__})
+__getattr__, __dir__ = lazy_names(__name__, "dlm.config.config_names")

@@ -134,9 +134,9 @@ def without_effect(config: RunConfig) -> Iterator[Problem]:
 def learning_from_rewards(config: RunConfig) -> Iterator[Problem]:
     """Mode rl has rules of its own."""
     if config.training.mode == "rl":
-        from dlm.config.rl_rules import learning_from_rewards as rules_of_rewards  # only where there are rollouts
+        from dlm.config import rl_rules  # only where there are rollouts
 
-        yield from rules_of_rewards(config)
+        yield from rl_rules.learning_from_rewards(config)
 
 
 def noise_bounds(config: RunConfig) -> Iterator[Problem]:
@@ -262,9 +262,9 @@ def idle_notes(config: RunConfig, defaults: RunConfig) -> Iterator[str]:
         if paths:
             yield f"{reason}; not used: {', '.join(paths)}"
     if config.training.mode == "rl":
-        from dlm.config.rl_rules import rl_notes  # only where there are rollouts
+        from dlm.config import rl_rules  # only where there are rollouts
 
-        yield from rl_notes(config)
+        yield from rl_rules.rl_notes(config)
 
 
 def _idle(config: RunConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

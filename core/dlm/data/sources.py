@@ -16,6 +16,8 @@ from dlm.data.readers import READERS, format_of
 from dlm.data.source_records import Origin, Record, RecordReader, Source, SourceState
 from dlm.errors import DataError
 
+_NUM_RECORDS_LOOKED_AT = 100
+
 
 @attrs.frozen
 class FileSource:
@@ -176,6 +178,6 @@ def load_source(name: str, *, split: str = "train", streaming: bool = False) -> 
     return source
 
 
-def first_records(source: Source, limit: int) -> list[Record]:
-    """Up to ``limit`` records from the start, to look at."""
-    return list(itertools.islice(source.open(), limit))
+def first_records(source: Source) -> list[Record]:
+    """The first records, to look at."""
+    return list(itertools.islice(source.open(), _NUM_RECORDS_LOOKED_AT))

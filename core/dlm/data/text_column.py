@@ -15,7 +15,6 @@ from dlm_plugins.suggestions import did_you_mean
 logger = logging.getLogger(__name__)
 
 PREFERRED_COLUMNS = ("text", "content", "document")
-_NUM_RECORDS_LOOKED_AT = 100
 
 
 def find_text_column(source: Source, wanted: str | None = None) -> str:
@@ -26,7 +25,7 @@ def find_text_column(source: Source, wanted: str | None = None) -> str:
     Raises:
         DataError: no such column, none with text, or several; with the columns there are.
     """
-    records = first_records(source, _NUM_RECORDS_LOOKED_AT)
+    records = first_records(source)
     columns = list(dict.fromkeys(column for record in records for column in record.values))
     if wanted is not None:
         if wanted in columns:
@@ -45,7 +44,7 @@ def find_text_column(source: Source, wanted: str | None = None) -> str:
 
 def other_columns(source: Source, text_column: str) -> tuple[str, ...]:
     """Names of the columns that hold something, in the first rows, beside the text."""
-    found = (column for record in first_records(source, _NUM_RECORDS_LOOKED_AT) for column in _filled(record))
+    found = (column for record in first_records(source) for column in _filled(record))
     return tuple(column for column in dict.fromkeys(found) if column != text_column)
 
 

@@ -3,12 +3,13 @@
 import shlex
 import sys
 from collections.abc import Callable
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from dlm.config import LoadedConfig, config_to_mapping
 from dlm.config.eval_options import EvalOptions
+from dlm.data.source_records import Source
 from dlm.data.sources import load_source
 from dlm.evaluation.evaluate import Items, evaluate, new_report, open_model, weights_digest
 from dlm.evaluation.report import report_in, write_report
@@ -92,17 +93,19 @@ def _asked(loaded: LoadedConfig, final: Path) -> dict[str, Any]:
         "weights_sha256": weights_digest(final),
         "evaluation": written["evaluation"],
         "sampling": written["sampling"],
-        "files": _files_of(options),
+        "files": _contents_of(options),
     }
 
 
-def _files_of(options: EvalOptions) -> dict[str, str | None]:
-    """By option, what its content is known by; data may be a folder."""
-    found = {name: _digest(getattr(options, name)) for name in ("questions", "answers", "preferences")}
-    return found | {"data": None if options.data is None else load_source(options.data).identity}
+def _contents_of(options: EvalOptions) -> dict[str, str]:
+    """By option, what the content of its data set is known by: every byte of local files."""
+    given = {name: getattr(options, name) for name in ("data", "questions", "answers", "preferences")}
+    return {name: _content_of(load_source(value)) for name, value in given.items() if value is not None}
 
 
-def _digest(name: str | None) -> str | None:
-    """Of a file's content; None for what is no file of its own."""
-    path = Path(name or "")
-    return sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _content_of(source: Source) -> str:
+    digest = sha256(source.identity.encode())
+    for path in source.files:
+        with path.open("rb") as file:
+            digest.update(file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -21,7 +21,7 @@ from dlm.model.body_and_head import split
 from dlm.sampling.decoder import Decoder
 from dlm.sampling.resolve import bias_of, mask_id_of
 from dlm_plugins import AttentionBias, MaskFunction, SequenceLayout
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY
+from dlm_plugins.attention_bias import blocks_are_separate
 
 _ONE_BLOCK = 1 << 30
 _CHUNK_ELEMENTS = 1 << 24
@@ -128,7 +128,7 @@ class Scorer:
         Blocks that see each other clean, or not at all, are scored apart: all of them in the same forward.
         """
         eligible = row.eligible.nonzero()[0]
-        if not (NEEDS_CLEAN_COPY.of(self.bias) or BLOCKS_ARE_INDEPENDENT.of(self.bias)):
+        if not blocks_are_separate(self.bias):
             return [eligible]
         block = (row.position - row.answer_start) // self.attention.block_length
         place = np.stack([row.document_id[eligible], block[eligible]])

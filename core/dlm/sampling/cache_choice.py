@@ -14,7 +14,7 @@ from dlm.sampling.canvas import Canvas
 from dlm.sampling.exact_cache import BlockCausalForward, CachedForward, IndependentBlocksForward
 from dlm.sampling.full_forward import Forward, PlainForward, Runner
 from dlm_plugins import AttentionBias
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC
+from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, PREFIX_IS_STATIC, blocks_are_separate
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -109,8 +109,7 @@ def _reason_against_prompt(runner: Runner) -> str | None:
         return f"under {type(bias).__name__} the prompt sees the answer, so that its keys and values change"
     if not _take_the_same_path(runner.canvas):
         return "the rows have their masks in different blocks; sample them one by one"
-    is_block_wise = BLOCKS_ARE_INDEPENDENT.of(bias) or NEEDS_CLEAN_COPY.of(bias)
-    if not is_block_wise and bool((runner.canvas.block[:, : num_prompt_columns(runner.canvas)] >= 0).any()):
+    if not blocks_are_separate(bias) and bool((runner.canvas.block[:, : num_prompt_columns(runner.canvas)] >= 0).any()):
         return "blocks count from the start of the text, so that the prompt is no prefix"
     return None
 

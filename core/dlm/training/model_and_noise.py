@@ -28,7 +28,7 @@ from dlm.training.adapters import add_adapters
 from dlm.training.run_data import isolates_documents, read_training_texts
 from dlm.training.weights import Weights, WholeWeights
 from dlm_plugins import RunComponents
-from dlm_plugins.attention_bias import BLOCKS_ARE_INDEPENDENT, NEEDS_CLEAN_COPY, bias_at_end
+from dlm_plugins.attention_bias import NEEDS_CLEAN_COPY, bias_at_end, blocks_are_separate
 from dlm_plugins.loss import NEEDS_CAUSAL_COPY, NUM_DRAWS
 from dlm_plugins.masking import IS_INDEPENDENT
 from dlm_plugins.noise_type import IS_ABSORBING, MAY_WRITE_MASK
@@ -274,8 +274,7 @@ def build_forward_process(
         block_length=config.training.block_attention.block_length,
         vocabulary=vocabulary,
         seed=config.training.seed,
-        blocks_are_separate=NEEDS_CLEAN_COPY.of(components.attention_bias)
-        or BLOCKS_ARE_INDEPENDENT.of(components.attention_bias),
+        blocks_are_separate=blocks_are_separate(components.attention_bias),
         num_steps=num_steps,
         num_draws=NUM_DRAWS.of(components.loss),
     )

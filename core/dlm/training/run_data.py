@@ -126,7 +126,7 @@ def prepare_data(
         shape=shape,
         seed=config.training.seed,
         order=getattr(rows, "order", shuffled),
-        num_workers=0 if dataset.num_workers == "auto" else dataset.num_workers,
+        num_workers=_num_workers(dataset, processes.device),
     )
     return PreparedData(
         loader=loader,
@@ -343,7 +343,7 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
         pack=dataset.pack,
         seed=config.training.seed,
         shuffle_buffer=dataset.shuffle_buffer,
-        num_workers=_stream_workers(dataset, processes.device),
+        num_workers=_num_workers(dataset, processes.device),
         exchange=exchange(processes, "the others' share of the stream"),
     )
     held_out: EvaluationBatches | None = None
@@ -364,10 +364,10 @@ def _streamed(config: RunConfig, tokenizer: PreTrainedTokenizerBase, processes: 
     )
 
 
-def _stream_workers(dataset: DatasetConfig, device: torch.device) -> int:
-    """How many processes tokenize ahead: by default one, unless it would take its time from the steps."""
+def _num_workers(dataset: DatasetConfig, device: torch.device) -> int:
+    """How many processes read ahead: by default one for a stream, unless it would take its time from the steps."""
     if dataset.num_workers == "auto":
-        return 0 if device.type == "cpu" else 1
+        return int(dataset.streaming and device.type != "cpu")
     return dataset.num_workers
 
 

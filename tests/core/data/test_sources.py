@@ -179,90 +179,101 @@ def test_csv_row_with_too_many_fields_has_a_problem(tmp_path):
     assert (second.problem, str(second.origin)) == ("3 fields, but the header has 2", f"{path}:4")
 
 
-def expect_error(name, *parts, **options):
+def error_of(name, **options):
+    """The one line that is said of a data set that cannot be read."""
     with pytest.raises(DataError) as caught:
-        for _ in load_source(name, **options).open():
-            pass
-    for part in parts:
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
+        list(load_source(name, **options).open())
+    (line,) = str(caught.value).split("\n")
+    return line
 
 
 def test_missing_file_names_the_nearest_ones(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}")
-    expect_error(f"{tmp_path}/trian.jsonl", "no such file", "did you mean 'train.jsonl'?")
+    said = error_of(f"{tmp_path}/trian.jsonl")
+    assert "no such file" in said
+    assert "did you mean 'train.jsonl'?" in said
 
 
 def test_missing_folder_is_said_to_be_missing(tmp_path):
-    expect_error(f"{tmp_path}/nowhere/a.txt", "no such file", "nowhere does not exist either")
+    said = error_of(f"{tmp_path}/nowhere/a.txt")
+    assert "no such file" in said
+    assert "nowhere does not exist either" in said
 
 
 def test_pattern_without_files_is_an_error(tmp_path):
-    expect_error(f"{tmp_path}/*.txt", "no file matches")
+    assert "no file matches" in error_of(f"{tmp_path}/*.txt")
 
 
 def test_unknown_package_says_what_to_install():
-    expect_error("pkg://no_such_package/data.jsonl", "no package 'no_such_package'", "pip install no-such-package")
+    said = error_of("pkg://no_such_package/data.jsonl")
+    assert "no package 'no_such_package'" in said
+    assert "pip install no-such-package" in said
 
 
 def test_missing_file_in_a_package_names_the_nearest_ones(package):
-    expect_error(f"{package}/data/date.jsonl", "no such file", "did you mean 'data.jsonl'?")
+    said = error_of(f"{package}/data/date.jsonl")
+    assert "no such file" in said
+    assert "did you mean 'data.jsonl'?" in said
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_file_without_rows_is_an_error(tmp_path, suffix, content):
     (tmp_path / f"empty.{suffix}").write_text(content)
-    expect_error(f"{tmp_path}/empty.{suffix}", "no rows")
+    assert "no rows" in error_of(f"{tmp_path}/empty.{suffix}")
 
 
 def test_csv_with_a_header_alone_is_an_error(tmp_path):
     (tmp_path / "empty.csv").write_text("text\n")
-    expect_error(f"{tmp_path}/empty.csv", "no rows")
+    assert "no rows" in error_of(f"{tmp_path}/empty.csv")
 
 
 def test_empty_json_list_is_an_error(tmp_path):
     (tmp_path / "empty.json").write_text("[]")
-    expect_error(f"{tmp_path}/empty.json", "no rows")
+    assert "no rows" in error_of(f"{tmp_path}/empty.json")
 
 
 def test_unknown_format_is_an_error(tmp_path):
     (tmp_path / "a.docx").write_text("x")
-    expect_error(f"{tmp_path}/a.docx", "unknown format (.docx)", "txt, jsonl, json, csv, parquet")
-    expect_error(str(tmp_path), "no file in a known format")
+    said = error_of(f"{tmp_path}/a.docx")
+    assert "unknown format (.docx)" in said
+    assert "txt, jsonl, json, csv, parquet" in said
+    assert "no file in a known format" in error_of(str(tmp_path))
 
 
 def test_folder_of_several_formats_asks_for_a_pattern(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "a.jsonl").write_text("{}")
-    expect_error(str(tmp_path), "files of several formats", "*.jsonl")
+    said = error_of(str(tmp_path))
+    assert "files of several formats" in said
+    assert "*.jsonl" in said
 
 
 def test_other_split_of_a_single_file_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    expect_error(f"{tmp_path}/a.txt", "only the split 'train', not 'test'", split="test")
-    expect_error("python-docs", "only the split 'train'", split="test")
-    expect_error("python-docs:long", "this sample has no options; write python-docs")
+    assert "only the split 'train', not 'test'" in error_of(f"{tmp_path}/a.txt", split="test")
+    assert "only the split 'train'" in error_of("python-docs", split="test")
+    assert "this sample has no options; write python-docs" in error_of("python-docs:long")
 
 
 def test_broken_json_names_its_line(tmp_path):
     (tmp_path / "a.json").write_text('[\n{"text": "a"},\n{"text" "b"}]')
-    expect_error(f"{tmp_path}/a.json", "a.json:3: not valid JSON")
+    assert "a.json:3: not valid JSON" in error_of(f"{tmp_path}/a.json")
 
 
 def test_json_without_objects_is_an_error(tmp_path):
     (tmp_path / "a.json").write_text('"text"')
-    expect_error(f"{tmp_path}/a.json", "expected a list of objects, found str")
+    assert "expected a list of objects, found str" in error_of(f"{tmp_path}/a.json")
 
 
 def test_bytes_that_are_not_utf8_name_their_line(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"fine\n\xff")
-    expect_error(f"{tmp_path}/a.txt", "a.txt:2: not UTF-8")
+    assert "a.txt:2: not UTF-8" in error_of(f"{tmp_path}/a.txt")
 
 
 def test_broken_parquet_is_an_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
-    expect_error(f"{tmp_path}/a.parquet", "not a readable Parquet file")
+    assert "not a readable Parquet file" in error_of(f"{tmp_path}/a.parquet")
 
 
 def test_hub_that_cannot_be_reached_is_an_error_that_names_the_ways_out(tmp_path):
@@ -320,7 +331,7 @@ def test_files_of_no_split_are_for_training_where_none_is_called_train(tmp_path)
 
 def test_pattern_has_no_splits(tmp_path):
     (tmp_path / "test.txt").write_text("x")
-    expect_error(f"{tmp_path}/*.txt", "a pattern has only the split 'train', not 'test'", split="test")
+    assert "a pattern has only the split 'train', not 'test'" in error_of(f"{tmp_path}/*.txt", split="test")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +345,7 @@ def test_pattern_has_no_splits(tmp_path):
 )
 def test_files_that_lose_something_are_refused(tmp_path, suffix, content, words):
     (tmp_path / f"a.{suffix}").write_text(content, newline="")
-    expect_error(f"{tmp_path}/a.{suffix}", words)
+    assert words in error_of(f"{tmp_path}/a.{suffix}")
 
 
 def test_columns_of_one_name_are_refused_in_a_table_too(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from dlm.config.eval_options import EvalOptions
 from dlm.data.tokenizer_training import train_tokenizer
-from dlm.evaluation.at_end import _files_of
+from dlm.evaluation.at_end import _contents_of
 from dlm.evaluation.evaluate import new_report
 from dlm.evaluation.items import metric_figures
 from dlm.evaluation.own_rows import byte_counter, run_of
@@ -76,10 +76,13 @@ def test_a_report_that_cannot_be_written_leaves_the_older_one(tmp_path: Path) ->
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_changed_file_in_a_folder_of_data_is_evaluated_anew(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one text\n")
-    options = EvalOptions(data=str(tmp_path))
-    before = _files_of(options)
-    assert _files_of(options) == before
-    (tmp_path / "a.txt").write_text("another, longer text\n")
-    assert _files_of(options) != before
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_a_changed_file_in_a_folder_of_data_is_evaluated_anew(tmp_path: Path, size: int) -> None:
+    file, half = tmp_path / "a.txt", "x" * size
+    file.write_text(f"{half}1{half}")
+    options = EvalOptions(data=str(tmp_path), questions=str(file))
+    before = _contents_of(options)
+    assert _contents_of(options) == before
+    file.write_text(f"{half}2{half}")  # as long as before, and other in its middle alone
+    after = _contents_of(options)
+    assert all(after[name] != before[name] for name in ("data", "questions"))

@@ -16,7 +16,6 @@ from dlm.errors import DataError
 
 _SYSTEM_COLUMNS = ("system", "system_prompt")
 _RESPONSES = ("response", "completion")
-_NUM_RECORDS_LOOKED_AT = 100
 
 
 @attrs.frozen
@@ -171,7 +170,7 @@ def find_format(source: Source, wanted: str | None = None) -> ConversationFormat
         if wanted not in FORMATS:
             raise DataError(f"dataset.format: unknown format {wanted!r}; known are {', '.join(FORMATS)}")
         return FORMATS[wanted]
-    records = first_records(source, _NUM_RECORDS_LOOKED_AT)
+    records = first_records(source)
     fitting = [formats_of(record.values) for record in records]
     columns = ", ".join(dict.fromkeys(column for record in records for column in record.values)) or "none"
     unclear = next((names for names in fitting if len(names) > 1), None)

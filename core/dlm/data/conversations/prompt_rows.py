@@ -21,8 +21,6 @@ from dlm.data.source_records import Origin, Source
 from dlm.data.sources import first_records
 from dlm.errors import DataError
 
-_NUM_RECORDS_LOOKED_AT = 100
-
 
 @attrs.frozen
 class Prompt:
@@ -179,7 +177,7 @@ def prompt_texts(source: Source, format_name: str | None) -> Iterator[str]:
 
 def _format(source: Source, name: str | None) -> ConversationFormat | None:
     """None where the rows have a text in a column ``prompt``, whatever else they have."""
-    readable = (record for record in first_records(source, _NUM_RECORDS_LOOKED_AT) if record.problem is None)
+    readable = (record for record in first_records(source) if record.problem is None)
     first = next(readable, None)
     if name is None and first is not None and isinstance(first.values.get("prompt"), str):
         return None
