@@ -1,4 +1,4 @@
-"""From hidden states to candidate tokens and confidence: temperature, Gumbel noise, suppressed tokens, EOS last.
+"""From hidden states to candidate tokens and confidence: temperature, Gumbel noise, suppressed tokens, margin.
 
 N positions, H hidden, V vocabulary. Logits are taken to float32 (float64 for a float64 model) before anything is made
 of them.

@@ -1,4 +1,4 @@
-"""The denoising loop: predict, commit, remask, stop at EOS; what remasking rules see (confidence, entropy, margin)."""
+"""The denoising loop: predict, commit, remask, stop at EOS or put it off; what remasking rules see (confidence)."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice

@@ -1,4 +1,4 @@
-"""The data of a run: from section ``dataset`` to the loader of training steps, and held-out batches for evaluation."""
+"""The data of a run: from section ``dataset`` to the loader (with how many workers), and held-out batches."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
