@@ -80,7 +80,7 @@ def test_two_ranks_share_the_rows_of_one(run_file) -> None:
     tokenizer = build_tokenizer(config)
 
     def of_rank(rank: int, num_ranks: int) -> dict[int, list[int]]:
-        place = SimpleNamespace(process_index=rank, num_processes=num_ranks)
+        place = SimpleNamespace(process_index=rank, num_processes=num_ranks, device=torch.device("cpu"))
         return rows_by_index(prepare_data(config, tokenizer, place).evaluation)
 
     parts = [of_rank(rank, 2) for rank in range(2)]
