@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MIN_SPEEDUP = 1.8
-MAX_MEMORY_RATIO = 0.5
+MIN_SPEEDUP = 2.6
+MAX_MEMORY_RATIO = 0.37
 MAX_LOSS_DIFFERENCE = 1e-6
 MAX_GRADIENT_DIFFERENCE = 1e-5
 
