@@ -123,6 +123,9 @@ def test_shares_add_up() -> None:
     assert 8 * sharded.moments == whole.moments == 8 * shape.parameters
     assert whole.checkpoint == sharded.checkpoint == 12 * shape.parameters
     assert (whole.traffic, sharded.traffic_between_copies) == (0, 0)
+    several = plan_memory(shape, Setting(shard=1, replicate=8, positions=100, accumulates=True))
+    assert several.gradients == 2 * whole.gradients
+    assert several.moments == whole.moments
     # A ring: each rank receives the sum of gradients once, and hands it on once, but for its own part.
     assert whole.traffic_between_copies == 2 * 7 / 8 * 4 * shape.parameters
     parts = re.findall(r"([\d.]+) (M|G)iB", str(sharded))

@@ -93,6 +93,8 @@ class Setting:
     """Of a number in the forward pass (``training.mixed_precision``)."""
     checkpointing: bool = True
     """``training.gradient_checkpointing``."""
+    accumulates: bool = False
+    """Whether a step has several micro-steps."""
     mask_bytes: int = 0
     """Of the dense attention mask of a micro-batch, where there is one."""
     frozen_copies: int = 0
@@ -150,12 +152,14 @@ def plan_memory(shape: DecoderShape, setting: Setting) -> MemoryPlan:
     weights = shape.parameters * setting.weight_bytes
     # Gradients are summed in float32 over ranks, and kept in the precision of the weights.
     gradients = trained * setting.weight_bytes
+    # DDP sums copies in buckets of its own: those of a step's only micro-step lie in them, others are added up beside.
+    sides = 2 if setting.accumulates and share == 1 and setting.replicate > 1 else 1
     received = (share - 1) / share
     layers = shape.parameters - shape.root_parameters
     reduced = trained * _FLOAT32
     return MemoryPlan(
         weights=weights / share,
-        gradients=gradients / share,
+        gradients=sides * gradients / share,
         moments=2 * gradients / share,
         gathered=_gathered(shape, setting),
         activations=_activations(shape, setting),

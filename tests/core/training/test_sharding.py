@@ -1,4 +1,4 @@
-"""The precision of FSDP: what is computed in half precision, and what is not."""
+"""The precision of FSDP: what is computed in half precision, and what is not; where gradients of DDP lie."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -72,3 +72,23 @@ def test_compiled_layers_are_gathered_and_give_the_loss_and_gradient_of_plain_on
     result, compiled = take_step(engine)
     assert result.sums.loss == pytest.approx(expected.sums.loss, rel=1e-6)
     assert largest_difference({name: whole(gradient) for name, gradient in compiled.items()}, gradients) < 1e-5
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_copies_add_gradients_up_beside_the_buckets_that_they_send() -> None:
+    """What the memory plan counts twice: micro-steps before the last leave gradients outside of DDP's buckets."""
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 2), gradient_as_bucket_view=True)
+
+    def places() -> set[int]:
+        return {parameter.grad.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    for _ in range(2):  # DDP lays its buckets out anew after the first step
+        model.zero_grad()
+        model(torch.ones(1, 3)).sum().backward()
+    buckets = places()
+    model.zero_grad()
+    with model.no_sync():
+        model(torch.ones(1, 3)).sum().backward()
+    assert not places() & buckets
+    model(torch.ones(1, 3)).sum().backward()
+    assert places() == buckets
