@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import sys
 import traceback
 
@@ -97,8 +98,10 @@ def _exit_code() -> int | None:
             traceback.print_exc()
             print("dlm: this is a bug in dlm or in a plugin; `dlm env` prints what a report needs.", file=sys.stderr)
             return 70
-        # Lines of a run file's problems stay as they are: editors and terminals link `file:line:`.
-        print(error if hasattr(error, "lines") else f"dlm: {error}", file=sys.stderr)
+        if not hasattr(error, "lines"):
+            print(f"dlm: {error}", file=sys.stderr)
+        elif os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a launcher reads the same run file
+            print(error, file=sys.stderr)  # as it is: editors and terminals link `file:line:`
         return int(code)
 
 

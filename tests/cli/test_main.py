@@ -97,6 +97,20 @@ def test_the_problems_of_a_run_file_start_with_file_and_line(dlm: Dlm) -> None:
     assert ending.err.splitlines() == lines
 
 
+def test_one_process_of_a_host_prints_them(dlm: Dlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of eight processes has read the same file; what only one of them may have met is printed by that one."""
+    said = {}
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        for error in (RunFileError(["run.yaml:3: optim.lrr: unknown key"]), errors.DataError("it is wrong")):
+            ending = dlm(doing=raising(error))
+            assert ending.code == 2
+            said[type(error).__name__, rank] = ending.err
+    assert said["RunFileError", "1"] == ""
+    assert said["RunFileError", "0"] == "run.yaml:3: optim.lrr: unknown key\n"
+    assert said["DataError", "0"] == said["DataError", "1"] == "dlm: it is wrong\n"
+
+
 def test_anything_else_is_a_bug_with_its_traceback(dlm: Dlm) -> None:
     ending = dlm(doing=raising(ZeroDivisionError("division of a test by zero")))
     assert (ending.code, ending.out) == (70, "")
