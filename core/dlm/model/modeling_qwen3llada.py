@@ -44,7 +44,7 @@ class Qwen3LLadaModel(Qwen3LLadaPreTrainedModel, Qwen3Model):
             attention_bias: (B, 1, Q, K) floating, 0 where a query sees a key and -inf where it does not. Combined
                 with a padding mask; a query that would see nothing sees everything instead.
             **kwargs: What Qwen3 takes besides. ``use_cache`` has no effect: no cache is ever made here, but one that
-                is passed as ``past_key_values`` is used and filled.
+                is passed (``cache``, or ``past_key_values`` before transformers 5.24) is used and filled.
 
         Raises:
             ModelError: A mask or bias of another form, or an attention implementation that cannot take it.

@@ -1,5 +1,6 @@
 """The model as the sampler calls it: body, head, attention masks and logit shift; forwards are counted."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ class Decoder:
     dtype: torch.dtype
     shift: int
     """1 where position i is predicted from the hidden state of position i - 1, as the AR parent did; else 0."""
+    cache_name: str
+    """The argument of the body that takes its cache."""
     num_forwards: int = 0
 
     @classmethod
@@ -45,6 +48,7 @@ class Decoder:
             implementation=for_inference(config._attn_implementation),
             dtype=parts.head.weight.dtype,
             shift=int(getattr(model.config, "logit_shift", False)),
+            cache_name=name_of_cache(type(parts.body)),
         )
 
     def forward(self, ids: Tensor, position: Tensor, masks: "Masks", store: KeyValueStore | None = None) -> Tensor:
@@ -59,7 +63,7 @@ class Decoder:
         self.num_forwards += 1
         arguments = masks.arguments(self.body)
         if store is not None:
-            arguments["past_key_values"] = store
+            arguments[self.cache_name] = store
             # Without a mask of four dimensions transformers would make one for a cache of another kind.
             if arguments["attention_mask"] is None:
                 arguments["attention_mask"] = self._nothing_hidden(ids, store)
@@ -96,6 +100,16 @@ class Decoder:
     def _mask(self, bias: AttentionBias, layout: SequenceLayout, queries: Tensor, keys: Tensor) -> Tensor | None:
         visible = visible_keys(bias, layout, queries, keys)
         return attention_mask_for(visible, implementation=self.implementation, dtype=self.dtype)
+
+
+def name_of_cache(body: type) -> str:
+    """How ``forward`` of a body calls its cache: ``cache`` from transformers 5.24 on; before, ``past_key_values``."""
+    for each in inspect.getmro(body):  # a class may hand on what it does not name
+        names = inspect.signature(vars(each)["forward"]).parameters if "forward" in vars(each) else ()
+        for name in ("cache", "past_key_values"):
+            if name in names:
+                return name
+    return "past_key_values"
 
 
 class Masks:

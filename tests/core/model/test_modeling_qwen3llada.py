@@ -5,9 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoModelForMaskedLM, DynamicCache
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from dlm.errors import ModelError
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM, Qwen3LLadaModel
+from dlm.sampling.decoder import name_of_cache
 
 both_backends = pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35], [89, 79, 32, 38, 46, 26]])
@@ -122,8 +124,9 @@ def test_no_cache_is_made_even_when_asked_for(tiny: Any) -> None:
 def test_a_cache_that_is_passed_is_used(tiny: Any) -> None:
     model = tiny.llada()
     cache = DynamicCache(config=model.config)
-    model.model(IDS[:, :4], past_key_values=cache)
-    tail = model.model(IDS[:, 4:], past_key_values=cache, position_ids=torch.tensor([[4, 5]])).last_hidden_state
+    passed: dict[str, Any] = {name_of_cache(Qwen3Model): cache}
+    model.model(IDS[:, :4], **passed)
+    tail = model.model(IDS[:, 4:], position_ids=torch.tensor([[4, 5]]), **passed).last_hidden_state
     # The first four do not see the last two here, so the whole row needs a bias that says the same.
     bias = torch.zeros(2, 1, 6, 6)
     bias[:, :, :4, 4:] = NEVER

@@ -1,5 +1,6 @@
 """Every cache that calls itself exact gives the tokens of the plain way."""
 
+import copy
 from typing import Any, ClassVar
 
 import attrs
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from dlm.config.components_in_effect import reason_against_shift
 from dlm.config.sampling_settings import APPROXIMATE_CACHES
@@ -14,10 +16,11 @@ from dlm.data.batch import Batch
 from dlm.diffusion.layout import training_layout, with_clean_copy
 from dlm.errors import UserInputError
 from dlm.model.attention import Visibility
+from dlm.model.modeling_qwen3llada import Qwen3LLadaModel
 from dlm.sampling import generate
 from dlm.sampling.cache_choice import CACHES
 from dlm.sampling.canvas import Canvas
-from dlm.sampling.decoder import visible_keys
+from dlm.sampling.decoder import name_of_cache, visible_keys
 from dlm.sampling.full_forward import layout_of
 from dlm.sampling.plan import plan
 from dlm_builtin_plugins.attention_biases.alternating import AlternatingAttention
@@ -49,6 +52,27 @@ class PromptFirst:
 
     def mask_function(self, layout: SequenceLayout) -> MaskFunction:
         return lambda b, h, q, k: (layout.block[b, q] >= 0) | (layout.block[b, k] < 0)
+
+
+class NamesCache(Qwen3LLadaModel):
+    """Has the name that transformers gives its cache now."""
+
+    def forward(self, cache: Any = None, **arguments: Any) -> Any:
+        return super().forward(**{name_of_cache(Qwen3Model): cache}, **arguments)
+
+
+class NamesPastKeyValues(Qwen3LLadaModel):
+    """Has the name from before."""
+
+    def forward(self, past_key_values: Any = None, **arguments: Any) -> Any:
+        return super().forward(**{name_of_cache(Qwen3Model): past_key_values}, **arguments)
+
+
+class HandsOn(NamesPastKeyValues):
+    """Does not name what it hands on."""
+
+    def forward(self, **arguments: Any) -> Any:
+        return super().forward(**arguments)
 
 
 BIASES = {
@@ -161,6 +185,16 @@ def test_auto_does_not_cache_rows_that_begin_at_different_columns(model: Any) ->
 def test_an_exact_cache_is_refused_where_it_is_not(model: Any, cache: str, bias: Any, reason: str) -> None:
     with pytest.raises(UserInputError, match=reason):
         generate(model, torch.tensor([[1, 2, 3]]), gen_length=4, steps=4, attention_bias=bias, cache=cache)
+
+
+@pytest.mark.parametrize("kind", [NamesCache, NamesPastKeyValues, HandsOn])
+def test_a_body_is_given_its_cache_by_the_name_that_it_has_for_it(frozen_model: Any, kind: type[Any]) -> None:
+    """transformers 5.24 renamed it, and code that comes with a model may have either."""
+    model, prompt = copy.deepcopy(frozen_model()), torch.arange(12).reshape(2, 6) + 5
+    settings: dict[str, Any] = {"gen_length": 8, "block_length": 4, "steps": 8, "attention_bias": "block"}
+    expected = generate(model, prompt, cache="off", **settings).sequences
+    model.model.__class__ = kind
+    assert generate(model, prompt, cache="prompt", **settings).sequences.equal(expected)
 
 
 def test_forwards_are_saved_side_by_side_and_counted(model: Any) -> None:
