@@ -78,8 +78,9 @@ class Leaky(Batch):
         return self.position
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_a_packed_document_is_seen_as_if_it_were_alone(bench, implementation: str) -> None:
+# The eager attention of transformers sums its softmax in float32, over rows of another length here and there.
+@pytest.mark.parametrize(("implementation", "tolerance"), [("sdpa", 1e-9), ("eager", 3e-6)])
+def test_a_packed_document_is_seen_as_if_it_were_alone(bench, implementation: str, tolerance: float) -> None:
     engine = bench.engine({"dataset.pack": True, "training.batch_size": 8, "model.attn_implementation": implementation})
     batch = packed_batch(engine)
     noised = engine.step.forward_process(batch, step=0, num_rows=8)
@@ -89,4 +90,4 @@ def test_a_packed_document_is_seen_as_if_it_were_alone(bench, implementation: st
             here = batch.document_id[row] == number
             with torch.no_grad():
                 alone = engine.step.objective.body(input_ids=noised.noisy_ids[row][here][None]).last_hidden_state[0]
-            torch.testing.assert_close(packed[row][here], alone, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(packed[row][here], alone, rtol=1e-9, atol=tolerance)
