@@ -35,7 +35,7 @@ class Part:
     """What runs in one process."""
 
     seconds: int
-    """Time limit."""
+    """Most that it may take; parts that measure share what time there is in proportion to it."""
     is_timed: bool = False
     """Whether it measures speed, and must have the machine for itself."""
 
@@ -63,11 +63,20 @@ class Launcher:
     ends: float
     """``time.monotonic()`` at which everything has to be over."""
 
-    def run(self, name: str) -> None:
-        left = self.ends - time.monotonic()
-        limit = left if self.is_tiny else min(float(PARTS[name].seconds), left)  # a trial here may be one of many
+    def limit(self, name: str, after: Sequence[str] = ()) -> float:
+        """Seconds for a part: what it may take, but no more than its share of what is left for all that follow."""
+        left, wanted = self.ends - time.monotonic(), PARTS[name].seconds
+        if self.is_tiny:
+            return left  # a trial of the script may be one of many
+        return min(float(wanted), left * wanted / (wanted + sum(PARTS[each].seconds for each in after)))
+
+    def run(self, name: str, after: Sequence[str] = ()) -> None:
+        """Run a part to its end or its limit; ``after``: those that still have to share the time with it."""
+        limit = self.limit(name, after)
+        # Figures that are missing fail nothing, a check that was not made does.
+        missing = "left_out" if PARTS[name].is_timed else "error"
         if limit < 5:
-            record(self.out, part=name, error="no time was left; run it with --only")
+            record(self.out, part=name, **{missing: "no time was left; run it with --only"})
             return
         command = [sys.executable, str(Path(__file__).with_name("gpu_parts.py")), name, str(self.out), self.device]
         command += ["--tiny"] if self.is_tiny else []
@@ -80,7 +89,7 @@ class Launcher:
                 os.killpg(process.pid, 9)
                 process.wait()
                 self._keep(name, said)
-                record(self.out, part=name, error=f"cut off after {limit:.0f} s")
+                record(self.out, part=name, **{missing: f"cut off after {limit:.0f} s; run it with --only"})
                 return
             lines = self._keep(name, said)
             if code:
@@ -188,9 +197,9 @@ def main() -> None:
     chosen = [name for name in PARTS if not arguments.only or name in arguments.only]
     with ThreadPoolExecutor(len(PARTS)) as pool:
         list(pool.map(launcher.run, [name for name in chosen if not PARTS[name].is_timed]))
-    for name in chosen:
-        if PARTS[name].is_timed:
-            launcher.run(name)
+    timed = [name for name in chosen if PARTS[name].is_timed]
+    for number, name in enumerate(timed, 1):
+        launcher.run(name, after=timed[number:])
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     print_table(lines)
     print(f"figures: {out}")

@@ -46,7 +46,9 @@ class Bench:
             yield
         except DlmError as error:
             self.record(**names, refused=" ".join(str(error).split()))
-        except RuntimeError as error:  # out of memory, a kernel that is missing
+        except torch.OutOfMemoryError:
+            self.record(**names, refused="out of memory")
+        except RuntimeError as error:  # such as a kernel that is missing
             self.record(**names, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         self.clean_up()
 

@@ -89,14 +89,48 @@ def test_a_resumed_run_is_compared_by_the_script(tmp_path: Path) -> None:
     assert "| no | yes |" in done.stdout
 
 
-def test_a_part_without_time_leaves_a_line(parts: Any, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    importlib.import_module("gpu").Launcher(out=out, device="cpu", is_tiny=True, ends=time.monotonic() + 1).run(
-        "precision"
-    )
-    (line,) = [json.loads(each) for each in out.read_text().splitlines()]
-    assert line["part"] == "precision"
-    assert "no time was left" in line["error"]
+def test_what_does_not_fit_is_a_figure_too_and_no_failure(parts: Any, tmp_path: Path) -> None:
+    bench = parts.Bench(part="step-0.6b", out=tmp_path / "out.jsonl", device=torch.device("cpu"), is_tiny=True)
+    with bench.case(bias="block_causal"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    with bench.case(bias="full"):
+        raise RuntimeError("no kernel image is available")
+    large, broken = [json.loads(each) for each in bench.out.read_text().splitlines()]
+    assert large == {"part": "step-0.6b", "bias": "block_causal", "refused": "out of memory"}
+    assert "no kernel image" in broken["error"]
+
+
+def test_parts_that_measure_share_the_time_that_is_left(
+    parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The last one gets its part of it, however long the first ones take; what one leaves goes to the others."""
+    gpu, now = importlib.import_module("gpu"), 0.0
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now)
+    launcher = gpu.Launcher(out=tmp_path / "out.jsonl", device="cuda", is_tiny=False, ends=140.0)
+    wanted = {name: part.seconds for name, part in gpu.PARTS.items() if part.is_timed}
+    first, second, *others = wanted
+    assert launcher.limit(first, [second, *others]) == pytest.approx(140 * wanted[first] / sum(wanted.values()))
+    now = 60.0  # the first one took a little more, the second one nothing
+    limits = []
+    for number, name in enumerate(others, 1):
+        limits.append(launcher.limit(name, others[number:]))
+        now += limits[-1]
+    assert limits[0] == pytest.approx(80 * wanted[others[0]] / (wanted[others[0]] + wanted[others[1]]))
+    assert now <= 140
+    now = 0.0
+    assert launcher.limit(others[-1]) == wanted[others[-1]]
+
+
+def test_a_check_without_time_fails_the_script_and_a_figure_does_not(parts: Any, tmp_path: Path) -> None:
+    gpu, out = importlib.import_module("gpu"), tmp_path / "out.jsonl"
+    launcher = gpu.Launcher(out=out, device="cpu", is_tiny=True, ends=time.monotonic() + 1)
+    for name in ("precision", "sampling"):
+        launcher.run(name)
+    check, figure = [json.loads(each) for each in out.read_text().splitlines()]
+    assert (check["part"], figure["part"]) == ("precision", "sampling")
+    assert "no time was left" in check["error"]
+    assert "error" not in figure
+    assert "no time was left" in figure["left_out"]
 
 
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
