@@ -223,6 +223,8 @@ def wanted_of(kind: type[Body], value: Any, session: Session, limits: Limits, *,
     body: Any = structured(_meaningful(value), kind)
     if len(body.stops) > MAX_STOPS or not all(body.stops):
         raise refused(f"stop is one text, or at most {MAX_STOPS}, none of them empty", "stop")
+    if body.stream_options is not None and not body.stream:
+        raise refused("stream_options go with stream: true", "stream_options")
     # Before the prompts are read: nobody else is answered meanwhile.
     num_rows = body.num_prompts * body.num_samples
     if num_rows > limits.max_waiting:

@@ -171,6 +171,17 @@ def test_what_asks_for_nothing_is_let_through(server: Server) -> None:
     assert caught.value.code == "unsupported_parameter"
 
 
+@pytest.mark.parametrize("stream", [False, None])
+def test_options_of_a_stream_are_refused_without_one(server: Server, stream: bool | None) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 8, "stream": stream, "stream_options": {"include_usage": True}}
+    answer = server.post("/v1/completions", body)
+    assert answer.status == 400, answer.text
+    assert (answer.json["error"]["param"], answer.json["error"]["message"]) == (
+        "stream_options",
+        "stream_options go with stream: true",
+    )
+
+
 @pytest.mark.parametrize(
     ("method", "path", "content", "headers", "status"),
     [
