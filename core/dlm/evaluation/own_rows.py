@@ -177,7 +177,7 @@ def for_other_tokenizer(data: EvaluationData, session: Session, other: Session) 
     """The same texts in the ids of another model's tokenizer.
 
     Raises:
-        UserInputError: rows of which parts in the middle are not scored, or one that is too long there.
+        UserInputError: rows of which parts in the middle are not scored, or one that is too long or empty there.
     """
     rows, room = [], window_of(other.model.config, None)
     blocks_from_start = getattr(other.model.config, "block_origin", None) == "document"
@@ -192,6 +192,11 @@ def for_other_tokenizer(data: EvaluationData, session: Session, other: Session) 
             for part in (row.input_ids[:start], row.input_ids[start:])
         ]
         before, after = ([int(each) for each in ids] for ids in encode_texts(texts, other.tokenizer))
+        if not after:
+            raise UserInputError(
+                "--against: what is scored of a text is special tokens alone (ends, or words that no tokenizer entry "
+                "stands for), so that the other model would have nothing to score: leave it out, or give other --data"
+            )
         if len(before) + len(after) > room:
             raise UserInputError(
                 f"--against: a text of {len(row.input_ids)} tokens has {len(before) + len(after)} in the other model's "

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 import dlm
+from dlm.config.sampling_settings import SamplingSettings
+from dlm.data.tokenizer_training import train_tokenizer
+from dlm.errors import UserInputError
 from dlm.evaluation.corpus import _keyed, measure
 from dlm.evaluation.likelihood import ScoredText
+from dlm.evaluation.own_rows import EvaluationData, for_other_tokenizer
 from dlm.evaluation.scoring import Scorer
+from dlm.sampling.arguments import component
+from dlm.sampling.session import Session
 
 TEXTS = [[*((i + j * j * (i % 4)) % 6 for j in range(4)), i % 5] for i in range(12)] + [[1, 2], [5]]
 ROWS = [ScoredText.of_ids([], text, False).row for text in TEXTS]
@@ -50,3 +56,29 @@ def test_masks_that_are_shared_cancel_in_a_difference(make_model: Any) -> None:
     assert difference.value == pytest.approx(one.nats_per_token.value - other.nats_per_token.value)
     assert difference.draws < one.nats_per_token.draws / 8**0.5
     assert one.minus(one).draws == 0
+
+
+def test_a_text_that_another_tokenizer_has_nothing_of_is_refused(make_model: Any) -> None:
+    """Its nats would be compared with none, over no byte."""
+    sessions = [
+        Session(
+            model=make_model(),
+            tokenizer=train_tokenizer(["a cat, a cat and a cat"], vocab_size=size),
+            settings=SamplingSettings(remasking=component("remasking", "low_confidence")),
+            rendering=None,
+            mask_id=6,
+            eos_ids=(),
+        )
+        for size in (262, 264)
+    ]
+    end = sessions[0].tokenizer.eos_token_id
+    text = sessions[0].tokenizer("a cat")["input_ids"]
+
+    def data(*rows: list[int]) -> EvaluationData:
+        made = [ScoredText.of_ids([], ids, False).row for ids in rows]
+        return EvaluationData(name="texts", rows=made, num_bytes=[], fingerprint="", isolate_documents=False, notes=())
+
+    (row,) = for_other_tokenizer(data([*text, end]), *sessions).rows
+    assert sessions[1].tokenizer.decode(row.input_ids.tolist()) == "a cat"
+    with pytest.raises(UserInputError, match="--against: what is scored of a text is special tokens alone"):
+        for_other_tokenizer(data(text, [end]), *sessions)
