@@ -71,7 +71,7 @@ _SEPARATOR = re.compile(r"(?<=\d)(?:,?\\[,!;: ]|\{,\}|[\u00a0\u2009\u202f])(?=\d
 _SIGNED_PRICE = re.compile(r"(?<![\w.)])-(\\?[$\u20ac\u00a3\u00a5])")
 _FUNCTION = re.compile(
     r"\\(?:times|cdot|div|ast|pm|mp|sqrt|[cdt]?frac|[dt]?binom|pi|log|ln|exp|sin|cos|tan|sum|prod|[bp]?mod)(?![a-zA-Z])"
-    r"|-(?=(?:\\left)?[(\[{])"
+    r"|-(?=\\(?!\$)|[(\[{])"
 )
 _TWO_WORDS = re.compile(r"[+-]?(?:\d{1,3} \d{3}|\d+ \d+/\d+)")
 """What may be a single number: groups of digits, or a mixed one."""
@@ -90,9 +90,9 @@ def last_number(text: str) -> Fraction | None:
     r"""The number that a text ends with, exactly; None where its last word with a digit is no plain number.
 
     Read are ``-7``, ``1,234.5``, ``2.5e3``, ``3/4``, ``\frac{3}{4}``, ``\boxed{12}``, ``-$5``, ``50%`` (as 50) and
-    ``**12**``. Nothing is calculated: ``2**3``, ``2 \times 3``, ``-(3)``, ``\sqrt{2}``, ``4!`` and ``12:30`` are none,
-    nor is what may be more than it seems (``1 1/2``, ``1 000``), or has more than ``MOST_DIGITS`` digits or an exponent
-    beyond them.
+    ``**12**``. Nothing is calculated: ``2**3``, ``2 \times 3``, ``-(3)``, ``-\boxed{3}``, ``\sqrt{2}``, ``4!`` and
+    ``12:30`` are none, nor is what may be more than it seems (``1 1/2``, ``1 000``), or has more than ``MOST_DIGITS``
+    digits or an exponent beyond them.
     """
     plain = _SIGNED_PRICE.sub(r"\1-", _SEPARATOR.sub(",", text.translate(_PLAIN)))
     plain = _FUNCTION.sub(" ^ ", _FRACTION.sub(_as_quotient, plain)).replace(")(", "*").replace("}{", "*")
