@@ -133,7 +133,7 @@ class Independent:
     num_views = 2
 
     def select(self, request: MaskingRequest) -> Selection:
-        self.view_index = request.view_index
+        self.view_index, self.context = request.view_index, request.context
         corrupted = request.eligible & (request.draws.per_position("coin") < request.p)
         return Selection(corrupted=corrupted, p_mask=request.p.masked_fill(~request.eligible, 0.0))
 
@@ -147,6 +147,25 @@ def test_views_repeat_the_rows_and_share_their_draws(lab, docs) -> None:
             first, second = getattr(noised, name)[::2], getattr(noised, name)[1::2]
             assert torch.equal(first, second), name
     assert masking.view_index.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_masking_is_told_what_is_context_and_padding_is_not(lab, docs) -> None:
+    masking = Independent()
+    lab.noised(lab.batch(docs((4, 1)), docs((2, 2)), docs((3, 2), (2, 1))), masking=masking)
+    rows = [[1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 1, 0]]
+    assert masking.context.int().tolist() == [row for row in rows for _ in range(2)]
+
+
+def test_a_batch_knows_how_far_the_run_is(lab, docs) -> None:
+    batch = lab.batch(docs(9))
+    assert lab.noised(batch).moment is None
+    moments = [lab.noised(batch, step=step, num_steps=4).moment for step in (0, 1, 4, 6)]
+    assert [(each.progress, each.seed, each.step) for each in moments] == [
+        (0, 11, 0),
+        (0.25, 11, 1),
+        (1, 11, 4),
+        (1, 11, 6),
+    ]
 
 
 WAYS = {
