@@ -31,12 +31,15 @@ def test_resumed_at_every_step_one_after_the_other(
 ) -> None:
     reference = laboratory.reference(two_epochs)
     num_resumed = 0
-    # Each run takes exactly one step more than the one before, and dies in the next.
+    # A run dies a step or two further on, and the next one starts where the last save was whole by then.
     while (outcome := laboratory.run(two_epochs, tmp_path, inject=["die_in_backward", 2 + call])).code != 0:
         assert outcome.code == -signal.SIGKILL, outcome.log
         num_resumed += 1
     assert "continuing from" in outcome.log
-    assert "epoch 1, batch 0" in outcome.log  # the boundary
+    if call == FIRST_CALL_OF_A_STEP:
+        # No run gets further than one step, so none passes over the boundary. With the second call one may: the last
+        # step of an epoch has a single micro-batch here.
+        assert "epoch 1, batch 0" in outcome.log
     assert digest_of(tmp_path / "run") == reference
     where = "between two steps" if call == FIRST_CALL_OF_A_STEP else "between two micro-batches"
     count(f"resumed at every step of two epochs, killed {where}", f"{num_resumed} resumptions in a row, 0 different")
