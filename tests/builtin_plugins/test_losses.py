@@ -387,6 +387,7 @@ def test_good_runs_are_accepted(loss, schedule):
         ({"noise_schedule": UniformSchedule(low=0.1)}, ["acme:my_noise_schedule", "0.1009 to 1"]),
         ({"noise_schedule": UniformSchedule(high=0.9)}, ["acme:my_noise_schedule", "0.0009 to 0.9"]),
         ({"masking": ContiguousMasking()}, ["bernoulli"]),
+        ({"mask_contiguous_region_prob": 0.1}, ["bernoulli alone"]),
         ({"noise_type": RandomReplaceNoise()}, ["acme:my_noise_type"]),
         ({"reweight_cap": 5.0}, ["reweight_cap"]),
         ({"t_per": "token"}, ["t_per token", "acme:my_attention_bias"]),

@@ -104,6 +104,22 @@ def test_the_divergences(view: Any) -> None:
     assert not PolicyClipLoss(kl="k2").needs_reference
 
 
+@pytest.mark.parametrize("options", [{}, {"kl": "k3", "beta": 0.1}], ids=str)
+def test_what_has_become_a_thousand_nats_likelier_or_less_likely_is_no_infinity(view: Any, options: Any) -> None:
+    """float32 ends at e to the 89th, and one token of a rollout must not spoil the step."""
+    logits = torch.zeros(4, 4, 6).scatter(2, view.clean_ids[..., None], -1000.0).requires_grad_()
+    far = attrs.evolve(
+        view,
+        all_logits=logits,
+        old_log_probability=torch.full((4, 4), -2000.0),
+        reference_log_probability=torch.zeros(4, 4),
+        advantage=-torch.ones(4, 4),
+    )
+    output = PolicyClipLoss(**options)(far)
+    assert output.total.isfinite()
+    assert torch.autograd.grad(output.total, logits)[0].isfinite().all()
+
+
 def test_options_that_would_have_no_effect_are_refused(run_components: RunComponents) -> None:
     good = (PolicyClipLoss(kl="k2", beta=0.1), PolicyClipLoss(floor=0.1), PolicyClipLoss(ratio="answer"))
     assert not [reason for loss in good for reason in loss.incompatibilities(run_components)]
