@@ -121,8 +121,8 @@ class TakingTurns:
     hand_seconds: list[float] = attrs.field(factory=list)
     hand_losses: list[float] = attrs.field(factory=list)
 
-    def steps(self, epoch: int, epoch_batch: int) -> Iterator[StepBatch]:
-        batches = self.loader.steps(epoch, epoch_batch)
+    def steps(self, *place: Any) -> Iterator[StepBatch]:
+        batches = self.loader.steps(*place)
         while True:
             started = time.perf_counter()
             # Until the engine asks again, it works on its step.
@@ -153,6 +153,10 @@ def measure(num_steps: int) -> tuple[TakingTurns, float]:
         ]
         loaded = load_config(RUN_FILE, overrides)
         engine, other = (assemble(loaded, build_accelerator(loaded.config)) for _ in range(2))
+        # By hand there is one epoch, without its last step, which may be short.
+        most = engine.data.loader.steps_per_epoch - 1
+        if not NUM_WARMUP + 1 < num_steps <= most:
+            sys.exit(f"--steps {num_steps}: wanted are {NUM_WARMUP + 2} to {most}")
         turns = TakingTurns(engine.data.loader, ByHand(other, num_steps))
         with engine.saver.folder:
             engine.data = attrs.evolve(engine.data, loader=turns)

@@ -4,10 +4,10 @@
     python benchmarks/gpu.py --only step-0.6b --only flex
 
 Each part is a process of its own with a time limit. Parts that check run side by side, parts that measure run alone
-after them. Every figure is written to ``--out`` as it comes (JSON lines), and what a part prints to a ``.log`` beside
-it, so that nothing is lost where a part is cut off; one table is printed at the end. Without a GPU it says so and exits
-with 0; ``--device cpu --tiny`` runs every line on tiny shapes, whose figures mean nothing. Exit code 1 where a check
-failed.
+after them. Every figure is written to ``--out`` as it comes (JSON lines), with a line for each case that was not
+reached, and what a part prints to a ``.log`` beside it, so that nothing is lost where a part is cut off; one table is
+printed at the end. Without a GPU it says so and exits with 0; ``--device cpu --tiny`` runs every line on tiny shapes,
+whose figures mean nothing. Exit code 1 where a check failed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ import attrs
 
 ROOT = Path(__file__).parent.parent
 TOTAL_SECONDS = 240
+NO_TIME = "no time was left; run it with --only"
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +56,19 @@ PARTS = {
 
 
 @attrs.frozen(kw_only=True)
+class Started:
+    """A part that waits to be let go, or runs."""
+
+    process: subprocess.Popen[str]
+    said: IO[str]
+
+    def kill(self) -> None:
+        """End it and what it started."""
+        os.killpg(self.process.pid, 9)
+        self.process.communicate()
+
+
+@attrs.frozen(kw_only=True)
 class Launcher:
     """Starts parts, and writes what became of those that did not end well."""
 
@@ -70,31 +85,55 @@ class Launcher:
             return left  # a trial of the script may be one of many
         return min(float(wanted), left * wanted / (wanted + sum(PARTS[each].seconds for each in after)))
 
-    def run(self, name: str, after: Sequence[str] = ()) -> None:
-        """Run a part to its end or its limit; ``after``: those that still have to share the time with it."""
-        limit = self.limit(name, after)
-        # Figures that are missing fail nothing, a check that was not made does.
-        missing = "left_out" if PARTS[name].is_timed else "error"
-        if limit < 5:
-            record(self.out, part=name, **{missing: "no time was left; run it with --only"})
-            return
+    def start(self, name: str) -> Started:
+        """Start a part, which imports what it needs, longer than most cases take, and then waits to be let go."""
         command = [sys.executable, str(Path(__file__).with_name("gpu_parts.py")), name, str(self.out), self.device]
         command += ["--tiny"] if self.is_tiny else []
         # What the process and its children print; their figures go into the file.
-        with tempfile.TemporaryFile("w+", errors="replace") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, env=self._environment(), process_group=0)
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.wait()
-                self._keep(name, said)
-                record(self.out, part=name, **{missing: f"cut off after {limit:.0f} s; run it with --only"})
+        said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the part
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            text=True,
+            env=self._environment(name),
+            process_group=0,
+        )
+        return Started(process=process, said=said)
+
+    def run(self, name: str, started: Started, after: Sequence[str] = ()) -> None:
+        """Let a part run to its end or its limit; ``after``: those that still have to share the time with it."""
+        limit = self.limit(name, after)
+        # Figures that are missing fail nothing, a check that was not made does.
+        missing = "left_out" if PARTS[name].is_timed else "error"
+        with started.said:
+            if limit < 5:
+                started.kill()
+                self._miss(name, missing, NO_TIME)
                 return
-            lines = self._keep(name, said)
+            try:
+                started.process.communicate("go\n", timeout=limit)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                self._keep(name, started.said)
+                self._miss(name, missing, f"cut off after {limit:.0f} s; run it with --only", others=NO_TIME)
+                return
+            lines, code = self._keep(name, started.said), started.process.returncode
             if code:
                 print("\n".join(lines[-30:]), file=sys.stderr)
-                record(self.out, part=name, error=f"exit code {code}: {lines[-1] if lines else 'nothing was said'}")
+                reason = f"exit code {code}: {lines[-1] if lines else 'nothing was said'}"
+                self._miss(name, "error", reason, others="the part had ended before")
+
+    def _miss(self, name: str, key: str, reason: str, others: str | None = None) -> None:
+        """Write why a part has no more figures: a line for each case that it announced and has none for."""
+        lines = [line for line in read(self.out) if line["part"] == name]
+        done = [line for line in lines if "planned" not in line]
+        planned = [case for line in lines for case in line.get("planned", [])]
+        first, *later = [case for case in planned if not any(case.items() <= line.items() for line in done)] or [{}]
+        record(self.out, part=name, **first, **{key: reason})  # what it was at
+        for case in later:
+            record(self.out, part=name, **case, **{key: others})
 
     def _keep(self, name: str, said: IO[str]) -> list[str]:
         """Add what a part printed to the log beside the figures; return its lines."""
@@ -105,14 +144,17 @@ class Launcher:
                 log.write("\n".join([f"### {name}", *lines, ""]))
         return lines
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, name: str) -> dict[str, str]:
         roots = [str(ROOT / folder) for folder in ("core", "plugins", "builtin_plugins")]
         path = os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])])
         use_cpu = {"ACCELERATE_USE_CPU": "true"} if self.device == "cpu" else {}
         # A compiler takes minutes, however tiny the shapes are.
         no_compiler = {"TORCH_COMPILE_DISABLE": "1"} if self.is_tiny else {}
         fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-        return {**os.environ, **fixed, **use_cpu, **no_compiler}
+        # Side by side, parts with a thread for each core each would mostly wait for each other.
+        threads = max(1, (os.cpu_count() or 1) // sum(not part.is_timed for part in PARTS.values()))
+        shared = {} if PARTS[name].is_timed else {"OMP_NUM_THREADS": str(threads)}
+        return {**shared, **os.environ, **fixed, **use_cpu, **no_compiler}
 
 
 def record(out: Path, **figures: Any) -> None:
@@ -121,19 +163,22 @@ def record(out: Path, **figures: Any) -> None:
         file.write(json.dumps(figures) + "\n")
 
 
+def read(out: Path) -> list[dict[str, Any]]:
+    """All lines."""
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
 def machine(device: str) -> dict[str, Any]:
     """What the figures belong to."""
-    import accelerate
     import torch
-    import transformers
 
     found: dict[str, Any] = {
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
+        "transformers": version("transformers"),  # asked without importing them, which takes seconds
+        "accelerate": version("accelerate"),
         "card": "none",
         "driver": None,
     }
@@ -142,8 +187,8 @@ def machine(device: str) -> dict[str, Any]:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
             found["driver"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
-        except OSError:
-            found["driver"] = "unknown: no nvidia-smi"
+        except (OSError, subprocess.TimeoutExpired):
+            found["driver"] = "unknown: no nvidia-smi, or no answer"
     return found
 
 
@@ -195,12 +240,13 @@ def main() -> None:
     record(out, part="machine", **machine(arguments.device))
     launcher = Launcher(out=out, device=arguments.device, is_tiny=arguments.tiny, ends=ends)
     chosen = [name for name in PARTS if not arguments.only or name in arguments.only]
+    started = {name: launcher.start(name) for name in chosen}
     with ThreadPoolExecutor(len(PARTS)) as pool:
-        list(pool.map(launcher.run, [name for name in chosen if not PARTS[name].is_timed]))
+        list(pool.map(lambda name: launcher.run(name, started[name]), [n for n in chosen if not PARTS[n].is_timed]))
     timed = [name for name in chosen if PARTS[name].is_timed]
     for number, name in enumerate(timed, 1):
-        launcher.run(name, after=timed[number:])
-    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        launcher.run(name, started[name], after=timed[number:])
+    lines = [line for line in read(out) if "planned" not in line]
     print_table(lines)
     print(f"figures: {out}")
     sys.exit(1 if any("error" in line or line.get("holds") is False for line in lines) else 0)

@@ -4,7 +4,8 @@ import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ class Bench:
     def record(self, **figures: Any) -> None:
         gpu.record(self.out, part=self.part, **figures)
 
+    def plan(self, cases: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """Announce the cases, what is worth most first: those that are not reached become lines nevertheless."""
+        self.record(planned=cases)
+        return cases
+
     def shape(self, config: dict[str, Any], num_rows: int, length: int, vocabulary_size: int = 151_936) -> Shape:
         if self.is_tiny:
             return Shape(config=TINY, num_rows=2, length=64, vocabulary_size=320, mask_id=300)
@@ -41,16 +47,18 @@ class Bench:
 
     @contextlib.contextmanager
     def case(self, **names: Any) -> Iterator[None]:
-        """One case: what the product refuses, and what does not fit, becomes a line; the next one goes on."""
+        """One case: what the product refuses, what does not fit and what fails becomes a line; the next one goes on."""
+        # Here, not at the end: an exception holds what a case that failed had made until this function has ended.
+        self.clean_up()
         try:
             yield
         except DlmError as error:
             self.record(**names, refused=" ".join(str(error).split()))
         except torch.OutOfMemoryError:
             self.record(**names, refused="out of memory")
-        except RuntimeError as error:  # such as a kernel that is missing
+        except Exception as error:  # compilers and kernels have errors of their own kinds
+            traceback.print_exc()
             self.record(**names, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        self.clean_up()
 
     def clean_up(self) -> None:
         torch._dynamo.reset()

@@ -41,11 +41,12 @@ def check_flex(bench: Bench) -> None:
     shape = bench.shape({**SMALL, "num_hidden_layers": 2}, 2, 200, vocabulary_size=4096)
     # flex_attention does not train on a CPU.
     other = "flex_attention" if bench.device.type == "cuda" else "eager"
-    for entry in Registry.discover().entries("attention_bias"):
-        with bench.case(bias=entry.name, attention=other):
+    biases = Registry.discover().entries("attention_bias")
+    for names in bench.plan([{"bias": entry.name, "attention": other} for entry in biases]):
+        with bench.case(**names):
             results = []
             for attention in ("sdpa", other):
-                values = run_file(shape, bias=entry.name, attention=attention)
+                values = run_file(shape, bias=names["bias"], attention=attention)
                 values["training"]["block_attention"]["block_length"] = 8  # several in each document
                 trial = build(values, shape, documents=2, padding=20)
                 batch = trial.batch.micro_batches[0]
@@ -58,8 +59,7 @@ def check_flex(bench: Bench) -> None:
             loss_difference = abs(other_loss / loss - 1)
             difference = max(float((a - b).norm() / b.norm()) for a, b in zip(gradients, expected, strict=True))
             bench.record(
-                bias=entry.name,
-                attention=other,
+                **names,
                 loss=loss,
                 loss_difference=loss_difference,
                 gradient_difference=difference,
@@ -73,18 +73,17 @@ def check_precision(bench: Bench) -> None:
     num_steps = 3 if bench.is_tiny else 30
     expected: list[float] = []
     cases = (("no", "float32"), ("bf16", "float32"), ("fp16", "float32"), ("no", "bfloat16"))
-    for precision, dtype in cases:
-        with bench.case(mixed_precision=precision, dtype=dtype):
-            values = run_file(shape, precision=precision)
-            values["model"]["dtype"] = dtype
+    for names in bench.plan([{"mixed_precision": precision, "dtype": dtype} for precision, dtype in cases]):
+        with bench.case(**names):
+            values = run_file(shape, precision=names["mixed_precision"])
+            values["model"]["dtype"] = names["dtype"]
             values["optim"]["lr"] = 1e-3
             trial = build(values, shape)
             losses = [trial.step(trial.batch, number).sums.loss for number in range(num_steps)]
             expected = expected or losses
             worst = max(abs(ours / theirs - 1) for ours, theirs in zip(losses, expected, strict=True))
             bench.record(
-                mixed_precision=precision,
-                dtype=dtype,
+                **names,
                 first_loss=losses[0],
                 last_loss=losses[-1],
                 worst_difference=worst,
@@ -108,45 +107,47 @@ MAX_LOSS_DIFFERENCE = 1e-3
 def check_runs(bench: Bench) -> None:
     """``dlm run`` of the shipped run files, three steps each: to their end, and with the losses of the CPU."""
     devices = ["cpu"] if bench.device.type == "cpu" else ["cpu", bench.device.type]
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
-        folders = [Path(name) / each for each in devices]
-        expected, *others = pool.map(lambda device, folder: shipped_runs(bench, device, folder), devices, folders)
-    for run, reference in expected.items():
-        found = others[0].get(run) if others else reference
-        if found is None:
-            continue  # it failed, and that is recorded
-        pairs = zip(found, reference, strict=True)
-        difference = max(abs(ours["loss"] - theirs["loss"]) for ours, theirs in pairs)
-        bench.record(
-            run=run,
-            steps=len(found),
-            loss=found[-1]["loss"],
-            largest_grad_norm=max(line["grad_norm"] for line in found),
-            loss_difference=difference,
-            # What a run with rewards has written depends on the last digits of the logits.
-            holds=run == "rl" or difference <= MAX_LOSS_DIFFERENCE,
-        )
-
-
-def shipped_runs(bench: Bench, device: str, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """What each run logged of its steps on ``device``, one run after the other in ``folder``."""
-    folder.mkdir()
-    environment = {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})}
-    steps = {}
     # One will do to try the script: the test suite runs all of the files anyway.
-    for run, overrides in list(SHIPPED_RUNS.items())[: 1 if bench.is_tiny else None]:
-        command = [sys.executable, "-m", "dlm", "run", str(gpu.ROOT / "configs" / f"{run}.yaml")]
-        done = subprocess.run(
-            [*command, *SHORTENED, *overrides], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        if done.returncode:
-            print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
-            said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-            bench.record(run=run, device=device, holds=False, said=f"exit code {done.returncode}: {said[:300]}")
-            continue
-        lines = (folder / "runs" / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        steps[run] = [line for line in map(json.loads, lines) if line["split"] == "train"]
-    return steps
+    runs = list(SHIPPED_RUNS)[: 1 if bench.is_tiny else None]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(devices)) as pool:
+        folders = [Path(name) / device for device in devices]
+        for names in bench.plan([{"run": run} for run in runs]):
+            run = names["run"]
+            logged = list(pool.map(lambda device, folder: steps_of(bench, run, device, folder), devices, folders))  # noqa: B023
+            compare(bench, run, logged[-1], logged[0])
+
+
+def compare(bench: Bench, run: str, found: list[dict[str, Any]] | None, reference: list[dict[str, Any]] | None) -> None:
+    """What a run logged of its steps against what it logged on the CPU; None: it failed, and that is recorded."""
+    if found is None or reference is None:
+        return
+    difference = max(abs(ours["loss"] - theirs["loss"]) for ours, theirs in zip(found, reference, strict=True))
+    bench.record(
+        run=run,
+        steps=len(found),
+        loss=found[-1]["loss"],
+        largest_grad_norm=max(line["grad_norm"] for line in found),
+        loss_difference=difference,
+        # What a run with rewards has written depends on the last digits of the logits.
+        holds=run == "rl" or difference <= MAX_LOSS_DIFFERENCE,
+    )
+
+
+def steps_of(bench: Bench, run: str, device: str, folder: Path) -> list[dict[str, Any]] | None:
+    """What a run logged of its steps on ``device``, in ``folder``, where it finds those before it; None: it failed."""
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})}
+    command = [sys.executable, "-m", "dlm", "run", str(gpu.ROOT / "configs" / f"{run}.yaml")]
+    done = subprocess.run(
+        [*command, *SHORTENED, *SHIPPED_RUNS[run]], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
+        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        bench.record(run=run, device=device, holds=False, said=f"exit code {done.returncode}: {said[:300]}")
+        return None
+    lines = (folder / "runs" / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["split"] == "train"]
 
 
 RESUMED_RUN: RunFile = {

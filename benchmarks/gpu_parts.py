@@ -1,7 +1,7 @@
-"""The parts of ``gpu.py``, one a process: ``python gpu_parts.py PART OUT DEVICE [--tiny]``."""
+"""The parts of ``gpu.py``, one a process: ``echo go | python gpu_parts.py PART OUT DEVICE [--tiny]``."""
 
 import argparse
-import contextlib
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -103,27 +103,32 @@ STEP_CASES = (
 def measure_steps(bench: Bench, shape: Shape) -> None:
     """Time, tokens a second, MFU and peak memory of a step, bf16 over float32 weights."""
     num_timed = 2 if bench.is_tiny else 8
-    with bench.case(loop="guideline"):
+    ours = (dict(zip(("bias", "attention", "compiled"), case, strict=True)) for case in STEP_CASES)
+    guideline, *others = bench.plan([{"loop": "guideline"}, *({"loop": "dlm", **case} for case in ours)])
+    with bench.case(**guideline):
         measure_guideline(bench, shape, num_timed)
-    for bias, attention, compiles in STEP_CASES:
-        names = {"loop": "dlm", "bias": bias, "attention": attention, "compiled": compiles}
+    for names in others:
         with bench.case(**names):
-            values = run_file(shape, bias=bias, attention=attention, precision="bf16", compiles=compiles)
-            trial = build(values, shape)
-            work = work_of(trial, shape)
-            first, seconds = bench.times(lambda number: trial.step(trial.batch, number), 2, num_timed)  # noqa: B023
-            figures = figures_of(bench, shape, work, first, seconds)
-            bench.record(**names, waits=waits_of(trial, bench.device), **figures)
-        trial = None  # its memory belongs to the next one
-        bench.clean_up()
+            measure_step(bench, shape, names, num_timed)
+
+
+def measure_step(bench: Bench, shape: Shape, names: dict[str, Any], num_timed: int) -> None:
+    """One of ours; what is made here is gone before the next one is measured."""
+    compiles = names["compiled"]
+    values = run_file(shape, bias=names["bias"], attention=names["attention"], precision="bf16", compiles=compiles)
+    trial = build(values, shape)
+    work = work_of(trial, shape)
+    first, seconds = bench.times(lambda number: trial.step(trial.batch, number), 2, num_timed)
+    figures = figures_of(bench, shape, work, first, seconds)
+    bench.record(**names, waits=waits_of(trial, bench.device), **figures)
 
 
 def measure_optimizers(bench: Bench) -> None:
     """Memory and time of each optimizer that is installed, and which class it really was."""
     shape = bench.shape(QWEN3_06B, 2, 512)
-    for entry in Registry.discover().entries("optimizer"):
-        with bench.case(optimizer=entry.name):
-            measure_optimizer(bench, shape, entry.name)
+    for names in bench.plan([{"optimizer": entry.name} for entry in Registry.discover().entries("optimizer")]):
+        with bench.case(**names):
+            measure_optimizer(bench, shape, names["optimizer"])
 
 
 def measure_optimizer(bench: Bench, shape: Shape, name: str) -> None:
@@ -171,22 +176,21 @@ def measure_sampling(bench: Bench) -> None:
             cache=cache,
         )
 
-    for bias in ("full", "block", "block_causal"):
-        for cache in CACHES:
-            if cache == "auto":
-                continue
-            with bench.case(bias=bias, cache=cache), contextlib.suppress(dlm.errors.UserInputError):
-                sample(bias, cache, gen_length // block_length)
-                _, seconds = bench.times(lambda _: sample(bias, cache, steps), 0, 1)  # noqa: B023
-                bench.record(
-                    bias=bias,
-                    cache=cache,
-                    exact=cache not in APPROXIMATE_CACHES,
-                    rows=shape.num_rows,
-                    steps=steps,
-                    seconds=seconds,
-                    tokens_per_second=shape.num_rows * gen_length / seconds,
-                )
+    # Exact ones first, each under every bias; "auto" is one of them.
+    caches = sorted((cache for cache in CACHES if cache != "auto"), key=lambda cache: cache in APPROXIMATE_CACHES)
+    biases = ("full", "block", "block_causal")
+    for names in bench.plan([{"bias": bias, "cache": cache} for cache in caches for bias in biases]):
+        with bench.case(**names):
+            sample(**names, num_steps=gen_length // block_length)
+            _, seconds = bench.times(lambda _: sample(**names, num_steps=steps), 0, 1)  # noqa: B023
+            bench.record(
+                **names,
+                exact=names["cache"] not in APPROXIMATE_CACHES,
+                rows=shape.num_rows,
+                steps=steps,
+                seconds=seconds,
+                tokens_per_second=shape.num_rows * gen_length / seconds,
+            )
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -209,6 +213,8 @@ def main() -> None:
     parser.add_argument("device")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
+    if not sys.stdin.readline():
+        return  # nobody is left to let it go
     bench = Bench(part=arguments.part, out=arguments.out, device=torch.device(arguments.device), is_tiny=arguments.tiny)
     PARTS[arguments.part](bench)
 

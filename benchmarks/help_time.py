@@ -17,7 +17,7 @@ HELP = (
     "import sys; from dlm_cli.main import main\n"
     "sys.argv = ['dlm', '--help']\n"
     "try:\n    main()\n"
-    "finally:\n    sys.exit(3 if 'torch' in sys.modules else 0)"
+    "except SystemExit as end:\n    sys.exit('torch was imported' if 'torch' in sys.modules else end.code)"
 )
 
 

@@ -2,13 +2,16 @@
 
     python benchmarks/likelihood.py RUN
 
-RUN is the output folder of a run with at least two checkpoints, such as that of configs/pretrain.yaml. Everything is a
-ratio within this one call.
+    dlm run configs/pretrain.yaml && python benchmarks/likelihood.py runs/pretrain
+
+RUN is the output folder of a run with a checkpoint before its end, such as that of configs/pretrain.yaml. Everything is
+a ratio within this one call. Exit code 1 where a figure is missed.
 """
 
 import argparse
 import copy
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from time import process_time
@@ -27,20 +30,27 @@ from dlm.model.tokenizer import num_ids
 
 LOWEST_RATE = 1e-3
 """Cut of independent times, whose variance is infinite without one."""
+MORE_ROWS = {"exact counts": 1.0, "stratified t": 5.0, "independent t": 9.0}
+"""How many times as many rows each way of drawing is to need, at least, for the same interval."""
+MORE_VARIANCE = 8.0
+"""Of a difference with draws of their own, against shared ones, at least."""
 
 
 def main() -> None:
-    """Print all figures."""
+    """Print all figures, and end with 1 where one is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--rows", type=int, default=14)
-    parser.add_argument("--repetitions", type=int, default=16)
-    parser.add_argument("--draws", type=int, default=32)
-    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--rows", type=int, default=14, help="held-out rows that are scored again and again")
+    parser.add_argument("--repetitions", type=int, default=16, help="how often, at least 2")
+    parser.add_argument("--draws", type=int, default=32, help="masks a row each time")
+    parser.add_argument("--vocabulary", type=int, default=151_936, help="of the models whose speed is compared")
     options = parser.parse_args()
-    forward_rows(options)
-    pairing(options)
-    speed(options)
+    all_met = [met for figures in (forward_rows, pairing, speed) for met in figures(options)]
+    sys.exit(0 if all(all_met) else 1)
+
+
+def verdict(value: float, least: float) -> str:
+    return f"at least {least:g}: {'met' if value >= least else 'MISSED'}"
 
 
 def scorer_of(folder: Path) -> Scorer:
@@ -49,7 +59,7 @@ def scorer_of(folder: Path) -> Scorer:
     return Scorer.of(session.model, num_ids=num_ids(session.tokenizer))
 
 
-def forward_rows(options: argparse.Namespace) -> None:
+def forward_rows(options: argparse.Namespace) -> Iterator[bool]:
     """Rows through the model until the interval of the draws is 1 % of the value, from repeated runs."""
     final = options.run / "final"
     rows = evaluation_data(str(final), open_model(str(final)), None, None).rows[: options.rows]
@@ -71,9 +81,10 @@ def forward_rows(options: argparse.Namespace) -> None:
     needed = {name: number * np.var(each, ddof=1) * (1.96 / 0.01 / value) ** 2 for name, each in totals.items()}
     print(f"forward rows for +-1 % ({len(rows)} rows, {options.draws} draws, {options.repetitions} repetitions):")
     for name, count in needed.items():
-        print(
-            f"  {name:14} {count:8.0f}  {count / needed['exact counts']:5.1f}x   mean {np.mean(totals[name]):.1f} nats"
-        )
+        ratio = count / needed["exact counts"]
+        print(f"  {name:14} {count:8.0f}  {ratio:5.1f}x   mean {np.mean(totals[name]):.1f} nats", end="  ")
+        print(verdict(ratio, MORE_ROWS[name]))
+        yield ratio >= MORE_ROWS[name]
 
 
 def bernoulli_job(row: Any, draws: int, name: str, random: np.random.Generator) -> tuple[Job, Any]:
@@ -86,11 +97,13 @@ def bernoulli_job(row: Any, draws: int, name: str, random: np.random.Generator) 
     return Job(row=row, masked=masked, scored=masked), t
 
 
-def pairing(options: argparse.Namespace) -> None:
+def pairing(options: argparse.Namespace) -> Iterator[bool]:
     """Variance of the difference of two checkpoints: the same masks for both, against masks of their own."""
     steps = sorted(
         (path for path in (options.run / "checkpoints").glob("step-*")), key=lambda path: int(path.name.split("-")[1])
     )
+    if not steps:
+        sys.exit(f"{options.run}: it has no checkpoint to compare the final model with")
     final = options.run / "final"
     data = evaluation_data(str(final), open_model(str(final)), None, None)
     one, other = scorer_of(final), scorer_of(steps[0])
@@ -102,11 +115,14 @@ def pairing(options: argparse.Namespace) -> None:
     shared, alone = older.minus(newer), apart.minus(newer)
     unpaired = older.nats_per_token.data**2 + newer.nats_per_token.data**2
     print(f"{steps[0].name} against final, nats a token: {shared.value:.4f} +-{shared.data:.4f} with shared draws")
+    ratio = alone.data**2 / shared.data**2
     print(f"  variance: models apart {unpaired / shared.data**2:.1f}x, same rows with draws of their own ", end="")
-    print(f"{alone.data**2 / shared.data**2:.1f}x, their part of the draws {alone.draws**2 / shared.draws**2:.1f}x")
+    print(f"{ratio:.1f}x ({verdict(ratio, MORE_VARIANCE)}), ", end="")
+    print(f"their part of the draws {alone.draws**2 / shared.draws**2:.1f}x")
+    yield ratio >= MORE_VARIANCE
 
 
-def speed(options: argparse.Namespace) -> None:
+def speed(options: argparse.Namespace) -> Iterator[bool]:
     """Seconds of one request against a plain procedure: the same row again and again, all logits."""
     torch.manual_seed(0)
     config = dlm.Qwen3LLadaConfig(
@@ -126,8 +142,13 @@ def speed(options: argparse.Namespace) -> None:
     blocks: Any = dlm.Qwen3LLadaForMaskedLM(static).eval()
     blocks.load_state_dict(plain_model.state_dict())
     print(f"against one request at a time with all logits, vocabulary {options.vocabulary:,}:")
-    cases = ((12, 12, 16, 16), (128, 8, 16, 16), (12, 3, 128, 128))
-    for model, (context, length, draws, theirs) in [*((plain_model, case) for case in cases), (blocks, cases[1])]:
+    cases = (
+        (plain_model, 12, 12, 16, 16, 3.0),
+        (plain_model, 128, 8, 16, 16, 6.0),
+        (plain_model, 12, 3, 128, 128, 40.0),
+        (blocks, 128, 8, 16, 16, 12.0),
+    )
+    for model, context, length, draws, theirs, least in cases:
         ids = torch.randint(0, options.vocabulary - 1, (context + length,))
         before, after = ids[:context].tolist(), ids[context:].tolist()
         found = dlm.log_likelihood(model, [before], [after], draws=draws)  # whatever is done once is done
@@ -135,7 +156,10 @@ def speed(options: argparse.Namespace) -> None:
         published = seconds(partial(plain, model, ids, context, theirs))
         kind = ", static prefix" if model is blocks else ""
         exact = "exact" if bool(found.is_exact[0]) else f"{draws} draws"
-        print(f"  {context:3} + {length:2} tokens, {exact} against {theirs} draws{kind}: {published / ours:6.1f}x")
+        ratio = published / ours
+        print(f"  {context:3} + {length:2} tokens, {exact} against {theirs} draws{kind}: {ratio:6.1f}x", end="  ")
+        print(verdict(ratio, least))
+        yield ratio >= least
 
 
 def seconds(action: Callable[[], object]) -> float:

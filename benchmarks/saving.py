@@ -76,7 +76,10 @@ def measure(num_steps: int) -> tuple[list[float], list[float], list[float], int]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
-    steps, saves, writes, size = measure(parser.parse_args().steps)
+    num_steps = parser.parse_args().steps
+    if num_steps < 2 * EVERY:
+        parser.error(f"--steps {num_steps}: at least {2 * EVERY}, as the last save is not counted")
+    steps, saves, writes, size = measure(num_steps)
     step, wait = statistics.median(steps), statistics.median(saves)
     print(f"threads {torch.get_num_threads()}; a checkpoint of {size / 1e6:.0f} MB; median milliseconds: ", end="")
     print(f"step {1e3 * step:.1f}, copy {1e3 * wait:.1f}, written after {1e3 * statistics.median(writes):.1f}")

@@ -18,9 +18,9 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,25 +89,9 @@ def rates(
     address: str, process: psutil.Process, prompts: list[list[int]], level: int, *, streams: bool
 ) -> tuple[float, float]:
     """Tokens per second, and per second of the server's processor time, with so many prompts at a time."""
-    left, total, lock = list(prompts), 0, threading.Lock()
-
-    def client() -> None:
-        nonlocal total
-        while True:
-            with lock:
-                if not left:
-                    return
-                prompt = left.pop()
-            number = ask(address, prompt, streams=streams)
-            with lock:
-                total += number
-
-    threads = [threading.Thread(target=client) for _ in range(level)]
     started, busy = time.perf_counter(), sum(process.cpu_times()[:2])
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(level) as clients:
+        total = sum(clients.map(lambda prompt: ask(address, prompt, streams=streams), prompts))
     return total / (time.perf_counter() - started), total / (sum(process.cpu_times()[:2]) - busy)
 
 

@@ -1,11 +1,13 @@
 """The script for a GPU runs here on tiny shapes, so that no line of it meets a GPU untried."""
 
+import gc
 import importlib
 import json
 import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def lines_of(parts: Any, name: str, folder: Path) -> list[dict[str, Any]]:
     out = folder / "figures.jsonl"
     parts.PARTS[name](parts.Bench(part=name, out=out, device=torch.device("cpu"), is_tiny=True))
+    return gpu_lines(out)
+
+
+def gpu_lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -47,11 +53,30 @@ def test_steps_are_measured_beside_the_guideline(parts: Any, tmp_path: Path) -> 
     assert all(line["tokens_per_second"] > 0 and line["TFLOP"] > 0 for line in measured)
 
 
-@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "sampling", "runs"])
-def test_parts_run_without_an_error(parts: Any, name: str, tmp_path: Path) -> None:
-    lines = lines_of(parts, name, tmp_path)
-    assert lines
-    assert not [line for line in lines if "error" in line or line.get("holds") is False]
+@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "runs"])
+def test_parts_run_without_an_error_and_have_a_line_for_each_case(parts: Any, name: str, tmp_path: Path) -> None:
+    has_a_line_for_each_case(lines_of(parts, name, tmp_path))
+
+
+def has_a_line_for_each_case(lines: list[dict[str, Any]]) -> None:
+    announced, *found = lines
+    assert announced["planned"]
+    assert not [line for line in found if "error" in line or line.get("holds") is False]
+    for case in announced["planned"]:
+        assert [line for line in found if case.items() <= line.items()], case
+
+
+def test_every_bias_is_sampled_with_exact_caches_first(parts: Any, tmp_path: Path) -> None:
+    lines = lines_of(parts, "sampling", tmp_path)
+    has_a_line_for_each_case(lines)
+    assert [case["cache"] for case in lines[0]["planned"][:3]] == ["off"] * 3
+    exact = [line["exact"] for line in lines if "exact" in line]
+    assert exact == sorted(exact, reverse=True)
+    assert {(line["bias"], line["cache"]) for line in lines if "would not be exact" in line.get("refused", "")} == {
+        ("full", "prompt"),
+        ("full", "side_by_side"),
+        ("block_causal", "side_by_side"),
+    }
 
 
 def test_the_work_of_a_step_is_that_of_the_formula(parts: Any) -> None:
@@ -100,6 +125,76 @@ def test_what_does_not_fit_is_a_figure_too_and_no_failure(parts: Any, tmp_path: 
     assert "no kernel image" in broken["error"]
 
 
+def test_what_a_case_that_failed_had_made_is_gone_before_the_next_one(parts: Any, tmp_path: Path) -> None:
+    """Its exception holds it while it is dealt with, and what accelerate prepared refers to itself."""
+    bench = parts.Bench(part="step-0.6b", out=tmp_path / "out.jsonl", device=torch.device("cpu"), is_tiny=True)
+    made: list[weakref.ref[torch.nn.Module]] = []
+
+    def fail() -> None:
+        model = torch.nn.Module()
+        model.prepared = lambda: model
+        made.append(weakref.ref(model))
+        raise TypeError("a compiler's own kind of error")
+
+    gc.disable()  # what is made here may not go by chance
+    try:
+        with bench.case(bias="full"):
+            fail()
+        with bench.case(bias="block"):
+            assert made[0]() is None
+    finally:
+        gc.enable()
+    (line,) = gpu_lines(bench.out)
+    assert line == {"part": "step-0.6b", "bias": "full", "error": "TypeError: a compiler's own kind of error"}
+
+
+WAITS = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+import gpu
+_, part, out, *_ = sys.argv
+gpu.record(Path(out), part=part, planned=[{{"case": 1}}, {{"case": 2}}, {{"case": 3}}])
+sys.stdin.readline()
+gpu.record(Path(out), part=part, case=1, seconds=0.5)
+{end}
+"""
+"""A part that has had its first case."""
+
+
+@pytest.mark.parametrize(
+    ("end", "key", "at_work", "later"),
+    [
+        (
+            "time.sleep(600)",
+            "left_out",
+            "cut off after 12 s; run it with --only",
+            "no time was left; run it with --only",
+        ),
+        ("sys.exit('no driver')", "error", "exit code 1: no driver", "the part had ended before"),
+    ],
+)
+def test_each_case_that_was_not_reached_has_a_line(
+    parts: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    end: str,
+    key: str,
+    at_work: str,
+    later: str,
+) -> None:
+    gpu = importlib.import_module("gpu")
+    (tmp_path / "gpu_parts.py").write_text(WAITS.format(folder=str(BENCHMARKS), end=end))
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "gpu.py"))  # the launcher's own processes, another part
+    monkeypatch.setattr(gpu.Launcher, "limit", lambda *_: 12.0)
+    launcher = gpu.Launcher(out=tmp_path / "out.jsonl", device="cuda", is_tiny=False, ends=0.0)
+    launcher.out.write_text("")
+    launcher.run("step-0.6b", launcher.start("step-0.6b"))
+    _, *lines = gpu_lines(launcher.out)
+    cases = ({"case": 1, "seconds": 0.5}, {"case": 2, key: at_work}, {"case": 3, key: later})
+    assert lines == [{"part": "step-0.6b", **case} for case in cases]
+
+
 def test_parts_that_measure_share_the_time_that_is_left(
     parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -124,8 +219,9 @@ def test_parts_that_measure_share_the_time_that_is_left(
 def test_a_check_without_time_fails_the_script_and_a_figure_does_not(parts: Any, tmp_path: Path) -> None:
     gpu, out = importlib.import_module("gpu"), tmp_path / "out.jsonl"
     launcher = gpu.Launcher(out=out, device="cpu", is_tiny=True, ends=time.monotonic() + 1)
+    out.write_text("")
     for name in ("precision", "sampling"):
-        launcher.run(name)
+        launcher.run(name, launcher.start(name))
     check, figure = [json.loads(each) for each in out.read_text().splitlines()]
     assert (check["part"], figure["part"]) == ("precision", "sampling")
     assert "no time was left" in check["error"]
