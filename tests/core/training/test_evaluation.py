@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dlm.config import load_config
+from dlm.model.body_and_head import decoder_layers
 from dlm.training.dry_run import describe_run
 from dlm.training.model_and_noise import build_tokenizer
 from dlm.training.run_data import prepare_data
@@ -112,3 +113,22 @@ def test_samples_are_decoded_in_the_blocks_of_the_model(make_engine) -> None:
         for each in ((), ("sampling.block_length=8",), ("sampling.block_length=3",))
     )
     assert own == named != other
+
+
+def test_compiled_layers_are_for_training_and_its_evaluation_alone(make_engine) -> None:
+    """With a cache each layer would be compiled for itself, and soon none any more: torch counts them together."""
+    compiled = []
+
+    def keep(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    block_causal = [f"training.block_attention.{each}" for each in ("enabled=true", "bias=block_causal")]
+    engine = make_engine(*EVALUATED, *block_causal, "evaluation.sample_prompts=[the noise]", "sampling.cache=prompt")
+    for layer in decoder_layers(engine.saver.objects.model, wanted_by="this test"):
+        layer.compile(backend=keep)
+
+    assert engine.sampler()[0].ids
+    assert not compiled
+    engine.evaluation()
+    assert compiled
