@@ -48,11 +48,12 @@ PARTS = {
     "runs": Part(seconds=110),
     "flex": Part(seconds=110),
     "precision": Part(seconds=90),
-    "step-0.6b": Part(seconds=100, is_timed=True),
-    "step-8b": Part(seconds=80, is_timed=True),
-    "sampling": Part(seconds=60, is_timed=True),
     "optimizers": Part(seconds=45, is_timed=True),
+    "sampling": Part(seconds=60, is_timed=True),
+    "step-8b": Part(seconds=80, is_timed=True),
+    "step-0.6b": Part(seconds=100, is_timed=True),
 }
+"""Those that measure come in this order, so that what the short ones leave goes to the long ones."""
 
 
 @attrs.frozen(kw_only=True)
@@ -158,9 +159,9 @@ class Launcher:
 
 
 def record(out: Path, **figures: Any) -> None:
-    """Append one line; it is on the disk when this returns."""
+    """Append one line with its time, which the table leaves out; it is on the disk when this returns."""
     with out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(figures) + "\n")
+        file.write(json.dumps({**figures, "at": round(time.time(), 1)}) + "\n")
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -203,17 +204,22 @@ def render(value: Any) -> str:
     return str(value)
 
 
+def columns_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a line has of figures."""
+    return tuple(key for key in row if key not in ("part", "at"))
+
+
 def print_table(lines: Sequence[dict[str, Any]]) -> None:
     """The figures of each part below each other, in Markdown."""
     for name in dict.fromkeys(line["part"] for line in lines):
         print(f"\n### {name}\n")
         rows = [line for line in lines if line["part"] == name]
         # Lines with the same figures make one table.
-        for columns in dict.fromkeys(tuple(key for key in row if key != "part") for row in rows):
+        for columns in dict.fromkeys(columns_of(row) for row in rows):
             print("| " + " | ".join(column.replace("_", " ") for column in columns) + " |")
             print("|" + "---|" * len(columns))
             for row in rows:
-                if tuple(key for key in row if key != "part") == columns:
+                if columns_of(row) == columns:
                     print("| " + " | ".join(render(row[column]) for column in columns) + " |")
             print()
 

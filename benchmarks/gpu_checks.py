@@ -91,14 +91,18 @@ def check_precision(bench: Bench) -> None:
             )
 
 
-SHIPPED_RUNS = {
-    "pretrain": ["training.batch_size=8", "dataset.max_length=32"],
-    "rl-start": ["training.batch_size=32"],
-    "preference": ["training.batch_size=4"],
-    # A reward that a model which has learned next to nothing gets now and then.
-    "rl": ["training.batch_size=8", "evaluation.max_rows=16", 'rl.rewards=[{name: pattern, pattern: "[ -~]"}]'],
-}
-"""Run files in ``configs/``, in an order in which the later ones find their models; and how they are shortened."""
+SHIPPED_RUNS = (
+    {
+        "pretrain": ["training.batch_size=8", "dataset.max_length=32"],
+        "rl-start": ["training.batch_size=32"],
+    },
+    {
+        "preference": ["training.batch_size=4"],
+        # A reward that a model which has learned next to nothing gets now and then.
+        "rl": ["training.batch_size=8", "evaluation.max_rows=16", 'rl.rewards=[{name: pattern, pattern: "[ -~]"}]'],
+    },
+)
+"""Run files in ``configs/`` and how they are shortened: first those that the others take their models from."""
 SHORTENED = ["training.max_steps=3", "logging.every_steps=1", "evaluation.sample_prompts=[]"]
 MAX_LOSS_DIFFERENCE = 1e-3
 """Of the steps of a shipped run file against the CPU, float32, nats."""
@@ -106,15 +110,19 @@ MAX_LOSS_DIFFERENCE = 1e-3
 
 def check_runs(bench: Bench) -> None:
     """``dlm run`` of the shipped run files, three steps each: to their end, and with the losses of the CPU."""
-    devices = ["cpu"] if bench.device.type == "cpu" else ["cpu", bench.device.type]
+    devices = dict.fromkeys(["cpu", bench.device.type])
     # One will do to try the script: the test suite runs all of the files anyway.
-    runs = list(SHIPPED_RUNS)[: 1 if bench.is_tiny else None]
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(devices)) as pool:
-        folders = [Path(name) / device for device in devices]
-        for names in bench.plan([{"run": run} for run in runs]):
-            run = names["run"]
-            logged = list(pool.map(lambda device, folder: steps_of(bench, run, device, folder), devices, folders))  # noqa: B023
-            compare(bench, run, logged[-1], logged[0])
+    stages = [["pretrain"]] if bench.is_tiny else [list(stage) for stage in SHIPPED_RUNS]
+    bench.plan([{"run": run} for stage in stages for run in stage])
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
+        for stage in stages:
+            logged = {
+                (run, device): pool.submit(steps_of, bench, run, device, Path(name) / device)
+                for run in stage
+                for device in devices
+            }
+            for run in stage:
+                compare(bench, run, logged[run, bench.device.type].result(), logged[run, "cpu"].result())
 
 
 def compare(bench: Bench, run: str, found: list[dict[str, Any]] | None, reference: list[dict[str, Any]] | None) -> None:
@@ -136,10 +144,11 @@ def compare(bench: Bench, run: str, found: list[dict[str, Any]] | None, referenc
 def steps_of(bench: Bench, run: str, device: str, folder: Path) -> list[dict[str, Any]] | None:
     """What a run logged of its steps on ``device``, in ``folder``, where it finds those before it; None: it failed."""
     folder.mkdir(exist_ok=True)
+    shortened = next(stage[run] for stage in SHIPPED_RUNS if run in stage)
     environment = {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})}
     command = [sys.executable, "-m", "dlm", "run", str(gpu.ROOT / "configs" / f"{run}.yaml")]
     done = subprocess.run(
-        [*command, *SHORTENED, *SHIPPED_RUNS[run]], cwd=folder, env=environment, capture_output=True, text=True
+        [*command, *SHORTENED, *shortened], cwd=folder, env=environment, capture_output=True, text=True
     )
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
@@ -170,25 +179,28 @@ RESUMED_RUN: RunFile = {
 
 def check_resume(bench: Bench) -> None:
     """``dlm run`` to its end, and once more from its checkpoint in the middle: the same weights, byte for byte."""
+    plan = bench.plan([{"mixed_precision": precision} for precision in (("no",) if bench.is_tiny else ("no", "bf16"))])
+    with ThreadPoolExecutor() as pool:
+        for names, found in zip(plan, pool.map(lambda names: resumed(**names), plan), strict=True):
+            bench.record(**names, **found)
+
+
+def resumed(mixed_precision: str) -> dict[str, Any]:
+    """Whether the weights of a resumed run are those of the whole one, and what was said where there are none."""
     import yaml
 
-    command = [sys.executable, "-m", "dlm", "run", "run.yaml"]
-    for precision in ("no",) if bench.is_tiny else ("no", "bf16"):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            (folder / "run.yaml").write_text(yaml.safe_dump(RESUMED_RUN), encoding="utf-8")
-            lines = [f"Row {number} of {number * number} says {number * 7919 % 1000}." for number in range(400)]
-            (folder / "texts.txt").write_text("\n\n".join(lines), encoding="utf-8")
-            resumed = ["training.output_dir=again", "training.checkpoint.resume=whole/checkpoints/step-4"]
-            for overrides in ([], resumed):
-                wanted = [f"training.mixed_precision={precision}", *overrides]
-                done = subprocess.run([*command, *wanted], cwd=folder, capture_output=True, text=True)
-                if done.returncode:
-                    break
+    command = [sys.executable, "-m", "dlm", "run", "run.yaml", f"training.mixed_precision={mixed_precision}"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "run.yaml").write_text(yaml.safe_dump(RESUMED_RUN), encoding="utf-8")
+        lines = [f"Row {number} of {number * number} says {number * 7919 % 1000}." for number in range(400)]
+        (folder / "texts.txt").write_text("\n\n".join(lines), encoding="utf-8")
+        again = ["training.output_dir=again", "training.checkpoint.resume=whole/checkpoints/step-4"]
+        for overrides in ([], again):
+            done = subprocess.run([*command, *overrides], cwd=folder, capture_output=True, text=True)
             if done.returncode:
                 print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
                 said = (done.stderr.strip() or done.stdout.strip() or "nothing was said").splitlines()[-1]
-                bench.record(mixed_precision=precision, holds=False, said=f"exit code {done.returncode}: {said[:300]}")
-                continue
-            both = [folder / output / "final" / "model.safetensors" for output in ("whole", "again")]
-            bench.record(mixed_precision=precision, holds=filecmp.cmp(*both, shallow=False), said="-")
+                return {"holds": False, "said": f"exit code {done.returncode}: {said[:300]}"}
+        both = [folder / output / "final" / "model.safetensors" for output in ("whole", "again")]
+        return {"holds": filecmp.cmp(*both, shallow=False), "said": "-"}

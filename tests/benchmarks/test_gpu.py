@@ -39,7 +39,11 @@ def lines_of(parts: Any, name: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def gpu_lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()]
+    """Without their times."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    times = [line.pop("at") for line in lines]
+    assert times == sorted(times)
+    return lines
 
 
 def test_steps_are_measured_beside_the_guideline(parts: Any, tmp_path: Path) -> None:
@@ -109,7 +113,8 @@ def test_a_resumed_run_is_compared_by_the_script(tmp_path: Path) -> None:
     """Real processes: the script, its part, and ``dlm run`` twice."""
     done = run(tmp_path, "--device", "cpu", "--tiny", "--only", "resume", "--seconds", "1200")
     assert done.returncode == 0, done.stderr
-    machine, resume = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    machine, planned, resume = gpu_lines(tmp_path / "out.jsonl")
+    assert planned["planned"] == [{"mixed_precision": "no"}]
     assert machine["torch"] == torch.__version__
     assert resume["holds"] is True
     assert "| no | yes |" in done.stdout
@@ -121,7 +126,7 @@ def test_what_does_not_fit_is_a_figure_too_and_no_failure(parts: Any, tmp_path: 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
     with bench.case(bias="full"):
         raise RuntimeError("no kernel image is available")
-    large, broken = [json.loads(each) for each in bench.out.read_text().splitlines()]
+    large, broken = gpu_lines(bench.out)
     assert large == {"part": "step-0.6b", "bias": "block_causal", "refused": "out of memory"}
     assert "no kernel image" in broken["error"]
 
@@ -223,7 +228,7 @@ def test_a_check_without_time_fails_the_script_and_a_figure_does_not(parts: Any,
     out.write_text("")
     for name in ("precision", "sampling"):
         launcher.run(name, launcher.start(name))
-    check, figure = [json.loads(each) for each in out.read_text().splitlines()]
+    check, figure = gpu_lines(out)
     assert (check["part"], figure["part"]) == ("precision", "sampling")
     assert "no time was left" in check["error"]
     assert "error" not in figure

@@ -14,7 +14,7 @@ from dlm.training.console import percent
 from dlm.training.engine import Engine
 from dlm.training.evaluation import Evaluation
 from dlm.training.output_folder import METRICS, OutputFolder
-from dlm.training.sharding import is_sharded
+from dlm.training.sharding import is_sharded, lend
 
 PASSAGE_RATE = 0.3
 """Share of the evaluation passage that is masked for the demonstration at the end."""
@@ -116,10 +116,10 @@ class Report:
                 say(f"  {number * width:.1f}-{(number + 1) * width:.1f}  {percent(accuracy):>6}  {bar}")
             # A sharded model needs all processes, and this is the main one alone.
             if self.engine.saver.objects.model.config.noise_shows_mask and not is_sharded(self.engine.step.objective):
-                self._passage()
+                self.passage()
 
-    def _passage(self) -> None:
-        """One held-out passage with holes, filled in by the model."""
+    def passage(self) -> None:
+        """Say one held-out passage with holes, filled in by the model."""
         assert isinstance(self.engine.evaluation, Evaluation)
         say, objects = self.engine.console.say, self.engine.saver.objects
         model, tokenizer = objects.model, objects.tokenizer
@@ -130,7 +130,7 @@ class Report:
         generator = torch.Generator().manual_seed(0)
         masked = torch.rand(len(ids), generator=generator) < PASSAGE_RATE
         model.eval()
-        filled = fill_passage(model, tokenizer, ids, masked).cpu()
+        filled = lend(self.engine.step.objective, lambda: fill_passage(model, tokenizer, ids, masked)).cpu()
         right = int((filled == ids)[masked].sum())
         say(f"a passage it has not seen, {int(masked.sum())} of {len(ids)} tokens masked:")
         hole = torch.where(masked, torch.tensor(model.config.mask_token_id), ids)

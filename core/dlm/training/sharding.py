@@ -23,9 +23,8 @@ def is_sharded(module: nn.Module) -> bool:
 def lend(objective: nn.Module, action: Callable[[], T]) -> T:
     """What ``action`` returns, which uses the model of ``objective`` by itself. All processes must call.
 
-    What was compiled runs as it is written meanwhile: a sampler's windows are of many lengths, and each layer has keys
-    and values of its own, so that it would soon have been compiled more often than torch allows, and not be for training
-    either.
+    What was compiled runs as it is written meanwhile. A sampler's windows are of many lengths, and each layer has keys
+    and values of its own: torch would soon have compiled it as often as it does, and left training uncompiled too.
     """
     with torch.compiler.set_stance("force_eager"):
         if not isinstance(objective, FSDPModule):

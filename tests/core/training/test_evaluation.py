@@ -9,6 +9,7 @@ from dlm.config import load_config
 from dlm.model.body_and_head import decoder_layers
 from dlm.training.dry_run import describe_run
 from dlm.training.model_and_noise import build_tokenizer
+from dlm.training.report import Report
 from dlm.training.run_data import prepare_data
 
 EVALUATED = ("evaluation.do_eval_loss=true", "evaluation.fraction=0.4", "evaluation.max_rows=5")
@@ -129,6 +130,7 @@ def test_compiled_layers_are_for_training_and_its_evaluation_alone(make_engine) 
         layer.compile(backend=keep)
 
     assert engine.sampler()[0].ids
+    Report(engine).passage()  # what the run closes with
     assert not compiled
     engine.evaluation()
     assert compiled
