@@ -77,6 +77,7 @@ def _memory(loaded: LoadedConfig, engine: Engine) -> MemoryPlan:
         weight_bytes=weight_bytes,
         compute_bytes=compute_bytes,
         checkpointing=training.gradient_checkpointing,
+        compiles=training.compile,
         accumulates=training.gradient_accumulation_steps > 1 or training.mode == "rl",
         mask_bytes=rows * width**2 * compute_bytes if is_dense else 0,
         frozen_copies=are_trained.count(False),

@@ -12,6 +12,8 @@ from dlm.model.body_and_head import decoder_layers
 
 GIB = 2**30
 _FLOAT32 = 4
+_KEPT_COMPILED = 0.7
+"""Share of the activations that compiled layers keep: .50 to .68 on an H100 (docs/gpu.md)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +95,8 @@ class Setting:
     """Of a number in the forward pass (``training.mixed_precision``)."""
     checkpointing: bool = True
     """``training.gradient_checkpointing``."""
+    compiles: bool = False
+    """``training.compile``."""
     accumulates: bool = False
     """Whether a step has several micro-steps."""
     mask_bytes: int = 0
@@ -197,6 +201,7 @@ def _activations(shape: DecoderShape, setting: Setting) -> float:
         in_float32 += 2 * shape.hidden
         input_bytes = _FLOAT32
     layer = setting.positions * (numbers * setting.compute_bytes + in_float32 * _FLOAT32)
+    layer *= _KEPT_COMPILED if setting.compiles else 1
     if not setting.checkpointing:
         return shape.num_layers * layer + setting.mask_bytes
     inputs = setting.positions * shape.num_layers * shape.hidden * input_bytes

@@ -56,3 +56,11 @@ def test_the_dense_mask_of_isolated_documents_and_of_padding_is_counted(run_file
         for each in ((), (hiding,))
     )
     assert masked - plain == pytest.approx(rows * length**2 * float32 / 2**20, abs=0.15)
+
+
+def test_compiled_layers_keep_less(run_file):
+    plain, compiled = (
+        float(memory_of(run_file, "training.batch_size=512", *each)["activations"].removesuffix(" MiB"))
+        for each in ((), ("training.compile=true",))
+    )
+    assert compiled == pytest.approx(0.7 * plain, abs=0.1)
