@@ -200,8 +200,8 @@ def _activations(shape: DecoderShape, setting: Setting) -> float:
         numbers += shape.hidden
         in_float32 += 2 * shape.hidden
         input_bytes = _FLOAT32
-    layer = setting.positions * (numbers * setting.compute_bytes + in_float32 * _FLOAT32)
-    layer *= _KEPT_COMPILED if setting.compiles else 1
+    kept = _KEPT_COMPILED if setting.compiles else 1.0
+    layer = kept * setting.positions * (numbers * setting.compute_bytes + in_float32 * _FLOAT32)
     if not setting.checkpointing:
         return shape.num_layers * layer + setting.mask_bytes
     inputs = setting.positions * shape.num_layers * shape.hidden * input_bytes
