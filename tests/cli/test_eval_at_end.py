@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import dlm
@@ -85,6 +86,19 @@ def test_what_fails_there_fails_no_run(folder: Path, capsys: pytest.CaptureFixtu
     assert line.endswith(f"dlm eval --model {out / 'final'} evaluates it")
     assert (out / "final" / "model.safetensors").is_file()
     assert not (out / "report.json").exists()
+
+
+def test_it_evaluates_where_it_has_trained(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is told to keep to the CPU does not take an accelerator for its end."""
+    elsewhere = {True: torch.device("meta"), False: None}
+    monkeypatch.setattr(
+        torch.accelerator, "current_accelerator", lambda check_available=False: elsewhere[check_available]
+    )
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    dlm.run(folder / "run.yaml", [f"training.output_dir={tmp_path}"])
+    assert "evaluated: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["questions", "data"])

@@ -31,7 +31,12 @@ def check_at_end(loaded: LoadedConfig) -> None:
 
 
 def evaluate_at_end(
-    loaded: LoadedConfig, folder: OutputFolder, say: Callable[[str], None], *, trust_remote_code: bool = False
+    loaded: LoadedConfig,
+    folder: OutputFolder,
+    say: Callable[[str], None],
+    *,
+    device: str,
+    trust_remote_code: bool = False,
 ) -> None:
     """Write the report of the final model into the output folder, unless it is there.
 
@@ -42,12 +47,13 @@ def evaluate_at_end(
         loaded: the configuration; nothing is done where ``evaluation.at_end`` is null.
         folder: of the run.
         say: takes each line for the user.
+        device: where the run has trained.
         trust_remote_code: whether code from the model's folder may run.
     """
     if loaded.config.evaluation.at_end is None:
         return
     try:
-        say(_evaluated(loaded, folder, trust_remote_code=trust_remote_code))
+        say(_evaluated(loaded, folder, device=device, trust_remote_code=trust_remote_code))
     except KeyboardInterrupt:
         say(_failed("interrupted", folder))
         raise
@@ -62,7 +68,7 @@ def _failed(reason: str, folder: OutputFolder) -> str:
     )
 
 
-def _evaluated(loaded: LoadedConfig, folder: OutputFolder, *, trust_remote_code: bool) -> str:
+def _evaluated(loaded: LoadedConfig, folder: OutputFolder, **loading: Any) -> str:
     options = loaded.config.evaluation.at_end
     assert options is not None
     asked = _asked(loaded, folder.final)
@@ -70,7 +76,7 @@ def _evaluated(loaded: LoadedConfig, folder: OutputFolder, *, trust_remote_code:
     if page.exists() and (report_in(folder.path) or {}).get("asked") == asked:
         return f"evaluated before, with the same weights and settings: {page}"
     name = str(folder.final)
-    found = evaluate(name, open_model(name, trust_remote_code=trust_remote_code), options)
+    found = evaluate(name, open_model(name, **loading), options)
     report = new_report(str(folder.path), shlex.join(["dlm", *sys.argv[1:]]), options)
     report |= {"asked": asked, "models": [found.results]}
     notes = [*found.results["data"]["notes"], *write_report(folder.path, report, folder.path)]

@@ -95,7 +95,8 @@ def _run(loaded: LoadedConfig, *, allow_change: Collection[str], trust_remote_co
         final_step = _train(loaded, accelerator, start, allow_change, trust_remote_code=trust_remote_code)
         close_group(accelerator)
         if is_main and at_end:
-            evaluate_at_end(loaded, folder, print, trust_remote_code=trust_remote_code)
+            device = str(accelerator.device)
+            evaluate_at_end(loaded, folder, print, device=device, trust_remote_code=trust_remote_code)
     return RunResult(final_step=final_step, output_dir=folder.path)
 
 
