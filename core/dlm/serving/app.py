@@ -5,7 +5,9 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import attrs
@@ -55,6 +57,8 @@ class Service:
     draws_seeds: bool = True
     """Whether a request that names no seed gets one of its own."""
     metrics: Metrics = attrs.field(init=False)
+    _reader: ThreadPoolExecutor = attrs.field(factory=lambda: ThreadPoolExecutor(1, "reader"), init=False)
+    """Where prompts are tokenized, one request's after the other: others are answered meanwhile."""
     _started: int = attrs.field(factory=lambda: int(time.time()), init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -70,6 +74,7 @@ class Service:
                 yield
             finally:
                 await asyncio.to_thread(self.engine.stop)
+                self._reader.shutdown(wait=False, cancel_futures=True)
 
         routes = [
             Route("/", self._counted(self._page, is_open=True)),
@@ -151,7 +156,9 @@ class Service:
         return write
 
     async def _wanted(self, request: Request, kind: type[Body]) -> Wanted:
-        wanted = wanted_of(kind, await self._json(request), self.session, self.limits, draws_seed=self.draws_seeds)
+        value = await self._json(request)
+        read = partial(wanted_of, kind, value, self.session, self.limits, draws_seed=self.draws_seeds)
+        wanted = await asyncio.get_running_loop().run_in_executor(self._reader, read)
         self._check_model(wanted.body.model)
         return wanted
 

@@ -225,7 +225,7 @@ def wanted_of(kind: type[Body], value: Any, session: Session, limits: Limits, *,
         raise refused(f"stop is one text, or at most {MAX_STOPS}, none of them empty", "stop")
     if body.stream_options is not None and not body.stream:
         raise refused("stream_options go with stream: true", "stream_options")
-    # Before the prompts are read: nobody else is answered meanwhile.
+    # Before the prompts are read: nobody else's are read meanwhile.
     num_rows = body.num_prompts * body.num_samples
     if num_rows > limits.max_waiting:
         raise refused(f"{num_rows} texts are more than the {limits.max_waiting} that may wait here", "n")
