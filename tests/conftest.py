@@ -75,6 +75,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "gpu":
+        # Tests compute on the CPU what they compare with: the model has to be there too, whatever the machine has.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         # The workers, and all commands that tests start, tokenize into it: none into the user's own.
         cache = tempfile.TemporaryDirectory(prefix="dlm-test-cache-")

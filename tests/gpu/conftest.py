@@ -1,4 +1,7 @@
-"""Tests that need a GPU. Without one they are not collected; DLM_TEST_DEVICE=cpu tries them out all the same."""
+"""Tests that need a GPU, which only ``-m gpu`` lets them see.
+
+Without one they are not collected; DLM_TEST_DEVICE=cpu tries them out all the same.
+"""
 
 import os
 
