@@ -1,6 +1,7 @@
 """The model card (README.md) of a published folder: licence and base, data, settings and metrics of its run."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dlm.model.checkpoint_sources import one_line
 from dlm.model.notices import NOTICES
 
 _UNKNOWN = "unknown: fill in"
+_NO_LICENCE = "unknown"
+"""The hub's word where no licence is known."""
 _SETTINGS = (
     "training.mode",
     "training.max_steps",
@@ -32,6 +35,14 @@ _SETTINGS = (
 )
 """Keys of the run file that say how the model was made."""
 _METRICS = {"loss": "loss", "masked_ce": "cross-entropy at masked positions", "masked_accuracy": "masked accuracy"}
+_REWARDS = {
+    "greedy_reward": "reward of greedy answers",
+    "greedy_right": "right greedy answers",
+    "drawn_reward": "reward of drawn answers",
+    "drawn_right": "right drawn answers",
+}
+"""What is measured where a run learns from rewards: its ``loss`` only ranks checkpoints."""
+_NAMES = _METRICS | _REWARDS
 
 
 @attrs.frozen
@@ -47,6 +58,8 @@ class Card:
 class _Run:
     """What is known of the run beside the folder; empty where there is none."""
 
+    folder: Path
+    """Of the model."""
     config: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     """The last line of the metrics that is an evaluation."""
@@ -71,6 +84,24 @@ class _Run:
         parts = mixture if isinstance(mixture, list) and mixture else [self.setting("dataset")]
         return [str(each["name"]) for each in parts if isinstance(each, Mapping) and each.get("name")]
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What was measured, by the key of the metrics."""
+        names = _REWARDS if "greedy_reward" in self.evaluation else _METRICS
+        found = {key: self.evaluation.get(key) for key in names}
+        return {key: value for key, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+    def is_hub_name(self, name: str) -> bool:
+        """Whether a name is one on the hub, and no path: here, or in the folders around the run, where it was begun."""
+        if name.count("/") != 1 or name.startswith((".", "/", "~", "$")):
+            return False
+        return not any((folder / name).exists() for folder in (Path(), *self.folder.absolute().parents))
+
+    def hub_data_set(self, name: str) -> str | None:
+        """The name of a data set on the hub; None: it is not there."""
+        plain = name.partition(":")[0]
+        return plain if self.is_hub_name(plain) and "*" not in plain else None
+
 
 def model_card(model: TrainedFolder, name: str) -> Card:
     """The card of a model, of what stands in its folder and in that of its run.
@@ -80,29 +111,31 @@ def model_card(model: TrainedFolder, name: str) -> Card:
         name: What the card calls it.
 
     Raises:
-        ModelError: The run's ``config.yaml`` or ``metrics.jsonl`` cannot be read.
+        ModelError: The run's ``config.yaml`` or ``metrics.jsonl``, or the card of the model or its base, cannot be
+            read.
     """
+    name = " ".join(name.split())  # a folder may have line breaks in its name, a heading none
     run = _run_of(model.path)
-    licence = _licence(model.path, run.base)
-    to_fill_in = [*([] if licence else ["license"]), *([] if run.data_sets else ["the data it was trained on"])]
+    licence = _licence(run)
+    known = {"license": licence, "the base": run.config, "the data it was trained on": run.data_sets}
     data = ModelCardData(
-        license=licence or "unknown",
+        **(licence or {"license": _NO_LICENCE}),
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["masked-diffusion", "diffusion-language-model", "dlm", "custom_code"],
-        base_model=run.base if run.base is not None and _is_hub_name(run.base) else None,
-        datasets=[each for each in map(_hub_data_set, run.data_sets) if each is not None] or None,
+        base_model=run.base if run.base is not None and run.is_hub_name(run.base) else None,
+        datasets=[each for each in map(run.hub_data_set, run.data_sets) if each is not None] or None,
         **_results(run, name),
     )
     parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(model, run, licence)]
-    return Card("\n\n".join(parts) + "\n", tuple(to_fill_in))
+    return Card("\n\n".join(parts) + "\n", tuple(what for what, is_known in known.items() if not is_known))
 
 
 def _run_of(folder: Path) -> _Run:
     """The run whose ``final`` the folder is."""
     config, metrics = folder.parent / "config.yaml", folder.parent / "metrics.jsonl"
     if folder.name != "final" or not config.is_file():
-        return _Run({}, {})
+        return _Run(folder, {}, {})
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
         lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
@@ -112,60 +145,63 @@ def _run_of(folder: Path) -> _Run:
             f"{folder.parent}: config.yaml and metrics.jsonl, from which the model card is made, cannot be read "
             f"({one_line(error)}); mend them, or copy {folder.name} to a folder of its own"
         ) from error
-    return _Run(settings if isinstance(settings, dict) else {}, evaluations[-1] if evaluations else {})
+    return _Run(folder, settings if isinstance(settings, dict) else {}, evaluations[-1] if evaluations else {})
 
 
-def _licence(folder: Path, base: str | None) -> str | None:
-    """The licence that the card of the model or of its base names; ``other`` where its text is beside the weights."""
-    cards = [folder / "README.md"]
-    if base is not None:
-        cards.append(Path(base).expanduser() / "README.md")
-        if _is_hub_name(base):
-            kept = try_to_load_from_cache(base, "README.md")
+def _licence(run: _Run) -> dict[str, Any]:
+    """What the card of the model or of its base says of the licence; ``other`` where its text is beside the weights."""
+    cards = [run.folder / "README.md"]
+    if run.base is not None:
+        cards.append(Path(run.base).expanduser() / "README.md")
+        if run.is_hub_name(run.base):
+            kept = try_to_load_from_cache(run.base, "README.md")
             cards += [Path(kept)] if isinstance(kept, str) else []
     for card in cards:
-        if card.is_file():
-            named = ModelCard.load(card, ignore_metadata_errors=True).data.license
-            if named:
-                return str(named)
-    return "other" if any(folder.glob(NOTICES[0])) else None
+        if card.is_file() and (said := _licence_in(card)):
+            return said
+    return {"license": "other"} if any(run.folder.glob(NOTICES[0])) else {}
 
 
-def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~", "$")) and not Path(name).exists()
-
-
-def _hub_data_set(name: str) -> str | None:
-    plain = name.partition(":")[0]
-    return plain if _is_hub_name(plain) and "*" not in plain else None
+def _licence_in(card: Path) -> dict[str, Any]:
+    """The keys of a card about the licence; empty where it does not know."""
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ModelError(
+            f"{card}: cannot be read for the licence ({one_line(error)}); mend it, or move it away"
+        ) from error
+    if not data.license or data.license == _NO_LICENCE:
+        return {}
+    said = {key: data.get(key) for key in ("license", "license_name", "license_link")}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _results(run: _Run, name: str) -> dict[str, Any]:
     """Metrics as the hub shows them beside the text."""
     data = ", ".join(run.data_sets)
-    figures = {key: run.evaluation.get(key) for key in _METRICS}
+    # The hub takes one name for what was measured on, or a word of one's own.
+    data_type = run.hub_data_set(data) if len(run.data_sets) == 1 else None
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=_hub_data_set(data) or "custom",
+            dataset_type=data_type or "custom",
             dataset_name=f"{data} (held out)",
             metric_type=key,
-            metric_name=_METRICS[key],
+            metric_name=_NAMES[key],
             metric_value=value,
         )
-        for key, value in figures.items()
-        if isinstance(value, int | float)
+        for key, value in run.figures.items()
     ]
     return {"model_name": name, "eval_results": results} if results and data else {}
 
 
-def _body(model: TrainedFolder, run: _Run, licence: str | None) -> Iterator[str]:
+def _body(model: TrainedFolder, run: _Run, licence: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "A masked diffusion language model: it writes by filling in masks, several tokens at a time. Made with `dlm`; "
         "it needs transformers and torch, and runs the code of this repository."
     )
     yield _usage(model)
-    yield "## Licence\n\n" + (f"{licence}, as the base." if licence else f"{_UNKNOWN}.")
+    yield f"## Licence\n\n{_licence_in_words(licence)}."
     yield f"## Base\n\n{run.base or 'none: trained from scratch' if run.config else _UNKNOWN}"
     yield "## Data\n\n" + ("\n".join(f"- {each}" for each in run.data_sets) or _UNKNOWN)
     facts = {
@@ -181,11 +217,20 @@ def _body(model: TrainedFolder, run: _Run, licence: str | None) -> Iterator[str]
         if value is not None and value is not False
     ]
     yield "## Settings\n\n| | |\n|---|---|\n" + "\n".join(rows)
-    if run.evaluation:
-        measured = {name: run.evaluation.get(key) for key, name in _METRICS.items()}
-        figures = [f"| {name} | {value:.4f} |" for name, value in measured.items() if isinstance(value, int | float)]
+    if run.figures:
+        figures = [f"| {_NAMES[key]} | {value:.4f} |" for key, value in run.figures.items()]
         heading = f"On rows that were held out, after {run.evaluation.get('step')} steps"
         yield f"## Metrics\n\n{heading}:\n\n| metric | value |\n|---|---|\n" + "\n".join(figures)
+
+
+def _licence_in_words(licence: Mapping[str, Any]) -> str:
+    if not licence:
+        return _UNKNOWN
+    named = licence["license"]
+    more = [str(licence[key]) for key in ("license_name", "license_link") if key in licence]
+    return (", ".join(map(str, named)) if isinstance(named, list) else str(named)) + (
+        f" ({', '.join(more)})" if more else ""
+    )
 
 
 def _shown(value: Any) -> str:
@@ -208,7 +253,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 name = "..."  # this repository, or a folder with its files
 model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 
 {prompt}
 ids = model.generate(**inputs, max_new_tokens=64)

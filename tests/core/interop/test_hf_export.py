@@ -80,7 +80,7 @@ for folder in asked["folders"]:
     wide = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float64).eval()
     rows = {"attention_mask": asked["mask"], "max_new_tokens": 12, "return_dict_in_generate": True}
     texts = [wide.generate(asked["ids"], **rows, **each) for each in asked["settings"]]
-    mask = AutoTokenizer.from_pretrained(folder).mask_token_id
+    mask = AutoTokenizer.from_pretrained(folder, trust_remote_code=True).mask_token_id
     found[folder] = {
         "class": type(model).__name__, "dtype": model.dtype, "logits": logits, "mask": mask,
         "sequences": [text.sequences for text in texts], "caches": [text.cache for text in texts],
@@ -145,6 +145,7 @@ def elsewhere(
     environment = {**os.environ, "HF_HOME": str(work), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
+    assert "Do you wish" not in done.stdout
     found = torch.load(work / "answer.pt", weights_only=False)
     return {case: found[str(folder)] for case, (_, folder) in exported.items()}
 
