@@ -88,7 +88,9 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise TextError(f"not valid JSON: {error.msg} (column {error.colno})", error.lineno) from error
+        # Where more was expected at the end: behind the last character, not in the empty line after it.
+        at = json.JSONDecodeError(error.msg, text, min(error.pos, len(text.rstrip())))
+        raise TextError(f"not valid JSON: {at.msg} (column {at.colno})", at.lineno) from error
     except RecursionError as error:
         raise TextError("not readable as JSON: nested too deeply") from error
     except ValueError as error:

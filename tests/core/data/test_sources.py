@@ -261,6 +261,19 @@ def test_broken_json_names_its_line(tmp_path):
     assert "a.json:3: not valid JSON" in error_of(f"{tmp_path}/a.json")
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize(("row", "column"), [('{"text": "a"', 13), ('{"text": ]}', 10), ('{"text": "a" "b"}', 14)])
+def test_broken_json_names_its_column_whatever_ends_the_line(tmp_path, row, column, end):
+    (tmp_path / "a.jsonl").write_bytes(f"{row}{end}".encode())
+    [record] = load_source(f"{tmp_path}/a.jsonl").open()
+    assert f"(column {column})" in record.problem
+
+
+def test_json_that_breaks_off_names_the_line_where_it_does(tmp_path):
+    (tmp_path / "a.json").write_text('[\n{"text": "a"}\n')
+    assert "a.json:2: not valid JSON" in error_of(f"{tmp_path}/a.json")
+
+
 def test_json_without_objects_is_an_error(tmp_path):
     (tmp_path / "a.json").write_text('"text"')
     assert "expected a list of objects, found str" in error_of(f"{tmp_path}/a.json")

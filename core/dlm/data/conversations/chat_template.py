@@ -97,13 +97,19 @@ class ChatTemplateRendering:
         system = [] if conversation.system is None else [Message("system", "the system turn", conversation.system)]
         turns = conversation.turns[:num_turns]
         self._check_names("tools", conversation.tools)
-        for number, turn in enumerate(turns, 1):
-            self._check_names(f"turn {number}", turn.fields)
+        for index, turn in enumerate(turns):
+            self._check_names(turn.called(index), turn.fields)
         return [
             *system,
             *(
-                Message(_ROLES[turn.role], f"turn {number} ({turn.role})", turn.text, turn.reasoning or "", turn.fields)
-                for number, turn in enumerate(turns, 1)
+                Message(
+                    _ROLES[turn.role],
+                    f"{turn.called(index)} ({turn.role})",
+                    turn.text,
+                    turn.reasoning or "",
+                    turn.fields,
+                )
+                for index, turn in enumerate(turns)
             ),
         ]
 

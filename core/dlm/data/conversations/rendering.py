@@ -68,7 +68,7 @@ class PlainRendering:
         """As :meth:`Rendering.answer`."""
         before = attrs.evolve(conversation, turns=conversation.turns[:index])
         turn = conversation.turns[index]
-        _refuse_tools(turn, index + 1)
+        _refuse_tools(turn, index)
         answer = encode_text(turn.text, self.tokenizer)
         if turn.reasoning is not None:
             reasoning = encode_text(turn.reasoning, self.tokenizer)
@@ -80,8 +80,8 @@ class PlainRendering:
         ids = [] if self.tokenizer.bos_token_id is None else [int(self.tokenizer.bos_token_id)]
         if conversation.system is not None:
             ids += encode_text(conversation.system, self.tokenizer)
-        for number, turn in enumerate(conversation.turns, 1):
-            _refuse_tools(turn, number)
+        for index, turn in enumerate(conversation.turns):
+            _refuse_tools(turn, index)
             ids += encode_text(turn.text, self.tokenizer)
             if turn.role == "gpt":
                 ids.append(eos_id_of(self.tokenizer))
@@ -92,9 +92,9 @@ class PlainRendering:
         return ("tools",) if conversation.tools else ()
 
 
-def _refuse_tools(turn: Turn, number: int) -> None:
+def _refuse_tools(turn: Turn, index: int) -> None:
     if turn.role == "tool" or turn.fields:
         raise BadRowError(
-            f"turn {number} is about a call of a tool, which only a chat template can write: set dataset.chat_template "
-            "to true"
+            f"{turn.called(index)} is about a call of a tool, which only a chat template can write: set "
+            "dataset.chat_template to true"
         )

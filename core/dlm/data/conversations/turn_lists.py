@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from dlm.data.conversations.reasoning import FIELDS, read_answer
 from dlm.data.conversations.turns import BadRowError, Role, Turn, optional_text, text_in
 from dlm.data.conversations.unused_keys import Fields
@@ -48,7 +50,8 @@ def read_turn_list(items: object, column: str) -> tuple[str | None, list[Turn], 
         if known in SYSTEM_ROLES and number == 1:
             system = optional_text(text, "the system turn")
         elif known in ROLES:
-            turns.append(_READERS[ROLES[known]](fields, text, f"{key} of turn {number}", number))
+            turn = _READERS[ROLES[known]](fields, text, f"{key} of turn {number}", number)
+            turns.append(attrs.evolve(turn, number=number))
         else:
             names = ", ".join((*ROLES, f"{SYSTEM_ROLES[0]} (first turn only)"))
             raise BadRowError(f"unknown role {_shortened(role)} in turn {number}; known are {names}")

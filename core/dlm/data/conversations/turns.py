@@ -8,6 +8,8 @@ import attrs
 from dlm.data.text_files import TextError, check_unicode
 
 Role = Literal["human", "gpt", "tool"]
+ROLE_NAMES: Mapping[Role, str] = {"human": "human (user)", "gpt": "gpt (assistant)", "tool": "tool"}
+"""How messages call them: data sets have one name or the other."""
 
 
 class BadRowError(Exception):
@@ -27,6 +29,12 @@ class Turn:
     """False for an answer that is context only."""
     fields: Mapping[str, Any] = attrs.field(factory=dict)
     """What else a chat template reads of it: ``tool_calls`` of ``gpt``; ``name`` and ``tool_call_id`` of ``tool``."""
+    number: int | None = attrs.field(default=None, eq=False)
+    """Its place in the list of its row, where a system turn counts as well; null: it comes from no list."""
+
+    def called(self, index: int) -> str:
+        """How messages call it, as the ``index``-th turn of a conversation."""
+        return f"turn {self.number or index + 1}"
 
 
 @attrs.frozen
@@ -63,11 +71,12 @@ def make_conversation(
     for index, turn in enumerate(turns):
         if turn.role not in expected:
             raise BadRowError(
-                f"turn {index + 1} is from {turn.role}, expected {' or '.join(expected)}: turns must alternate"
+                f"{turn.called(index)} is from {ROLE_NAMES[turn.role]}, expected "
+                f"{' or '.join(ROLE_NAMES[role] for role in expected)}: turns must alternate"
             )
         expected = _next_roles(turn)
     if not any(turn.role == "gpt" for turn in turns):
-        raise BadRowError("no answer: there is no turn of gpt")
+        raise BadRowError(f"no answer: there is no turn of {ROLE_NAMES['gpt']}")
     return Conversation(tuple(turns), system, tuple(tools))
 
 

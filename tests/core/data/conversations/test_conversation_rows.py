@@ -174,7 +174,7 @@ def test_bad_rows_are_passed_over_and_listed_on_request(tokenizer, flawed, tmp_p
     assert [(entry["file"], entry["row"], entry["line"]) for entry in listed] == [
         (str(flawed), number, number + 1) for number in (1, 2, 3)
     ]
-    assert listed[1]["reason"] == "no answer: there is no turn of gpt"
+    assert listed[1]["reason"] == "no answer: there is no turn of gpt (assistant)"
 
 
 def test_many_bad_rows_are_shown_by_the_first_few(tokenizer, source_of, chat):

@@ -212,6 +212,13 @@ def test_the_turn_that_a_template_rewrites_is_blamed(chat_tokenizer, number):
         ChatTemplateRendering(chat_tokenizer).answer(talk, 3)
 
 
+def test_turns_are_counted_as_in_the_row(chat_tokenizer):
+    chat_tokenizer.chat_template = VERBATIM.replace("m.content", "(m.content | replace('a', 'b'))")
+    talk = ANY_FORMAT.parse({"messages": [{"role": "system", "content": "s"}, *messages("x", "a")]})
+    with pytest.raises(BadRowError, match=r"rewrites the text of turn 3 \(gpt\)"):
+        ChatTemplateRendering(chat_tokenizer).answer(talk, 1)
+
+
 def test_a_template_that_takes_text_for_reasoning_blames_the_answer(chat_tokenizer):
     chat_tokenizer.chat_template = INSIDE
     talk = ANY_FORMAT.parse({"messages": messages("q", "the tag </think> in a text")})
