@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import dlm
 from dlm.config import RunFileError, load_config
@@ -238,6 +238,8 @@ def test_without_peft_the_extra_is_named(run_file: Path, monkeypatch: pytest.Mon
         ({"use_dora": True}, "adapters with use_dora"),
         ({"peft_type": "IA3"}, "adapters of type IA3"),
         ({"base_model_name_or_path": None}, "name it with --base"),
+        ({"r": 0}, "r is 0; it must be a number above 0"),
+        ({"lora_alpha": "much"}, "lora_alpha is 'much'; it must be a number above 0"),
     ],
 )
 def test_what_cannot_be_merged_is_refused(run_file: Path, tmp_path: Path, change: dict, message: str) -> None:
@@ -246,6 +248,21 @@ def test_what_cannot_be_merged_is_refused(run_file: Path, tmp_path: Path, change
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     result = command("merge", path.parent, "--out", tmp_path / "merged")
     assert message in str(result.exception)
+
+
+def test_adapters_of_another_shape_and_settings_of_another_kind_are_refused(run_file: Path, tmp_path: Path) -> None:
+    dlm.run(run_file, ["training.max_steps=1"])
+    final = tmp_path / "out" / "final"
+    tensors = load_file(final / "adapter_model.safetensors")
+    name = next(name for name in tensors if "lora_A" in name)
+    for wrong in (tensors[name][:1].clone(), tensors[name][:, 1:].clone(), tensors[name].flatten()):
+        save_file({**tensors, name: wrong}, final / "adapter_model.safetensors")
+        with pytest.raises(ModelError, match="is incomplete, or belongs to another model"):
+            merge(final, tmp_path / "merged")
+    (final / "adapter_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"adapter_config\.json: cannot be read: no JSON object"):
+        merge(final, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_folder_without_adapters_is_refused(tiny, tmp_path: Path) -> None:

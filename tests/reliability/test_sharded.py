@@ -84,7 +84,9 @@ def test_a_model_is_made_of_a_sharded_checkpoint(finished: Path, tmp_path: Path)
     checkpoint = finished / "run" / "checkpoints" / f"step-{NUM_STEPS}"
     with pytest.raises(ModelError, match="a sharded checkpoint; `dlm merge"):
         dlm.load(checkpoint)
-    result = CliRunner().invoke(command, ["merge", str(checkpoint), "--out", str(tmp_path / "model")])
+    merge = ["merge", str(checkpoint), "--out", str(tmp_path / "model")]
+    assert "--base is for adapters" in CliRunner().invoke(command, [*merge, "--base", "owner/base"]).output
+    result = CliRunner().invoke(command, merge)
     assert result.exit_code == 0, result.output
     final = finished / "run" / "final"
     names = {path.name for path in final.iterdir()} - {"manifest.json"}

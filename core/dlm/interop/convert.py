@@ -93,7 +93,7 @@ def convert(
         if found is None:
             _refuse_published_options(layout, block_length)
             return _convert_folder(src, source, destination, mask_token, trust_remote_code=trust_remote_code)
-        with scratch_beside(destination) as plain:
+        with scratch_beside(destination) as plain, _said_of(source, plain):
             published_model = unpack_published(source, plain, *found, mask_token=mask_token, block_length=block_length)
             report = _convert_folder(src, plain, destination, None, trust_remote_code=False)
         return attrs.evolve(report, published=published_model)
@@ -127,12 +127,9 @@ def _convert_folder(
     with published(destination) as folder:
         copy_weights(source, folder, resized=resized, num_rows=new_rows)
         _write_rest(source, folder, converted, tokenizer, with_code=trust_remote_code)
-        comparison = _verify_weights(source, folder, resized)
-        try:
+        with _said_of(src, folder):
+            comparison = _verify_weights(source, folder, resized)
             model = _verify_model(folder, mask_id, trust_remote_code=trust_remote_code)
-        except ModelError as error:
-            # The folder with its temporary name is gone when this is read.
-            raise ModelError(str(error).replace(str(folder), str(src))) from error
     return ConversionReport(
         source=str(src),
         destination=str(destination),
@@ -171,11 +168,22 @@ def converted_config(
 
 
 @contextmanager
+def _said_of(source: str | Path, folder: Path) -> Iterator[None]:
+    """Errors about a temporary folder, which is gone when they are read, name what it was made of."""
+    try:
+        yield
+    except ModelError as error:
+        if str(folder) not in str(error):
+            raise
+        raise ModelError(str(error).replace(str(folder), str(source))) from error
+
+
+@contextmanager
 def _local_source(src: str | Path, destination: Path) -> Iterator[Path]:
     """The folder of a checkpoint: downloaded if ``src`` is a name on the hub, made for a while if it is a GGUF file."""
     gguf_file = gguf_file_of(src)
     if gguf_file is not None:
-        with scratch_beside(destination) as folder:
+        with scratch_beside(destination) as folder, _said_of(src, folder):
             unpack_gguf(gguf_file, folder)
             yield folder
         return

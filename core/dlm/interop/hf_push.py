@@ -1,5 +1,6 @@
 """Upload a published folder to the Hugging Face hub (``dlm export --push NAME``), which alone uses the network."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def push(folder: Path, name: str, *, private: bool) -> str:
     Args:
         folder: What is uploaded.
         name: ``owner/name``, or ``name`` under the account of the token.
-        private: Whether a repository that is made is for its owner only.
+        private: Whether the repository is for its owner only; one that is there already has to be so.
 
     Returns:
         The address of the repository.
@@ -56,14 +57,17 @@ def push(folder: Path, name: str, *, private: bool) -> str:
     try:
         with quiet_transformers():
             repository = api.create_repo(name, private=private, exist_ok=True)
+            if private and not api.model_info(repository.repo_id).private:
+                raise ModelError("the repository was there already, for all to see: make it private on the hub first")
             api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Upload the model")
     except Exception as error:
-        raise ModelError(f"--push {name}: {_reason(error)}; {_kept(folder, name)}") from error
+        reason = str(error) if isinstance(error, ModelError) else _reason(error)
+        raise ModelError(f"--push {name}: {reason}; {_kept(folder, name)}") from error
     return str(repository)
 
 
 def _kept(folder: Path, name: str) -> str:
-    return f"the folder is whole: `hf upload {name} {folder}` tries again"
+    return f"the folder is whole: `hf upload {name} {shlex.quote(str(folder))}` tries again"
 
 
 def _reason(error: Exception) -> str:

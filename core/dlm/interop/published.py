@@ -162,6 +162,8 @@ def _copy_tokenizer(source: Path, folder: Path, fields: Mapping[str, Any]) -> No
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ModelError(f"{source / path.name}: not readable: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{source / path.name}: not readable: no JSON object")
     settings.pop("auto_map", None)
     own = str(settings.get("tokenizer_class", ""))
     if not hasattr(transformers, own):

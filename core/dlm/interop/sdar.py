@@ -1,5 +1,6 @@
 """Export as SDAR (``dlm export --format sdar``) for SGLang and lmdeploy: what fits, and every key of config.json."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,12 +163,13 @@ def _generation_config(model: TrainedFolder) -> dict[str, Any]:
 
 
 def _launch_commands(destination: Path, block_length: int) -> tuple[tuple[str, str], ...]:
+    folder, settings = shlex.quote(str(destination)), shlex.quote(str(destination / _SGLANG_FILE))
     sglang = (
-        f"python -m sglang.launch_server --model-path {destination} --trust-remote-code "
-        f"--dllm-algorithm LowConfidence --dllm-algorithm-config {destination / _SGLANG_FILE}"
+        f"python -m sglang.launch_server --model-path {folder} --trust-remote-code "
+        f"--dllm-algorithm LowConfidence --dllm-algorithm-config {settings}"
     )
     lmdeploy = (
-        f"lmdeploy serve api_server {destination} --backend pytorch --dllm-block-length {block_length} "
+        f"lmdeploy serve api_server {folder} --backend pytorch --dllm-block-length {block_length} "
         f"--dllm-denoising-steps {block_length} --dllm-unmasking-strategy low_confidence_dynamic "
         "--dllm-confidence-threshold 0.9"
     )

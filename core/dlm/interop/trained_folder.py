@@ -15,6 +15,7 @@ from dlm.model.checkpoint_sources import resolve_source
 from dlm.model.checkpoint_tensors import check_weights
 from dlm.model.copy_weights import copy_weights
 from dlm.model.foreign_config import load_model_config
+from dlm.model.load_model import check_fit
 from dlm.model.new_folder import check_destination
 from dlm.model.notices import copy_notices
 from dlm.model.tokenizer import load_tokenizer
@@ -57,7 +58,8 @@ def open_trained(src: str | Path) -> TrainedFolder:
     """Open a model's folder.
 
     Raises:
-        ModelError: No such folder, adapters without their base, unreadable weights, or no mask token.
+        ModelError: No such folder, adapters without their base, weights that cannot be read or are not those of the
+            model, or no mask token.
     """
     source, is_folder = resolve_source(src)
     if not is_folder:
@@ -70,6 +72,7 @@ def open_trained(src: str | Path) -> TrainedFolder:
         raise ModelError(
             f"{folder}: no diffusion model (no mask_token_id in config.json): `dlm convert` makes one of it"
         )
+    check_fit(folder, config)
     return TrainedFolder(path=folder, config=config, tokenizer=load_tokenizer(folder))
 
 

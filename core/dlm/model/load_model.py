@@ -1,5 +1,6 @@
 """Load any decoder of transformers (``dlm.load``) as a bidirectional one: dtype, attention backend, mask token."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,20 @@ def load_model(
             _refuse_other_shapes(Path(source), config)
         raise
     return finish_loading(model, source, mask_token_id, attn_implementation)
+
+
+def check_fit(folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse a folder whose weights are not those of its model, without taking memory for them.
+
+    Raises:
+        ModelError: A tensor is missing, unknown or of another shape, or transformers does not find the files.
+    """
+    try:
+        origin = {"local_files_only": True, "device_map": "meta"}
+        _read_weights(str(folder), copy.deepcopy(config), None, None, origin)
+    except ModelError:
+        _refuse_other_shapes(folder, config)
+        raise
 
 
 def _read_weights(

@@ -113,12 +113,17 @@ def _settings_of(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder}: no adapters here (no {ADAPTER_CONFIG}); a run with `lora` writes them") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path}: cannot be read: no JSON object")
     unusual = [key for key, plain in _PLAIN.items() if settings.get(key, plain) != plain]
     if settings.get("peft_type") != "LORA" or unusual or not {"r", "lora_alpha"} <= settings.keys():
         what = f"with {unusual[0]}" if unusual else f"of type {settings.get('peft_type')}"
         raise ModelError(
             f"{path}: adapters {what}; only plain LoRA can be merged, peft's own merge_and_unload does more"
         )
+    for key in ("r", "lora_alpha"):
+        if isinstance(settings[key], bool) or not isinstance(settings[key], int | float) or not settings[key] > 0:
+            raise ModelError(f"{path}: {key} is {settings[key]!r}; it must be a number above 0, as it was in training")
     return settings
 
 
@@ -131,12 +136,21 @@ def _add(model: nn.Module, folder: Path, *, scale: float) -> int:
     for name in sorted(names):
         first, second = (tensors.pop(f"{PREFIX}{name}.lora_{side}.weight", None) for side in "AB")
         layer = modules.get(name)
-        if first is None or second is None or not isinstance(layer, nn.Linear):
+        if first is None or second is None or not isinstance(layer, nn.Linear) or not _fit(layer, first, second):
             raise ModelError(f"{folder}: the adapter of {name!r} is incomplete, or belongs to another model")
         _add_one(layer.weight, first, second, scale)
     if tensors:
         raise ModelError(f"{folder}: {next(iter(tensors))} is no part of an adapter")
     return len(names)
+
+
+def _fit(layer: nn.Linear, first: Tensor, second: Tensor) -> bool:
+    """Whether A (r, in) and B (out, r) are those of a layer."""
+    return (
+        first.ndim == second.ndim == 2
+        and first.shape[0] == second.shape[1]
+        and (second.shape[0], first.shape[1]) == tuple(layer.weight.shape)
+    )
 
 
 def _add_one(weight: Tensor, first: Tensor, second: Tensor, scale: float) -> None:

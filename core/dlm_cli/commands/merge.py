@@ -24,6 +24,8 @@ def merge(adapter: str, out: str, base: str | None) -> None:
     from dlm.user_paths import user_path
 
     if is_sharded(user_path(adapter)):
+        if base is not None:
+            raise click.UsageError("--base is for adapters; the parts of a sharded checkpoint are merged without it")
         from dlm.training.consolidate import consolidate
 
         written = consolidate(adapter, out)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -267,6 +267,30 @@ def test_what_a_folder_cannot_bring_along_is_refused(tmp_path: Path) -> None:
     (foreign / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="dlm merge"):
         export_hugging_face(foreign, tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("missing", r"1 tensors are missing \(model\.norm\.weight\)"),
+        ("shape", r"model\.norm\.weight is \[3\], not \[16\]"),
+        ("name", "no file named model.safetensors"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused(tmp_path: Path, damage: str, reason: str) -> None:
+    model = write_model(tmp_path / "model")
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] = torch.ones(3)
+    if damage == "missing":
+        del tensors["model.norm.weight"]
+    if damage == "name":
+        file.rename(model / "other.safetensors")
+    else:
+        save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=reason):
+        export_hugging_face(model, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_the_configuration_says_how_it_is_loaded(exported: dict[str, tuple[Path, Path]]) -> None:

@@ -73,7 +73,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/api/models/")
-        self.answer("look", name if "theirs" in name else "me/look-404", {"siblings": [], "id": name, "sha": "0"})
+        info = {"siblings": [], "id": name, "sha": "0", "private": "public" not in name}
+        self.answer("look", name if "theirs" in name or "create" not in name else "me/look-404", info)
 
     @property
     def repository(self) -> str:
@@ -155,6 +156,7 @@ for name in names:
     except DlmError as error:
         said[name] = [error.exit_code, str(error), True]
 export("forbidden", "you/create-403")
+export("seen-by-all", "me/public", "--private")
 export("no-name", "no good/name/this")
 del os.environ["HF_TOKEN"]
 export("no-token", "me/mine")
@@ -192,13 +194,14 @@ def test_push_uploads_the_folder_or_says_why_not(tmp_path: Path, hub: type[Hub])
     environment = {key: value for key, value in environment.items() if not key.endswith("_OFFLINE")}
     # Without the storage of its own protocol the client uses that of git's large files.
     environment["HF_HUB_DISABLE_XET"] = "1"
+    target = tmp_path / "to publish"
     names = json.dumps([THERE_ALREADY, *REFUSALS])
-    command = [sys.executable, "-c", CHILD, str(source), str(tmp_path / "out"), names]
+    command = [sys.executable, "-c", CHILD, str(source), str(target), names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
 
-    written = {path.name: path.read_bytes() for path in (tmp_path / "out" / "done").iterdir()}
+    written = {path.name: path.read_bytes() for path in (target / "done").iterdir()}
     assert len(written["model.safetensors"]) > CHUNK > len(written["tokenizer.json"])
     assert said["done"][0] in (None, 0), said["done"]
     assert f"pushed to    {hub.address}/me/mine" in said["done"][1]
@@ -216,6 +219,7 @@ def test_push_uploads_the_folder_or_says_why_not(tmp_path: Path, hub: type[Hub])
 
     refusals = {name: (reason, True) for name, reason in REFUSALS.items()} | {
         "forbidden": (MAY_NOT_WRITE, True),
+        "seen-by-all": ("the repository was there already, for all to see", True),
         "no-name": ("no good/name/this", False),
         "no-token": ("no token for the hub; log in with `hf auth login`", False),
         "offline": ("HF_HUB_OFFLINE is set", False),
@@ -227,4 +231,5 @@ def test_push_uploads_the_folder_or_says_why_not(tmp_path: Path, hub: type[Hub])
         assert "hf_secret" not in text
         message = text.splitlines()[-1]
         assert reason in message  # one line says it all
-        assert ("hf upload" in message) == is_written
+        assert ("`hf upload " in message) == is_written
+        assert (f" '{target}/" in message) == is_written  # as a shell takes it

@@ -355,6 +355,27 @@ def test_generation_settings_that_are_no_json_are_refused(tmp_path: Path) -> Non
         convert(tmp_path / "theirs", tmp_path / "ours", **CASES["sdar"].options)
 
 
+def test_a_tokenizer_configuration_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "theirs", CASES["sdar"])
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"theirs/tokenizer_config\.json: not readable"):
+        convert(tmp_path / "theirs", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("damage", ["quantised", "no tokenizer"])
+def test_errors_name_the_source_and_no_folder_that_is_gone(tmp_path: Path, damage: str) -> None:
+    write(tmp_path / "theirs", CASES["sdar"])
+    for file in (tmp_path / "theirs").glob("*.safetensors" if damage == "quantised" else "tokenizer*"):
+        if damage == "quantised":
+            save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(file).items()}, file)
+        else:
+            file.unlink()
+    with pytest.raises(ModelError) as refused:
+        convert(tmp_path / "theirs", tmp_path / "ours")
+    assert str(refused.value).startswith(f"{tmp_path / 'theirs'}: ")
+    assert "partial" not in str(refused.value)
+
+
 def assert_decodes_alike(model: Any, case: Case, tensors: Mapping[str, Tensor], shape: Mapping[str, Any]) -> None:
     """Six tokens after a prompt of five, one at a time where the model is most certain, by hand and by the sampler."""
     wide = {key: tensor.double() for key, tensor in tensors.items()}

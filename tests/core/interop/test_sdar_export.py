@@ -177,13 +177,13 @@ def test_what_engines_read_besides(trained: Callable[..., Path], tmp_path: Path)
 
 
 def test_the_command_prints_how_to_serve_it(trained: Callable[..., Path], tmp_path: Path) -> None:
-    final, folder = trained(prompt_rendering="plain"), tmp_path / "sdar"
+    final, folder = trained(prompt_rendering="plain"), tmp_path / "to serve"
     result = CliRunner().invoke(cli, ["export", "--src", str(final), "--dst", str(folder), "--format", "sdar"])
     assert result.exit_code == 0, result.output
     for expected in (
-        f"sglang.launch_server --model-path {folder} ",
-        f"--dllm-algorithm-config {folder}/sglang_low_confidence.yaml",
-        f"lmdeploy serve api_server {folder} ",
+        f"sglang.launch_server --model-path '{folder}' ",
+        f"--dllm-algorithm-config '{folder}/sglang_low_confidence.yaml'",
+        f"lmdeploy serve api_server '{folder}' ",
         "--dllm-block-length 4 ",
         "id 151669",
         "/v1/completions",
