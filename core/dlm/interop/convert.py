@@ -15,7 +15,7 @@ from dlm.interop.published import Published, recognise, unpack_published
 from dlm.model.adapter_files import refuse_adapters
 from dlm.model.analyze import Comparison, Status, analyze
 from dlm.model.body_and_head import num_parameters
-from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source, searched
 from dlm.model.checkpoint_tensors import check_weights, open_tensors
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.copy_weights import copy_weights, vocabulary_tensor_names
@@ -192,7 +192,7 @@ def _local_source(src: str | Path, destination: Path) -> Iterator[Path]:
         yield Path(source)
         return
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *NOTICES]
-    with foreign_code(f"{source}: no such folder, and not to be had from the hub"):
+    with foreign_code(f"{searched(source)}: not to be had"):
         downloaded = snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"])
     yield Path(downloaded)
 

@@ -80,6 +80,11 @@ def resolve_source(name_or_path: str | Path) -> tuple[str, bool]:
     return text, False
 
 
+def searched(source: str) -> str:
+    """How messages call a source that was looked for: a name on the hub may have been meant as a folder."""
+    return source if Path(source).is_dir() else f"{source}: no such folder, and from the hub"
+
+
 SHARDED_WEIGHTS = "weights"
 """Folder of a sharded checkpoint with the files of each process; a model has a file instead."""
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from dlm.errors import ModelError
-from dlm.model.checkpoint_sources import foreign_code, one_line, quiet_transformers
+from dlm.model.checkpoint_sources import foreign_code, one_line, quiet_transformers, searched
 from dlm.model.configuration_qwen3llada import Qwen3LLadaConfig
 from dlm.model.quantisation import refuse_quantised_config
 from dlm_plugins.suggestions import did_you_mean
@@ -43,7 +43,7 @@ def load_model_config(source: str, **origin: Any) -> PreTrainedConfig:
             values of which no model can be made; with the key.
     """
     _require_config(Path(source))
-    with foreign_code(f"{source}: no usable config.json"):
+    with foreign_code(f"{searched(source)}: no usable config.json"):
         raw = PreTrainedConfig.get_config_dict(source, **origin)[0]
     where = f"{source}: config.json"
     if not isinstance(raw, dict):

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dlm.errors import ModelError
-from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source, searched
 from dlm.model.foreign_config import refuse_published
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def load_tokenizer(
     if revision is not None:
         origin["revision"] = revision
     try:
-        with foreign_code(f"{source}: the tokenizer cannot be loaded"):
+        with foreign_code(f"{searched(source)}: the tokenizer cannot be loaded"):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **origin)
     except ModelError:
         # transformers reads config.json too, and fails over a type of model that it does not know.

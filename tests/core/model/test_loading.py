@@ -29,6 +29,7 @@ from dlm.model.body_and_head import split
 from dlm.model.load_checks import prove_bidirectional
 from dlm.model.load_model import load_model
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM
+from dlm.model.tokenizer import load_tokenizer
 
 IDS = torch.tensor([[3, 14, 15, 92]])
 CHANGED = torch.tensor([[3, 14, 15, 93]])
@@ -202,9 +203,10 @@ def test_a_missing_folder_is_one_line(name: str) -> None:
 
 def test_a_hub_name_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="nobody/nothing") as caught:
-        load_model("nobody/nothing")
-    assert "\n" not in str(caught.value)
+    for load in (load_model, load_tokenizer):  # "runs/mine" looks like a name on the hub, and was meant as a folder
+        with pytest.raises(ModelError, match="nobody/nothing: no such folder, and from the hub: ") as caught:
+            load("nobody/nothing")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
