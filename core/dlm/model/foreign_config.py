@@ -68,6 +68,9 @@ def load_model_config(source: str, **origin: Any) -> PreTrainedConfig:
     except Exception as error:
         keys = blamed_keys(raw, lambda settings: skeleton(_config_of(settings)))
         raise ModelError(f"{where}: {keys}no model can be made of it: {one_line(error)}") from error
+    if not trust and hasattr(config, "auto_map"):
+        # Code that does not run here is not copied along either: what is saved would name files that are not there.
+        del config.auto_map
     return config
 
 

@@ -173,7 +173,12 @@ def test_texts_are_those_of_generate(
         assert ours.cache == elsewhere[case]["caches"][index]
 
 
-def test_the_published_folder_is_one_of_ours_too(exported: dict[str, tuple[Path, Path]]) -> None:
+def test_the_published_folder_is_one_of_ours_too(exported: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    for case in ("full, tied", "llama"):  # what is made of it does not name the code that stays behind
+        dlm.convert(exported[case][1], tmp_path / case)
+        assert "auto_map" not in json.loads((tmp_path / case / "config.json").read_text())
+        dlm.load(exported[case][1]).save_pretrained(tmp_path / f"saved {case}")
+        assert "auto_map" not in json.loads((tmp_path / f"saved {case}" / "config.json").read_text())
     for source, folder in exported.values():
         ours, theirs = dlm.load(source), dlm.load(folder)
         assert type(ours) is type(theirs)
