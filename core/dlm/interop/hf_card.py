@@ -239,15 +239,29 @@ def _shown(value: Any) -> str:
     return str(value).replace("|", "\\|")
 
 
-def _usage(model: TrainedFolder) -> str:
+def _prompt(model: TrainedFolder) -> str:
+    """Code that makes the ids of a prompt as they were in training."""
+    tokenizer = model.tokenizer
     if model.setting("prompt_rendering") == "chat_template":
-        prompt = (
+        # Left out, a template takes what it likes.
+        knows = "enable_thinking" in str(tokenizer.chat_template)
+        thinking = f"    enable_thinking={bool(model.setting('prompt_thinking'))},\n" if knows else ""
+        return (
             'turns = [{"role": "user", "content": "..."}]\n'
             "inputs = tokenizer.apply_chat_template(\n"
-            '    turns, add_generation_prompt=True, return_tensors="pt", return_dict=True\n)'
+            '    turns,\n    add_generation_prompt=True,\n    return_tensors="pt",\n    return_dict=True,\n'
+            f"{thinking})"
         )
-    else:
-        prompt = 'inputs = tokenizer("...", return_tensors="pt")'
+    begins = model.setting("prompt_rendering") == "plain" and tokenizer.bos_token is not None
+    by_itself, bare = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (True, False))
+    adds_what_is_wanted = by_itself == ([tokenizer.bos_token_id, *bare] if begins else bare)
+    if adds_what_is_wanted:
+        return 'inputs = tokenizer("...", return_tensors="pt")'
+    text = 'tokenizer.bos_token + "..."' if begins else '"..."'
+    return f'inputs = tokenizer({text}, add_special_tokens=False, return_tensors="pt")'
+
+
+def _usage(model: TrainedFolder) -> str:
     return f"""```python
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -255,7 +269,7 @@ name = "..."  # this repository, or a folder with its files
 model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 
-{prompt}
+{_prompt(model)}
 ids = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```

@@ -8,12 +8,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
+from tokenizers import processors
 
 from dlm.errors import ModelError
 from dlm.interop.hf_export import export_hugging_face
+from dlm.model.foreign_config import load_model_config
+from dlm.model.tokenizer import load_tokenizer
+from dlm.sampling.prompts import prompt_ids, rendering_of
 from dlm_cli.main import cli
 
-from .test_hf_export import write_model
+from .test_hf_export import small_tokenizer, write_model
 
 RUN: dict[str, Any] = {
     "model": {"name_or_path": "owner/base"},
@@ -128,6 +132,37 @@ def test_the_usage_of_the_card_fits_how_prompts_were_written(tmp_path: Path) -> 
         compile(code, "card", "exec")
         assert expected in code
         assert code.count("from_pretrained(name, trust_remote_code=True)") == 2
+
+
+THINKS = "{% for m in messages %}{{ m.content }} {% endfor %}w7 {% if enable_thinking is false %}w8 {% endif %}"
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt_rendering": None},
+        {"prompt_rendering": "plain"},
+        {"prompt_rendering": "chat_template", "prompt_thinking": False},
+        {"prompt_rendering": "chat_template", "prompt_thinking": True},
+    ],
+)
+def test_the_prompt_of_the_card_is_that_of_training(tmp_path: Path, settings: dict[str, Any], begins: bool) -> None:
+    model = write_model(tmp_path / "model", **settings)
+    tokenizer = small_tokenizer()
+    tokenizer.bos_token, tokenizer.chat_template = "w3", THINKS
+    if begins:  # by itself, wanted or not
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="w3 $A", special_tokens=[("w3", 3)]
+        )
+    tokenizer.save_pretrained(model)
+    export_hugging_face(model, tmp_path / "hf")
+    code = (tmp_path / "hf" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"tokenizer": load_tokenizer(tmp_path / "hf")}
+    exec(code.rpartition("\n\n")[2].partition("ids = model")[0].replace('"..."', '"w1 w2"'), names)
+    config = load_model_config(str(model))
+    expected = prompt_ids(load_tokenizer(model), "w1 w2", rendering_of(config, load_tokenizer(model)))
+    assert names["inputs"]["input_ids"].tolist() == [expected]
 
 
 def test_a_damaged_run_is_one_line(tmp_path: Path) -> None:
