@@ -12,6 +12,7 @@ from dlm.model.tokenizer import num_ids
 from dlm.sampling.api import denoise
 from dlm.sampling.arguments import settings_of
 from dlm.sampling.prompts import prompt_ids, rendering_of
+from dlm.sampling.resolve import resolve
 
 
 @attrs.frozen(kw_only=True)
@@ -49,10 +50,7 @@ def complete_texts(model: Any, tokenizer: Any, prompts: Sequence[str], settings:
     """
     if not prompts:
         return []
-    device = next(model.parameters()).device
-    rendering = rendering_of(model.config, tokenizer)
-    rows = [prompt_ids(tokenizer, prompt, rendering) for prompt in prompts]
-    input_ids, attention_mask = pad_left(rows, pad_id_of(tokenizer), device)
+    input_ids, attention_mask = _batch_of(model, tokenizer, prompts, next(model.parameters()).device)
     settings = for_tokenizer(settings, model, tokenizer)
     *_, state = denoise(model, input_ids, settings, attention_mask=attention_mask)
     ends = ends_of(settings, model, tokenizer)
@@ -60,6 +58,22 @@ def complete_texts(model: Any, tokenizer: Any, prompts: Sequence[str], settings:
         Completion(prompt=prompt, text=text_of(tokenizer, ids, ends), ids=tuple(ids), num_forwards=state.num_forwards)
         for prompt, ids in zip(prompts, state.sequences[:, input_ids.shape[1] :].tolist(), strict=True)
     ]
+
+
+def check_prompts(model: Any, tokenizer: Any, prompts: Sequence[str], settings: SamplingSettings) -> None:
+    """Refuse what :func:`complete_texts` would refuse; the model is not run.
+
+    Raises:
+        UserInputError: a prompt that does not fit, or a setting that does not.
+    """
+    if prompts:
+        input_ids, _ = _batch_of(model, tokenizer, prompts, torch.device("cpu"))
+        resolve(model, input_ids, for_tokenizer(settings, model, tokenizer), None)
+
+
+def _batch_of(model: Any, tokenizer: Any, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    rendering = rendering_of(model.config, tokenizer)
+    return pad_left([prompt_ids(tokenizer, prompt, rendering) for prompt in prompts], pad_id_of(tokenizer), device)
 
 
 def fill_passage(model: Any, tokenizer: Any, ids: Tensor, masked: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
+from dlm.sampling.texts import check_prompts
 from dlm.training.checkpoint_contents import TrainingObjects
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.console import TrainingConsole
@@ -308,11 +309,16 @@ def _evaluation(
 
 
 def _sampler(config: RunConfig, objects: TrainingObjects, objective: nn.Module) -> Sampler:
+    prompts = tuple(config.evaluation.sample_prompts)
+    try:
+        check_prompts(objects.model, objects.tokenizer, prompts, config.sampling)
+    except UserInputError as error:
+        raise UserInputError(f"evaluation.sample_prompts cannot be continued: {error}") from error
     return Sampler(
         model=objects.model,
         objective=objective,
         tokenizer=objects.tokenizer,
-        prompts=tuple(config.evaluation.sample_prompts),
+        prompts=prompts,
         settings=config.sampling,
     )
 

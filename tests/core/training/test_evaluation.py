@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dlm.config import load_config
+from dlm.errors import UserInputError
 from dlm.model.body_and_head import decoder_layers
 from dlm.training.dry_run import describe_run
 from dlm.training.model_and_noise import build_tokenizer
@@ -103,6 +104,18 @@ def test_the_dry_run_says_how_many_rows_of_how_many(run_file, make_engine) -> No
     assert num_held_out > 5
     assert line.split(maxsplit=1)[1] == f"5 of {num_held_out} held-out rows"
     assert "evaluation      none" in describe_run(load_config(run_file, ["evaluation.do_eval_loss=false"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("evaluation.sample_prompts=[the noise]", "sampling.gen_length=100000"), "exceed the model's context"),
+        (("evaluation.sample_prompts=[the <|mask|>]",), "holds the mask token"),
+    ],
+)
+def test_prompts_that_cannot_be_continued_are_refused_before_the_first_step(make_engine, overrides, reason) -> None:
+    with pytest.raises(UserInputError, match=f"evaluation.sample_prompts cannot be continued: .*{reason}"):
+        make_engine(*overrides)
 
 
 def test_samples_are_decoded_in_the_blocks_of_the_model(make_engine) -> None:
