@@ -198,7 +198,7 @@ def _results(run: _Run, name: str) -> dict[str, Any]:
 def _body(model: TrainedFolder, run: _Run, licence: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "A masked diffusion language model: it writes by filling in masks, several tokens at a time. Made with `dlm`; "
-        "it needs transformers and torch, and runs the code of this repository."
+        "it needs transformers 5 and torch, and runs the code of this repository."
     )
     yield _usage(model)
     yield f"## Licence\n\n{_licence_in_words(licence)}."

@@ -30,6 +30,9 @@ _HEADING = """A masked diffusion language model for transformers: load it with `
 ``do_sample``, ``temperature``, ...) and of the sampler (``SamplingSettings`` below). Generated from the source of dlm
 {version}; changes belong there.
 """
+_GUARD = """if int(transformers.__version__.partition(".")[0]) < 5:
+    # They do not know rope_parameters, and would compute with the default of rope_theta without a word.
+    raise ImportError(f"this model needs transformers 5 or later, not {transformers.__version__}: upgrade it")"""
 
 
 def modelling_code(config: PreTrainedConfig) -> tuple[str, dict[str, str]]:
@@ -62,7 +65,8 @@ def modelling_code(config: PreTrainedConfig) -> tuple[str, dict[str, str]]:
     registry = Registry.discover(disable=["all"])
     components = {kind: _components(file, registry, kind) for kind in _KINDS}
     classes = {**own, "AutoModelForMaskedLM": model_class, "AutoModelForCausalLM": model_class}
-    text = file.text(_HEADING.format(version=version("dlm")), f"{definition}{_table(components)}")
+    file.add_module("transformers")
+    text = file.text(_HEADING.format(version=version("dlm")), _GUARD, f"{definition}{_table(components)}")
     return text, {auto: f"{MODULE}.{name}" for auto, name in classes.items()}
 
 

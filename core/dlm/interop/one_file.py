@@ -104,11 +104,16 @@ class OneFile:
         """Import a name from another package."""
         self._foreign[name] = (module, name)
 
-    def text(self, heading: str, ending: str = "") -> str:
+    def add_module(self, name: str) -> None:
+        """Import another package."""
+        self._foreign[name] = (name, "")
+
+    def text(self, heading: str, beginning: str, ending: str) -> str:
         """The file.
 
         Args:
             heading: Its docstring.
+            beginning: Statements after the imports.
             ending: Statements after everything else.
 
         Raises:
@@ -122,8 +127,7 @@ class OneFile:
         hints = sorted(self._hints - names.keys())
         parts = [f'"""{heading}"""', "from __future__ import annotations", _import_lines(self._foreign)]
         parts += ["\n".join(f"{hint} = Any" for hint in hints)] if hints else []
-        parts += self._definitions(clashes)
-        return "\n\n\n".join([*parts, ending] if ending else parts) + "\n"
+        return "\n\n\n".join([*parts, beginning, *self._definitions(clashes), ending]) + "\n"
 
     def _definitions(self, clashes: set[str]) -> Iterator[str]:
         """The text of everything that was taken, in the order in which Python would have run it."""

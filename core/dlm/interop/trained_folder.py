@@ -24,6 +24,9 @@ from dlm.user_paths import user_path
 _ENDS = ("<|im_end|>", "<|endoftext|>")
 """Ends of a turn and of a text, where the vocabulary is Qwen's."""
 
+_ABOUT_THIS_MACHINE = ("is_local", "local_files_only")
+"""What transformers notes of how a tokenizer was read."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class TrainedFolder:
@@ -124,6 +127,8 @@ def save_tokenizer_for_older_readers(tokenizer: PreTrainedTokenizerBase, folder:
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
+    for key in _ABOUT_THIS_MACHINE:
+        settings.pop(key, None)
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(settings.get("extra_special_tokens"), list):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -225,6 +226,17 @@ def test_the_file_needs_nothing_that_is_not_in_it(exported: dict[str, tuple[Path
     }
     assert len(wanted) > 100
     assert wanted - vars(module).keys() - vars(builtins).keys() == set()
+
+
+def test_an_older_transformers_is_refused_before_it_computes_something_else(
+    exported: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (exported["llama"][1] / f"{MODULE}.py").read_text(encoding="utf-8")
+    monkeypatch.setattr(transformers, "__version__", "4.57.1")
+    older = ModuleType("older")
+    monkeypatch.setitem(sys.modules, "older", older)
+    with pytest.raises(ImportError, match=r"needs transformers 5 or later, not 4\.57\.1"):
+        exec(compile(text, "older", "exec"), older.__dict__)
 
 
 @pytest.mark.parametrize("kind", ["remasking", "attention_bias"])

@@ -173,7 +173,7 @@ def test_what_engines_read_besides(trained: Callable[..., Path], tmp_path: Path)
     assert tokenizer("w3 <|im_end|> <|mask|>")["input_ids"] == [3, TURN_END, MASK]
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert "extra_special_tokens" not in settings
+    assert settings.keys().isdisjoint({"extra_special_tokens", "is_local", "local_files_only"})
 
 
 def test_the_command_prints_how_to_serve_it(trained: Callable[..., Path], tmp_path: Path) -> None:
