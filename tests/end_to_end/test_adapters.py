@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def test_stopping_and_going_on_changes_nothing(run_file: Path, tmp_path: Path) -
 
     def interrupted(self, step_batch, number, meanwhile):
         if number == 3:
+            for thread in threading.enumerate():
+                if thread.name == "dlm-checkpoint":
+                    thread.join()  # step 2 is saved while training goes on
             raise KeyboardInterrupt
         return original(self, step_batch, number, meanwhile)
 
