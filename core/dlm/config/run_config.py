@@ -361,8 +361,9 @@ def sections_of(expected: Any) -> list[Any]:
 def _paths_below(cls: Any, path: str) -> Iterator[str]:
     for key, field in fields_by_key(cls).items():
         place = join_path(path, key)
-        # Fine-tuning's noise has the keys of pre-training's: a key means the latter.
-        if key == "sft_noise" or field.metadata.get(BESIDE):
+        # Fine-tuning's noise has the keys of pre-training's: a key means the latter. The optimizer of a value model is
+        # not what `optimizer` means elsewhere, which is the section optim.
+        if key == "sft_noise" or place == "rl.value.optimizer" or field.metadata.get(BESIDE):
             continue
         yield place
         if key == "at_end":

@@ -84,6 +84,13 @@ evaluation:
         assert words in line
 
 
+def test_another_name_of_a_section_is_not_taken_for_a_key_deep_in_another(
+    complaints: Complaints, minimal_text: str
+) -> None:
+    (found,) = complaints(minimal_text + "optimizer: adamw\n")
+    assert found.endswith(" optimizer: unknown key; did you mean 'optim'?")
+
+
 def test_a_missing_key_points_to_its_section_and_a_missing_section_to_the_file(complaints: Complaints) -> None:
     missing = "training.output_dir: required, but missing"
     assert complaints("model: {name_or_path: x}\n\ntraining:\n  max_steps: 3\n") == [f"run.yaml:3: {missing}"]
