@@ -42,15 +42,19 @@ def write_config(path: Path, texts: Path, output: Path) -> Path:
     return path
 
 
-def test_stopping_and_going_on_changes_nothing(tiny, tmp_path: Path) -> None:
+def test_stopping_and_going_on_changes_nothing(tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = write_config(tmp_path / "whole.yaml", tiny.texts, tmp_path / "whole")
     dlm.run(whole)
+    assert "nothing is left to train" not in capsys.readouterr().out
 
     parts = write_config(tmp_path / "parts.yaml", tiny.texts, tmp_path / "parts")
     constant = ["optim.lr_scheduler=cosine"]
     with pytest.raises(KeyboardInterrupt):
         stop_at_step(parts, constant, step=3)
     dlm.run(parts, constant)
+    assert "nothing is left to train" not in capsys.readouterr().out
+    dlm.run(parts, constant)
+    assert "all 6 steps are done, and nothing is left to train" in capsys.readouterr().out
 
     for name in PROMISED:
         first, second = (tmp_path / run / "checkpoints" / "step-6" / name for run in ("whole", "parts"))

@@ -118,6 +118,11 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
             f"continuing from {start.checkpoint}: step {state.global_step}, epoch {state.epoch}, "
             f"batch {state.epoch_batch}, lr {engine.step.learning_rate:.3g}; no row is read to get there"
         )
+        if state.global_step >= engine.num_steps:
+            notes.append(
+                f"all {engine.num_steps} steps are done, and nothing is left to train; more of them, accepted with "
+                "--allow-change, go on, and another training.output_dir begins anew"
+            )
     return notes
 
 
