@@ -46,6 +46,7 @@ PARTS = {
     "tests": Part(seconds=90),
     "resume": Part(seconds=110),
     "runs": Part(seconds=110),
+    "processes": Part(seconds=110),
     "flex": Part(seconds=110),
     "precision": Part(seconds=90),
     "optimizers": Part(seconds=45, is_timed=True),
@@ -118,7 +119,8 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 started.kill()
                 self._keep(name, started.said)
-                self._miss(name, missing, f"cut off after {limit:.0f} s; run it with --only", others=NO_TIME)
+                if self._not_reached(name):  # else it was about to end
+                    self._miss(name, missing, f"cut off after {limit:.0f} s; run it with --only", others=NO_TIME)
                 return
             lines, code = self._keep(name, started.said), started.process.returncode
             if code:
@@ -126,12 +128,16 @@ class Launcher:
                 reason = f"exit code {code}: {lines[-1] if lines else 'nothing was said'}"
                 self._miss(name, "error", reason, others="the part had ended before")
 
-    def _miss(self, name: str, key: str, reason: str, others: str | None = None) -> None:
-        """Write why a part has no more figures: a line for each case that it announced and has none for."""
+    def _not_reached(self, name: str) -> list[dict[str, Any]]:
+        """The cases that a part announced and has no figures for; where it announced none, one without a name."""
         lines = [line for line in read(self.out) if line["part"] == name]
         done = [line for line in lines if "planned" not in line]
-        planned = [case for line in lines for case in line.get("planned", [])]
-        first, *later = [case for case in planned if not any(case.items() <= line.items() for line in done)] or [{}]
+        planned = [case for line in lines for case in line.get("planned", [])] or [{}]
+        return [case for case in planned if not any(case.items() <= line.items() for line in done)]
+
+    def _miss(self, name: str, key: str, reason: str, others: str | None = None) -> None:
+        """Write why a part has no more figures: a line for each case that it announced and has none for."""
+        first, *later = self._not_reached(name) or [{}]
         record(self.out, part=name, **first, **{key: reason})  # what it was at
         for case in later:
             record(self.out, part=name, **case, **{key: others})

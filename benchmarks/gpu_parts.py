@@ -16,7 +16,8 @@ from dlm.sampling.cache_choice import CACHES
 from dlm.training.trainer_state import peak_memory
 from dlm_plugins.registry import Registry
 from gpu_bench import Bench
-from gpu_checks import check_flex, check_precision, check_resume, check_runs, run_tests
+from gpu_checks import check_flex, check_precision, run_tests
+from gpu_runs import check_processes, check_resume, check_runs
 from gpu_trial import (
     BLOCK_LENGTH,
     QWEN3_06B,
@@ -198,6 +199,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "tests": run_tests,
     "resume": check_resume,
     "runs": check_runs,
+    "processes": check_processes,
     "flex": check_flex,
     "precision": check_precision,
     "step-0.6b": lambda bench: measure_steps(bench, bench.shape(QWEN3_06B, 8, 2048)),

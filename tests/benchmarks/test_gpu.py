@@ -28,7 +28,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # A compiler takes minutes, however tiny the shapes are.
     with torch._dynamo.config.patch(disable=True):
         yield importlib.import_module("gpu_parts")
-    for name in ("gpu", "gpu_bench", "gpu_checks", "gpu_parts", "gpu_trial"):
+    for name in ("gpu", "gpu_bench", "gpu_checks", "gpu_parts", "gpu_runs", "gpu_trial"):
         sys.modules.pop(name, None)
 
 
@@ -57,7 +57,7 @@ def test_steps_are_measured_beside_the_guideline(parts: Any, tmp_path: Path) -> 
     assert all(line["tokens_per_second"] > 0 and line["TFLOP"] > 0 for line in measured)
 
 
-@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "runs"])
+@pytest.mark.parametrize("name", ["flex", "precision", "optimizers", "runs", "processes"])
 def test_parts_run_without_an_error_and_have_a_line_for_each_case(parts: Any, name: str, tmp_path: Path) -> None:
     lines = lines_of(parts, name, tmp_path)
     assert lines[0]["planned"]
@@ -162,22 +162,23 @@ import gpu
 _, part, out, *_ = sys.argv
 gpu.record(Path(out), part=part, planned=[{{"case": 1}}, {{"case": 2}}, {{"case": 3}}])
 sys.stdin.readline()
-gpu.record(Path(out), part=part, case=1, seconds=0.5)
+for case in {done}:
+    gpu.record(Path(out), part=part, case=case, seconds=0.5)
 {end}
 """
-"""A part that has had its first case."""
+"""A part that has had some of its cases."""
+
+
+CUT_OFF = "cut off after 12 s; run it with --only"
+NO_TIME = "no time was left; run it with --only"
 
 
 @pytest.mark.parametrize(
-    ("end", "key", "at_work", "later"),
+    ("end", "done", "said"),
     [
-        (
-            "time.sleep(600)",
-            "left_out",
-            "cut off after 12 s; run it with --only",
-            "no time was left; run it with --only",
-        ),
-        ("sys.exit('no driver')", "error", "exit code 1: no driver", "the part had ended before"),
+        ("time.sleep(600)", [1], [("left_out", CUT_OFF), ("left_out", NO_TIME)]),
+        ("time.sleep(600)", [1, 2, 3], []),  # it has not ended in time, but there is nothing to say of it
+        ("sys.exit('no driver')", [1], [("error", "exit code 1: no driver"), ("error", "the part had ended before")]),
     ],
 )
 def test_each_case_that_was_not_reached_has_a_line(
@@ -185,20 +186,20 @@ def test_each_case_that_was_not_reached_has_a_line(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     end: str,
-    key: str,
-    at_work: str,
-    later: str,
+    done: list[int],
+    said: list[tuple[str, str]],
 ) -> None:
     gpu = importlib.import_module("gpu")
-    (tmp_path / "gpu_parts.py").write_text(WAITS.format(folder=str(BENCHMARKS), end=end))
+    (tmp_path / "gpu_parts.py").write_text(WAITS.format(folder=str(BENCHMARKS), end=end, done=done))
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "gpu.py"))  # the launcher's own processes, another part
     monkeypatch.setattr(gpu.Launcher, "limit", lambda *_: 12.0)
     launcher = gpu.Launcher(out=tmp_path / "out.jsonl", device="cuda", is_tiny=False, ends=0.0)
     launcher.out.write_text("")
     launcher.run("step-0.6b", launcher.start("step-0.6b"))
     _, *lines = gpu_lines(launcher.out)
-    cases = ({"case": 1, "seconds": 0.5}, {"case": 2, key: at_work}, {"case": 3, key: later})
-    assert lines == [{"part": "step-0.6b", **case} for case in cases]
+    reached = [{"case": case, "seconds": 0.5} for case in done]
+    others = [{"case": len(done) + number, key: words} for number, (key, words) in enumerate(said, 1)]
+    assert lines == [{"part": "step-0.6b", **case} for case in reached + others]
 
 
 def test_parts_that_measure_share_the_time_that_is_left(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -172,20 +173,20 @@ def test_who_waits_too_long_says_for_what_and_ends(laboratory: Any, tmp_path: Pa
         config,
         tmp_path,
         num_processes=2,
-        arguments=[*mesh, "training.parallel.timeout_seconds=2"],
-        inject=["sleep_in_backward", 14, 6.0],
+        arguments=[*mesh, "training.parallel.timeout_seconds=3"],
+        inject=["sleep_in_backward", 14, 8.0],
         inject_rank=1,
     )
     assert outcome.codes == [ExitCode.BUG] * 2, outcome.log
     # Whoever notices first; to the other, its connection breaks.
-    assert re.search(r"dlm: process [01] of 2 waited 2 s for the gradients of step 7, as long as", outcome.log)
+    assert re.search(r"dlm: process [01] of 2 waited 3 s for the gradients of step 7, as long as", outcome.log)
     assert "Traceback" not in outcome.log
 
 
 def test_what_the_main_process_does_alone_may_take_longer(laboratory: Any, tmp_path: Path) -> None:
     config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
-    arguments = ["training.parallel.timeout_seconds=1", "training.max_steps=4"]
-    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments, inject=["sleep_in_save", 2, 3.0])
+    arguments = ["training.parallel.timeout_seconds=3", "training.max_steps=4"]
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments, inject=["sleep_in_save", 2, 5.0])
     assert outcome.codes == [0, 0], outcome.log
 
 
@@ -289,6 +290,23 @@ def launch(laboratory: Any, folder: Path, *options: str) -> subprocess.Completed
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
+
+
+def test_who_is_launched_and_left_alone_waits_no_longer_than_the_timeout(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    command = [sys.executable, "-m", "dlm", "run", str(config), "training.parallel.timeout_seconds=2"]
+    place = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "ACCELERATE_USE_CPU": "true"}
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody else answers at that port
+        port = server.getsockname()[1]
+        stranger = {**os.environ, **place, "RANK": "1", "MASTER_PORT": str(port)}
+        second = subprocess.run(command, cwd=tmp_path, env=stranger, capture_output=True, text=True, check=False)
+    first = subprocess.run(
+        command, cwd=tmp_path, env={**stranger, "RANK": "0"}, capture_output=True, text=True, check=False
+    )
+    for rank, result in enumerate((first, second)):
+        assert result.returncode == ExitCode.BUG, result.stderr
+        assert f"dlm: process {rank} of 2 waited 2 s for the other processes to start, as long as" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_accelerate_launches_two_processes(laboratory: Any, digest_of: Any, tmp_path: Path) -> None:

@@ -49,7 +49,14 @@ from dlm.training.parallel import (
     refuse_foreign_sharding,
     second_models,
 )
-from dlm.training.processes import check_launch, check_launch_settings, group_options, is_launched, watch_waits
+from dlm.training.processes import (
+    check_launch,
+    check_launch_settings,
+    group_options,
+    is_launched,
+    meeting,
+    watch_waits,
+)
 from dlm.training.randomness import seed_everything, use_deterministic
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
@@ -72,28 +79,30 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     Raises:
         UserInputError: A launcher started several processes, and accelerate would let each train alone; it was told
             otherwise than the run file says; or the device has no fp16.
+        LostProcessError: The others cannot be reached.
     """
     training = config.training
     # accelerate keeps the precision of the first Accelerator of a process for ever; a run brings its own.
     AcceleratorState._reset_state()
     refuse_foreign_sharding()
     check_launch_settings(training)
-    accelerator = Accelerator(
-        # Without being told, accelerate does not look for other processes where there is only the CPU.
-        cpu=is_launched() and not torch.accelerator.is_available(),
-        mixed_precision=training.mixed_precision,
-        log_with=list(config.logging.trackers) or None,
-        project_dir=user_path(training.output_dir),
-        step_scheduler_with_optimizer=False,
-        # Said, because the environment is asked otherwise: steps are accumulated and layers compiled here.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dynamo_backend="no",
-        kwargs_handlers=[
-            group_options(training.parallel.timeout_seconds),
-            # Gradients lie in the buckets that DDP sends: without micro-steps each process would hold them twice.
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-        ],
-    )
+    with meeting(training.parallel.timeout_seconds):
+        accelerator = Accelerator(
+            # Without being told, accelerate does not look for other processes where there is only the CPU.
+            cpu=is_launched() and not torch.accelerator.is_available(),
+            mixed_precision=training.mixed_precision,
+            log_with=list(config.logging.trackers) or None,
+            project_dir=user_path(training.output_dir),
+            step_scheduler_with_optimizer=False,
+            # Said, because the environment is asked otherwise: steps are accumulated and layers compiled here.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dynamo_backend="no",
+            kwargs_handlers=[
+                group_options(training.parallel.timeout_seconds),
+                # Gradients lie in the buckets that DDP sends: without micro-steps each process would hold them twice.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            ],
+        )
     watch_waits(accelerator, training.parallel.timeout_seconds)
     check_launch(accelerator)
     check_mesh(training.parallel, accelerator.num_processes)

@@ -118,6 +118,21 @@ def group_options(timeout: float) -> InitProcessGroupKwargs:
     return InitProcessGroupKwargs(timeout=timedelta(seconds=timeout + _GRACE_SECONDS))
 
 
+@contextmanager
+def meeting(timeout: float) -> Iterator[None]:
+    """Around what connects this process with those a launcher started beside it, at most ``timeout`` seconds.
+
+    Raises:
+        LostProcessError: They cannot be reached. Where they do not come, this process is ended.
+    """
+    if not is_launched():
+        yield
+        return
+    _watch.start(timeout, int(os.environ.get("RANK", "0")), int(os.environ["WORLD_SIZE"]))
+    with _watch.waiting("the other processes to start"):
+        yield
+
+
 def watch_waits(accelerator: Accelerator, timeout: float) -> None:
     """See to it that this process waits for the others no longer than ``timeout`` seconds at a time."""
     if accelerator.num_processes > 1:
@@ -149,10 +164,18 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def lost_process(error: RuntimeError, what: str = "the others") -> LostProcessError | None:
-    """What to say where ``error`` means that a connection to another process broke; None: it means something else."""
-    if not isinstance(error, distributed.DistError) and not any(name in str(error) for name in ("gloo", "NCCL")):
+    """What to say where ``error`` means that processes cannot reach each other; None: it means something else."""
+    said = str(error)
+    if not isinstance(error, distributed.DistError) and not any(name in said for name in ("gloo", "NCCL")):
         return None
-    reason = _PLACE.sub("", str(error)).partition("\n")[0].partition(". ")[0]
+    general, _, last = _PLACE.sub("", said).partition("Last error:")  # of NCCL, and says more than what is before it
+    reason = (last.strip() or general).partition("\n")[0].partition(". ")[0]
+    if "NCCL error in" in said and "ncclRemoteError" not in said:
+        # A GPU that two processes were given, a network interface that does not lead to the others.
+        return LostProcessError(
+            f"{_watch.where} waited for {what}, and NCCL failed: {reason}. NCCL_DEBUG=INFO in the environment prints "
+            "more; where another process ended first, what that one printed says why"
+        )
     return LostProcessError(
         f"{_watch.where} waited for {what}, and another process is gone ({reason}); what that one printed says why. "
         "The same command goes on from the last checkpoint"
