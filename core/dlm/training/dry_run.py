@@ -1,37 +1,63 @@
 """What ``dlm run --dry-run`` prints: everything is built, nothing is written."""
 
+from collections.abc import Collection
+
 from dlm.config import LoadedConfig, run_components
 from dlm.model.body_and_head import num_parameters
-from dlm.training.assembly import assemble, build_accelerator
+from dlm.training.assembly import assemble, build_accelerator, build_store
 from dlm.training.engine import Engine
 from dlm.training.memory_plan import DecoderShape, MemoryPlan, Setting, plan_memory
 from dlm.training.model_and_noise import num_copies
+from dlm.training.output_folder import OutputFolder
 from dlm.training.parallel import second_models
-from dlm.training.processes import close_group
+from dlm.training.processes import close_group, on_main
+from dlm.training.resuming import StartingPoint, check_same_run, starting_point
+from dlm.training.run import refuse_code
 from dlm.training.run_data import isolates_documents
+from dlm.user_paths import user_path
 from dlm_plugins.loss import NEEDS_PAIRS, NUM_DRAWS
 from dlm_plugins.registry import Registry
 
 
-def describe_run(loaded: LoadedConfig, *, trust_remote_code: bool = False) -> str:
-    """Resolved components, parameters, tokens a step and steps of a run; of several processes the main one says it.
+def describe_run(
+    loaded: LoadedConfig,
+    *,
+    allow_change: Collection[str] = (),
+    trust_remote_code: bool = False,
+    allow_code_execution: bool = False,
+) -> str:
+    """Resolved components, parameters, tokens a step, steps and start of a run; the main process of several says it.
+
+    Args:
+        loaded: the configuration.
+        allow_change: as of :func:`dlm.training.run.run`, and so are the others.
+        trust_remote_code: whether code from the model's folder may run.
+        allow_code_execution: whether rewards may run code that the model writes.
 
     Raises:
-        DlmError: As the run itself would.
+        DlmError: As the run itself would, but where another one is at work in its output folder.
     """
     config = loaded.config
+    if not allow_code_execution:
+        refuse_code(loaded)
     if config.evaluation.at_end is not None:
         from dlm.evaluation.at_end import check_at_end  # evaluation builds on training
 
         check_at_end(loaded)
     accelerator = build_accelerator(config)
     is_main = accelerator.is_main_process  # which it cannot say once the group is closed
-    described = _describe(loaded, assemble(loaded, accelerator, trust_remote_code=trust_remote_code))
+    folder, store = OutputFolder(user_path(config.training.output_dir)), build_store(config)
+    resume = config.training.checkpoint.resume
+    start = on_main(accelerator, lambda: starting_point(folder, store, resume), "the output folder")
+    engine = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
+    described = _describe(loaded, engine, start, allow_change)
+    del engine  # what accelerate prepared, before the group is closed
     close_group(accelerator)
     return described if is_main else ""
 
 
-def _describe(loaded: LoadedConfig, engine: Engine) -> str:
+def _describe(loaded: LoadedConfig, engine: Engine, start: StartingPoint, allow_change: Collection[str]) -> str:
+    state, notes = check_same_run(engine, start, allow_change)
     config, registry = loaded.config, loaded.registry
     data, model = engine.data, engine.saver.objects.model
     num_all, num_trained = num_parameters(model)
@@ -48,11 +74,18 @@ def _describe(loaded: LoadedConfig, engine: Engine) -> str:
         "evaluation": "none" if engine.evaluation is None else engine.evaluation.summary,
         "rows per step": f"{rows}, at most {rows * config.dataset.max_length:,} tokens",
         "steps": f"{engine.num_steps:,}" + (f", {per_epoch:,} an epoch" if per_epoch else ""),
+        "start": f"step {state.global_step:,}" + (f", from {start.checkpoint}" if start.checkpoint else ""),
         "output": f"{engine.saver.folder.path} (nothing was written)",
     }
     width = max(map(len, lines))
     return "\n".join(
-        [*loaded.notes, *data.notes, *data.origin, *(f"{name:<{width}}  {value}" for name, value in lines.items())]
+        [
+            *loaded.notes,
+            *data.notes,
+            *data.origin,
+            *notes,
+            *(f"{name:<{width}}  {value}" for name, value in lines.items()),
+        ]
     )
 
 

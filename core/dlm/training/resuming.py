@@ -99,6 +99,19 @@ def _check(folder: OutputFolder, checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint}: {gone}")
 
 
+def check_same_run(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> tuple[TrainerState, list[str]]:
+    """Where the run would start, and what to tell the user of that. Nothing is changed.
+
+    Raises:
+        UserInputError: The run is not the one that wrote the checkpoint.
+    """
+    if start.checkpoint is None:
+        return engine.state, list(start.notes)
+    state, saved = TrainerState.read(start.checkpoint)
+    differences = compare(saved, engine.saver.objects.identity, allowed, is_sharded=is_sharded(start.checkpoint))
+    return state, [*start.notes, *differences]
+
+
 def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> list[str]:
     """Bring the run to its starting point; return what to tell the user.
 
@@ -106,10 +119,9 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
         UserInputError: The run is not the one that wrote the checkpoint.
         CheckpointError: The checkpoint does not fit.
     """
-    notes, saver = list(start.notes), engine.saver
+    saver = engine.saver
+    engine.state, notes = check_same_run(engine, start, allowed)
     if start.checkpoint is not None:
-        engine.state, saved_identity = TrainerState.read(start.checkpoint)
-        notes += compare(saved_identity, saver.objects.identity, allowed, is_sharded=is_sharded(start.checkpoint))
         saver.objects.read_checkpoint(start.checkpoint)
     notes += on_main(engine.accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
     if start.checkpoint is not None:

@@ -59,12 +59,17 @@ def run(
     else:
         loaded = load_config(config, overrides)
     if not allow_code_execution:
-        _refuse_code(loaded)
+        refuse_code(loaded)
     with steady_streams(), explained(loaded):
         return _run(loaded, allow_change=allow_change, trust_remote_code=trust_remote_code)
 
 
-def _refuse_code(loaded: LoadedConfig) -> None:
+def refuse_code(loaded: LoadedConfig) -> None:
+    """See that no reward runs code that the model writes.
+
+    Raises:
+        UserInputError: One does.
+    """
     running = [each.reward for each in loaded.config.rl.rewards if RUNS_CODE.of(each.reward)]
     if running and loaded.config.training.mode == "rl":
         name = loaded.registry.entry_of(running[0]).selecting_name

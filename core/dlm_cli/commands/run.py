@@ -51,7 +51,12 @@ def run(
 
     loaded = load_config(config, overrides, disable=no_plugin, strict=strict_plugins)
     if dry_run:
-        described = describe_run(loaded, trust_remote_code=trust_remote_code)
+        described = describe_run(
+            loaded,
+            allow_change=allow_change,
+            trust_remote_code=trust_remote_code,
+            allow_code_execution=allow_code_execution,
+        )
         click.echo(described, nl=bool(described))
     else:
         run_config(

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import dlm
 from dlm.config import load_config
+from dlm.errors import UserInputError
 from dlm.training.dry_run import describe_run
 from dlm.training.memory_plan import size_text
 
@@ -64,3 +66,23 @@ def test_compiled_layers_keep_less(run_file):
         for each in ((), ("training.compile=true",))
     )
     assert compiled == pytest.approx(0.7 * plain, abs=0.1)
+
+
+def test_it_says_where_the_run_would_start_and_refuses_what_the_run_would(run_file):
+    def described(*overrides: str, **options: object) -> str:
+        return describe_run(load_config(run_file, overrides), **options)
+
+    assert re.search(r"^start +step 0$", described(), re.MULTILINE)
+    output = Path(dlm.run(run_file).output_dir)
+    before = {path: path.stat().st_mtime_ns for path in [output, *output.rglob("*")]}
+    latest = "training.checkpoint.resume=latest"
+    last = output / "checkpoints" / "step-20"
+    with pytest.raises(UserInputError, match=r"already holds checkpoints, up to step 20"):
+        described()
+    assert re.search(rf"^start +step 20, from {re.escape(str(last))}$", described(latest), re.MULTILINE)
+    assert re.search(r"^start +step 0$", described("training.checkpoint.resume=none"), re.MULTILINE)
+    with pytest.raises(UserInputError, match=r"cannot resume(?s:.*)training.seed: 0 in the checkpoint, 7 now"):
+        described(latest, "training.seed=7")
+    allowed = described(latest, "training.seed=7", allow_change=["training.seed"])
+    assert "changed since the checkpoint: training.seed: 0 in the checkpoint, 7 now" in allowed
+    assert {path: path.stat().st_mtime_ns for path in [output, *output.rglob("*")]} == before
