@@ -18,6 +18,7 @@ from dlm.errors import ModelError
 from dlm.interop.layout_configs import plain_config
 from dlm.interop.layouts import Layout, block_length_of, layout_of
 from dlm.model.checkpoint_tensors import open_tensors, weight_files
+from dlm.model.foreign_config import said_to_end
 from dlm.model.notices import copy_notices
 from dlm.model.tokenizer import DEFAULT_MASK_TOKEN, load_tokenizer, num_ids
 
@@ -208,14 +209,7 @@ def _ends(
 ) -> list[int]:
     """Ids that end a text: of both configurations, the tokenizer, and the family's turns."""
     found: list[Any] = []
-    generation: Any = {}
-    path = source / "generation_config.json"
-    if path.is_file():
-        try:
-            generation = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{path}: not readable: {error}") from error
-    own = generation.get("eos_token_id") if isinstance(generation, dict) else None
+    own = said_to_end(str(source), local_files_only=True)
     for said in (settings.get("eos_token_id"), own, tokenizer.eos_token_id):
         found += said if isinstance(said, list) else [said]
     vocabulary = tokenizer.get_vocab()

@@ -1,17 +1,21 @@
 """Decide whether a foreign ``config.json`` describes a decoder that dlm can use, and name the key where it does not."""
 
 import copy
+import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils.hub import cached_file
 
 from dlm.errors import ModelError
 from dlm.model.checkpoint_sources import foreign_code, one_line, quiet_transformers, searched
@@ -68,10 +72,42 @@ def load_model_config(source: str, **origin: Any) -> PreTrainedConfig:
     except Exception as error:
         keys = blamed_keys(raw, lambda settings: skeleton(_config_of(settings)))
         raise ModelError(f"{where}: {keys}no model can be made of it: {one_line(error)}") from error
+    add_ends(config, said_to_end(source, **origin))
     if not trust and hasattr(config, "auto_map"):
         # Code that does not run here is not copied along either: what is saved would name files that are not there.
         del config.auto_map
     return config
+
+
+def said_to_end(source: str, **origin: Any) -> list[Any]:
+    """What ``generation_config.json`` of a checkpoint says of ends of text: chat models often name more there.
+
+    Raises:
+        ModelError: It is there, and not readable.
+    """
+    try:
+        with quiet_transformers():
+            path = cached_file(source, "generation_config.json", **origin)
+    except OSError:
+        return []
+    try:
+        said = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable: {one_line(error)}; mend it, or remove it") from error
+    ends = said.get("eos_token_id") if isinstance(said, dict) else None
+    return ends if isinstance(ends, list) else [ends]
+
+
+def add_ends(config: PreTrainedConfig, ends: Iterable[Any]) -> None:
+    """Let ``config`` name further ends of text, behind its own: samplers and exports look nowhere else."""
+    own = getattr(config, "eos_token_id", None)
+    known = [each for each in (own if isinstance(own, list | tuple) else [own]) if each is not None]
+    rows = config.get_text_config().vocab_size
+    new = [each for each in ends if type(each) is int and 0 <= each < rows and each not in known]
+    if new:
+        found = list(dict.fromkeys([*known, *new]))
+        with suppress(StrictDataclassError):  # a few families have room for one only
+            config.eos_token_id = found if len(found) > 1 else found[0]
 
 
 def _require_config(folder: Path) -> None:

@@ -11,7 +11,10 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from dlm.errors import ModelError
 from dlm.interop.convert import convert
+from dlm.model.load_model import load_model
 from dlm.model.modeling_qwen3llada import Qwen3LLadaForMaskedLM
+from dlm.sampling import complete_texts
+from dlm.sampling.arguments import settings_of
 
 Write = Callable[..., Path]
 IDS = torch.tensor([[3, 14, 15, 92]])
@@ -144,6 +147,44 @@ def test_converting_what_was_converted_gives_the_same_again(tiny: Any, write_che
     assert (second.mask_token_id, second.mask_token_added) == (first.mask_token_id, False)
     names = ["config.json", "model.safetensors", "tokenizer.json"]
     assert all((tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_ends_of_text_that_only_the_generation_config_names_end_texts(
+    tiny: Any, write_checkpoint: Write, tmp_path: Path, family: str
+) -> None:
+    source = write_checkpoint(getattr(tiny, family)())
+    settings = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**settings, "eos_token_id": 1}))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
+    convert(source, tmp_path / "before")
+    prompt, wanted = ["w5 w6"], settings_of({"gen_length": 8, "eos": "stop"})
+    folders, tokenizer = (tmp_path / "before", tmp_path / "after"), AutoTokenizer.from_pretrained(tmp_path / "before")
+    (free,) = complete_texts(load_model(folders[0]), tokenizer, prompt, wanted)
+    end = free.ids[3]
+    assert 1 not in free.ids
+    # Beside the known ones: what the vocabulary does not have, or is no id.
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, 1, 200, -1, None, "x", True]}))
+    convert(source, folders[1])
+    assert [json.loads((each / "config.json").read_text())["eos_token_id"] for each in folders] == [1, [1, end]]
+    (found,) = complete_texts(load_model(folders[1]), tokenizer, prompt, wanted)
+    assert found.text == tokenizer.decode(free.ids[: free.ids.index(end)])
+    # A run may begin with the source as it is.
+    assert load_model(source).config.eos_token_id == [1, end]
+
+
+@pytest.mark.parametrize("said", ["{", "[]", "{}", '{"eos_token_id": null}'])
+def test_a_generation_config_without_ends_of_text_changes_nothing(
+    tiny: Any, write_checkpoint: Write, tmp_path: Path, said: str
+) -> None:
+    source = write_checkpoint(tiny.qwen3(eos_token_id=1))
+    (source / "generation_config.json").write_text(said)
+    if said == "{":
+        with pytest.raises(ModelError, match=r"generation_config\.json: not readable: .*; mend it, or remove it"):
+            convert(source, tmp_path / "converted")
+        return
+    convert(source, tmp_path / "converted")
+    assert json.loads((tmp_path / "converted" / "config.json").read_text())["eos_token_id"] == 1
 
 
 def test_the_notices_of_the_source_are_carried_along(tiny: Any, write_checkpoint: Write, tmp_path: Path) -> None:
