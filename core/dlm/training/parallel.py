@@ -60,7 +60,7 @@ class Plan:
 
 
 def check_mesh(parallel: ParallelConfig, num_processes: int) -> None:
-    """See that shards and copies make up the processes that were launched.
+    """See that shards and copies make up the processes that were launched; those that share nothing are copies.
 
     Raises:
         UserInputError: They do not.
@@ -73,6 +73,8 @@ def check_mesh(parallel: ParallelConfig, num_processes: int) -> None:
                 f"divisor of {num_processes}"
             )
         return
+    if parallel.shard == replicate == 1:
+        return  # each holds all of it, however many there are
     if parallel.shard * replicate != num_processes:
         raise UserInputError(
             f"training.parallel: shard {parallel.shard} x replicate {replicate} needs {parallel.shard * replicate} "
@@ -94,7 +96,7 @@ def make_plan(parallel: ParallelConfig, accelerator: Accelerator, num_bytes: Cal
     """
     num_processes = int(accelerator.num_processes)
     if parallel.shard != "auto":
-        return Plan(shard=parallel.shard, replicate=parallel.replicate)
+        return Plan(shard=parallel.shard, replicate=num_processes // parallel.shard)
     if parallel.replicate > 1 or num_processes == 1:
         return Plan(shard=num_processes // parallel.replicate, replicate=parallel.replicate)
     if accelerator.device.type == "cpu":

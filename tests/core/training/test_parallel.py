@@ -13,7 +13,7 @@ from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
 from dlm.training import parallel as parallel_module
 from dlm.training.assembly import build_accelerator
-from dlm.training.parallel import bytes_gathered, check_mesh, check_rollouts, refuse_foreign_sharding
+from dlm.training.parallel import Plan, bytes_gathered, check_mesh, check_rollouts, make_plan, refuse_foreign_sharding
 from dlm.training.processes import check_launch_settings
 
 
@@ -24,6 +24,7 @@ from dlm.training.processes import check_launch_settings
         (ParallelConfig(), 6),
         (ParallelConfig(replicate=2), 6),
         (ParallelConfig(shard=1), 1),
+        (ParallelConfig(shard=1), 8),
         (ParallelConfig(shard=4), 4),
         (ParallelConfig(shard=4, replicate=2), 8),
         (ParallelConfig(shard=1, replicate=8), 8),
@@ -33,13 +34,18 @@ def test_shards_and_copies_make_up_the_processes(parallel: ParallelConfig, num_p
     check_mesh(parallel, num_processes)
 
 
+def test_processes_that_share_nothing_are_as_many_copies() -> None:
+    processes: Any = SimpleNamespace(num_processes=8)
+    assert make_plan(ParallelConfig(shard=1), processes, lambda: 0) == Plan(shard=1, replicate=8)
+
+
 @pytest.mark.parametrize(
     ("parallel", "num_processes", "message"),
     [
         (ParallelConfig(shard=3), 4, "shard 3 x replicate 1 needs 3 processes, and there are 4"),
         (ParallelConfig(shard=2, replicate=2), 2, "needs 4 processes, and there are 2"),
         (ParallelConfig(shard=2), 1, "needs 2 processes, and there is 1"),
-        (ParallelConfig(shard=1), 2, "needs 1 processes, and there are 2"),
+        (ParallelConfig(shard=1, replicate=2), 4, "shard 1 x replicate 2 needs 2 processes, and there are 4"),
         (ParallelConfig(replicate=4), 6, "4 copies cannot share 6 processes"),
     ],
 )
