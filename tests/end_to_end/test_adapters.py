@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from huggingface_hub import metadata_load
 from safetensors.torch import load_file, save_file
 
 import dlm
@@ -175,6 +176,7 @@ def test_a_base_that_was_moved_is_named_again(tiny, run_file: Path, tmp_path: Pa
     shutil.copytree(tiny.checkpoint, base)
     dlm.run(run_file, ["training.max_steps=1", f"model.name_or_path={base}"])
     (base / "LICENSE").write_text("terms")
+    (base / "README.md").write_text("---\nlicense: mit\n---\n# Theirs\n")
     base.rename(tmp_path / "moved")
     with pytest.raises(ModelError, match=f"{base}: .*{final} names it as its base: .* name it with --base"):
         merge(final, tmp_path / "merged")
@@ -183,6 +185,7 @@ def test_a_base_that_was_moved_is_named_again(tiny, run_file: Path, tmp_path: Pa
     assert "--base" not in str(caught.value)
     assert merge(final, tmp_path / "merged", base=str(tmp_path / "moved")).num_adapters == 14
     assert (tmp_path / "merged" / "LICENSE").read_text() == "terms"
+    assert metadata_load(tmp_path / "merged" / "README.md") == {"license": "mit", "tags": ["dlm"]}
 
 
 def test_a_merged_folder_samples_and_trains_on_like_any_other(run_file: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dlm.model.foreign_config import load_model_config
 from dlm.model.gguf import gguf_file_of, unpack_gguf
 from dlm.model.load_model import load_model, make_bidirectional, say_if_replaced
 from dlm.model.new_folder import check_destination, published, scratch_beside
-from dlm.model.notices import NOTICES, copy_notices
+from dlm.model.notices import CARD, NOTICES, copy_notices, write_card
 from dlm.model.tokenizer import ensure_mask_token, load_tokenizer, num_ids, rows_needed
 from dlm.user_paths import user_path
 
@@ -92,10 +92,10 @@ def convert(
         found = recognise(source, layout)
         if found is None:
             _refuse_published_options(layout, block_length)
-            return _convert_folder(src, source, destination, mask_token, trust_remote_code=trust_remote_code)
+            return _convert_folder(src, source, source, destination, mask_token, trust_remote_code=trust_remote_code)
         with scratch_beside(destination) as plain, _said_of(source, plain):
             published_model = unpack_published(source, plain, *found, mask_token=mask_token, block_length=block_length)
-            report = _convert_folder(src, plain, destination, None, trust_remote_code=False)
+            report = _convert_folder(src, source, plain, destination, None, trust_remote_code=False)
         return attrs.evolve(report, published=published_model)
 
 
@@ -108,8 +108,9 @@ def _refuse_published_options(layout: str | None, block_length: int | None) -> N
 
 
 def _convert_folder(
-    src: str | Path, source: Path, destination: Path, mask_token: str | None, *, trust_remote_code: bool
+    src: str | Path, home: Path, source: Path, destination: Path, mask_token: str | None, *, trust_remote_code: bool
 ) -> ConversionReport:
+    """Convert what is in ``source`` in the names of plain transformers; its card is in ``home``."""
     config = load_model_config(str(source), trust_remote_code=trust_remote_code, local_files_only=True)
     check_weights(source)
     tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
@@ -127,6 +128,7 @@ def _convert_folder(
     with published(destination) as folder:
         copy_weights(source, folder, resized=resized, num_rows=new_rows)
         _write_rest(source, folder, converted, tokenizer, with_code=trust_remote_code)
+        write_card(home, folder, f"Converted by `dlm convert` from {src}", _hub_name(src))
         with _said_of(src, folder):
             comparison = _verify_weights(source, folder, resized)
             model = _verify_model(folder, mask_id, trust_remote_code=trust_remote_code)
@@ -191,10 +193,15 @@ def _local_source(src: str | Path, destination: Path) -> Iterator[Path]:
     if is_folder:
         yield Path(source)
         return
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", *NOTICES]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", CARD, *NOTICES]
     with foreign_code(f"{searched(source)}: not to be had"):
         downloaded = snapshot_download(source, allow_patterns=patterns, ignore_patterns=["consolidated*"])
     yield Path(downloaded)
+
+
+def _hub_name(src: str | Path) -> str | None:
+    source, is_local = (str(src), True) if gguf_file_of(src) else resolve_source(src)
+    return None if is_local else source
 
 
 def _write_rest(

@@ -8,16 +8,14 @@ from typing import Any
 
 import attrs
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, ModelCardData, try_to_load_from_cache
 
 from dlm.errors import ModelError
 from dlm.interop.trained_folder import TrainedFolder
 from dlm.model.checkpoint_sources import one_line
-from dlm.model.notices import NOTICES
+from dlm.model.notices import CARD, NO_LICENCE, NOTICES, OWN_TAG, licence_in, read_card
 
 _UNKNOWN = "unknown: fill in"
-_NO_LICENCE = "unknown"
-"""The hub's word where no licence is known."""
 _SETTINGS = (
     "training.mode",
     "training.max_steps",
@@ -117,17 +115,18 @@ def model_card(model: TrainedFolder, name: str) -> Card:
     name = " ".join(name.split())  # a folder may have line breaks in its name, a heading none
     run = _run_of(model.path)
     licence = _licence(run)
-    known = {"license": licence, "the base": run.config, "the data it was trained on": run.data_sets}
+    base = _base_on_hub(run)
+    known = {"license": licence, "the base": run.config or base, "the data it was trained on": run.data_sets}
     data = ModelCardData(
-        **(licence or {"license": _NO_LICENCE}),
+        **(licence or {"license": NO_LICENCE}),
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["masked-diffusion", "diffusion-language-model", "dlm", "custom_code"],
-        base_model=run.base if run.base is not None and run.is_hub_name(run.base) else None,
+        tags=["masked-diffusion", "diffusion-language-model", OWN_TAG, "custom_code"],
+        base_model=base,
         datasets=[each for each in map(run.hub_data_set, run.data_sets) if each is not None] or None,
         **_results(run, name),
     )
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(model, run, licence)]
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(model, run, licence, base)]
     return Card("\n\n".join(parts) + "\n", tuple(what for what, is_known in known.items() if not is_known))
 
 
@@ -150,30 +149,23 @@ def _run_of(folder: Path) -> _Run:
 
 def _licence(run: _Run) -> dict[str, Any]:
     """What the card of the model or of its base says of the licence; ``other`` where its text is beside the weights."""
-    cards = [run.folder / "README.md"]
+    cards = [run.folder / CARD]
     if run.base is not None:
-        cards.append(Path(run.base).expanduser() / "README.md")
+        cards.append(Path(run.base).expanduser() / CARD)
         if run.is_hub_name(run.base):
-            kept = try_to_load_from_cache(run.base, "README.md")
+            kept = try_to_load_from_cache(run.base, CARD)
             cards += [Path(kept)] if isinstance(kept, str) else []
     for card in cards:
-        if card.is_file() and (said := _licence_in(card)):
+        if said := licence_in(read_card(card)):
             return said
     return {"license": "other"} if any(run.folder.glob(NOTICES[0])) else {}
 
 
-def _licence_in(card: Path) -> dict[str, Any]:
-    """The keys of a card about the licence; empty where it does not know."""
-    try:
-        data = ModelCard.load(card, ignore_metadata_errors=True).data
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(
-            f"{card}: cannot be read for the licence ({one_line(error)}); mend it, or move it away"
-        ) from error
-    if not data.license or data.license == _NO_LICENCE:
-        return {}
-    said = {key: data.get(key) for key in ("license", "license_name", "license_link")}
-    return {key: value for key, value in said.items() if value is not None}
+def _base_on_hub(run: _Run) -> Any:
+    """The name on the hub of what the model was made from: of the run's base, or as the model's own card says."""
+    if run.base is not None and run.is_hub_name(run.base):
+        return run.base
+    return read_card(run.folder / CARD).get("base_model")
 
 
 def _results(run: _Run, name: str) -> dict[str, Any]:
@@ -195,14 +187,14 @@ def _results(run: _Run, name: str) -> dict[str, Any]:
     return {"model_name": name, "eval_results": results} if results and data else {}
 
 
-def _body(model: TrainedFolder, run: _Run, licence: Mapping[str, Any]) -> Iterator[str]:
+def _body(model: TrainedFolder, run: _Run, licence: Mapping[str, Any], base: Any) -> Iterator[str]:
     yield (
         "A masked diffusion language model: it writes by filling in masks, several tokens at a time. Made with `dlm`; "
         "it needs transformers 5 and torch, and runs the code of this repository."
     )
     yield _usage(model)
     yield f"## Licence\n\n{_licence_in_words(licence)}."
-    yield f"## Base\n\n{run.base or 'none: trained from scratch' if run.config else _UNKNOWN}"
+    yield f"## Base\n\n{_base_in_words(run, base)}"
     yield "## Data\n\n" + ("\n".join(f"- {each}" for each in run.data_sets) or _UNKNOWN)
     facts = {
         "mask token": f"`{model.tokenizer.mask_token}`, id {model.mask_id}",
@@ -221,6 +213,13 @@ def _body(model: TrainedFolder, run: _Run, licence: Mapping[str, Any]) -> Iterat
         figures = [f"| {_NAMES[key]} | {value:.4f} |" for key, value in run.figures.items()]
         heading = f"On rows that were held out, after {run.evaluation.get('step')} steps"
         yield f"## Metrics\n\n{heading}:\n\n| metric | value |\n|---|---|\n" + "\n".join(figures)
+
+
+def _base_in_words(run: _Run, on_hub: Any) -> str:
+    if run.config and not run.base:
+        return "none: trained from scratch"
+    names = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in (run.base, on_hub) if each]
+    return ", made from ".join(dict.fromkeys(names)) or _UNKNOWN
 
 
 def _licence_in_words(licence: Mapping[str, Any]) -> str:

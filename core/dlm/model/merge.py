@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dlm.errors import ModelError
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FINGERPRINT, PREFIX, fingerprint_of
 from dlm.model.body_and_head import num_parameters
-from dlm.model.checkpoint_sources import foreign_code, quiet_transformers, resolve_source
+from dlm.model.checkpoint_sources import foreign_code, quiet_transformers
 from dlm.model.foreign_config import load_model_config
 from dlm.model.load_model import load_model
 from dlm.model.new_folder import check_destination, published
-from dlm.model.notices import copy_notices
+from dlm.model.notices import carry_notices
 from dlm.model.tokenizer import ensure_mask_token, fit_vocabulary, load_tokenizer
 from dlm.user_paths import user_path
 
@@ -82,9 +82,7 @@ def merge(adapter: str | Path, out: str | Path, *, base: str | None = None) -> M
         with quiet_transformers():
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        source, is_folder = resolve_source(origin)
-        if is_folder:
-            copy_notices(Path(source), partial)
+        carry_notices(origin, partial, "Adapters merged by `dlm merge` into weights")
         load_model(partial)
     return MergeReport(
         base=str(origin),

@@ -226,6 +226,7 @@ def _training_objects(
         optimizer=accelerator.prepare(optimizer),
         config_text=dump_config(config, loaded.registry),
         identity=_identity(loaded, data, facts, accelerator, optimizer),
+        base=config.model.name_or_path,
     )
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint holds (weights, optimizer, learning rate, random state, fp16 loss scaler): saved and loaded."""
 
 import copy
+import logging
 import pickle
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dlm.errors import CheckpointError
-from dlm.model.checkpoint_sources import is_sharded
+from dlm.errors import CheckpointError, ModelError
+from dlm.model.checkpoint_sources import is_sharded, one_line
+from dlm.model.notices import carry_notices
 from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.checkpoints.publishing import reached
 from dlm.training.checkpoints.tensor_files import Layout
@@ -26,6 +28,8 @@ from dlm.training.randomness import generator_states, restore_generators
 from dlm.training.sharding import part, staged
 from dlm.training.trainer_state import STATE_FILE, TrainerState
 from dlm.training.weights import Weights, lay_out, read_weights
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -126,20 +130,30 @@ class TrainingObjects:
     config_text: str
     """The resolved run file."""
     identity: Mapping[str, object]
+    base: str | None = None
+    """What the model was before: whose licence and notices go along."""
     companion: Companion | None = None
     _settings: Mapping[str, bytes] | None = None
 
     def settings(self) -> Mapping[str, bytes]:
-        """The files of a checkpoint that stay the same throughout a run, by name: configurations, tokenizer."""
+        """The files of a checkpoint that stay the same throughout a run, by name: configuration, tokenizer, notices."""
         if self._settings is None:
             with TemporaryDirectory() as name:
                 folder = Path(name)
                 self.weights.write_settings(folder)
                 self.tokenizer.save_pretrained(folder)
                 (folder / CONFIG_FILE).write_text(self.config_text, encoding="utf-8")
+                if self.base is not None:
+                    self._carry_notices(self.base, folder)
                 files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
                 self._settings = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
         return self._settings
+
+    def _carry_notices(self, base: str, folder: Path) -> None:
+        try:
+            carry_notices(base, folder, "Trained by `dlm run`")
+        except (OSError, ModelError) as error:
+            logger.warning("%s: its licence and notices are not carried along (%s)", base, one_line(error))
 
     def stage(self, state: TrainerState, *, keeps: bool) -> WholeContents:
         """A copy of what is saved, made whole where it is spread over processes. All of them must call.

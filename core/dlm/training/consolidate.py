@@ -11,6 +11,7 @@ from torch import Tensor
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from dlm.model.checkpoint_sources import SHARDED_WEIGHTS
 from dlm.model.new_folder import check_destination, published
+from dlm.model.notices import copy_notices
 from dlm.training.checkpoint_contents import OPTIMIZER_FILE, RANDOM_FILE, SCHEDULER_FILE
 from dlm.training.checkpoints.manifest import MANIFEST, NewFolder, verify
 from dlm.training.checkpoints.shards import ShardReader
@@ -62,6 +63,7 @@ def consolidate(checkpoint: str | Path, out: str | Path) -> ConsolidationReport:
         for path in folder.iterdir():
             if path.is_file() and path.name not in _OF_THE_RUN:
                 shutil.copyfile(path, partial / path.name)
+        copy_notices(folder, partial)  # folders too
     return ConsolidationReport(
         destination=str(destination),
         num_tensors=len(shapes),

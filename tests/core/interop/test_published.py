@@ -9,6 +9,7 @@ import attrs
 import pytest
 import torch
 from click.testing import CliRunner
+from huggingface_hub import metadata_load
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -283,6 +284,7 @@ def write(folder: Path, case: Case, config: Mapping[str, Any] | None = None) -> 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(case.config if config is None else config))
     (folder / "LICENSE").write_text("theirs")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Theirs\n")
     (folder / "LICENSES").mkdir()
     case.tokenizer().save_pretrained(folder)
     return tensors
@@ -300,6 +302,7 @@ def test_a_published_model_is_read_as_it_was_meant(name: str, tmp_path: Path) ->
     assert written.keys() == tensors.keys()
     assert all(torch.equal(written[key], tensors[key]) for key in tensors)
     assert (tmp_path / "ours" / "LICENSE").read_text() == "theirs"
+    assert metadata_load(tmp_path / "ours" / "README.md") == {"license": "mit", "tags": ["dlm"]}
     assert (tmp_path / "ours" / "LICENSES").is_dir()
     model = dlm.load(tmp_path / "ours", dtype="float64")
     config = model.config
