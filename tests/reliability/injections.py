@@ -101,6 +101,36 @@ def sleep_in_backward(number: int, seconds: float) -> None:
     _before_backward(wait)
 
 
+def sleep_over_the_data(seconds: float) -> None:
+    """Take longer to read the data."""
+    from dlm.training import assembly
+
+    prepare_data = assembly.prepare_data
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return prepare_data(*arguments)
+
+    assembly.prepare_data = slowly
+
+
+def have_another_run_file(override: str) -> None:
+    """Read another run file than the other processes do."""
+    from dlm import config
+
+    load_config = config.load_config
+
+    def load(path: str, overrides: tuple[str, ...], **options: Any) -> Any:
+        return load_config(path, (*overrides, override), **options)
+
+    config.load_config = load
+
+
+def stand_in(folder: str) -> None:
+    """Let relative paths mean other files than to the other processes."""
+    os.chdir(folder)
+
+
 def sleep_in_save(wanted_save: int, seconds: float) -> None:
     """Sleep in the n-th save, on the process that writes."""
 

@@ -190,6 +190,41 @@ def test_what_the_main_process_does_alone_may_take_longer(laboratory: Any, tmp_p
     assert outcome.codes == [0, 0], outcome.log
 
 
+@pytest.mark.parametrize("slow", [0, 1])
+def test_what_each_does_for_itself_may_take_longer_on_one_of_them(laboratory: Any, tmp_path: Path, slow: int) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    arguments = ["training.parallel.timeout_seconds=2", "training.max_steps=1", *SHARDED]
+    inject = {"inject": ["sleep_over_the_data", 4.0], "inject_rank": slow}
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments, **inject)
+    assert outcome.codes == [0, 0], outcome.log
+
+
+def test_processes_that_would_train_different_things_are_refused(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    inject = {"inject": ["have_another_run_file", "optim.lr=0.1"], "inject_rank": 1}
+    outcome = laboratory.run(config, tmp_path / "lr", num_processes=2, **inject)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert re.search(r"dlm: optim\.lr: 0\.001 in process 0 \(on .*\), 0\.1 in process 1 \(on .*\); all", outcome.log)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"text": "One more."}', "dataset, fingerprint of what was read: "), ("{", "texts.jsonl:21: not valid JSON")],
+)
+def test_data_that_are_other_on_one_host_end_all(laboratory: Any, tmp_path: Path, line: str, said: str) -> None:
+    """A path means another file on another host: here one relative to the folder that a process is in."""
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    texts = (laboratory.folder / "texts.jsonl").read_text(encoding="utf-8").splitlines()[:20]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder, more in ((tmp_path, []), (elsewhere, [line])):
+        (folder / "texts.jsonl").write_text("\n".join([*texts, *more, ""]), encoding="utf-8")
+    inject = {"inject": ["stand_in", str(elsewhere)], "inject_rank": 1}
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=["dataset.name=texts.jsonl"], **inject)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert outcome.log.count(said) == 2
+
+
 def test_a_sharded_run_is_saved_as_one_folder_where_it_is_told_and_goes_on(
     laboratory: Any, digest_of: Any, count: Any, tmp_path: Path
 ) -> None:

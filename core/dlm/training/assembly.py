@@ -21,6 +21,7 @@ from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
 from dlm.sampling.texts import check_prompts
+from dlm.training.agreement import check_agreement
 from dlm.training.checkpoint_contents import TrainingObjects
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.console import TrainingConsole
@@ -55,12 +56,13 @@ from dlm.training.processes import (
     group_options,
     is_launched,
     meeting,
+    on_all,
     watch_waits,
 )
 from dlm.training.randomness import seed_everything, use_deterministic
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
-from dlm.training.run_identity import CLOCK, identity_of
+from dlm.training.run_identity import CLOCK, flatten, identity_of
 from dlm.training.saver import Saver
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
@@ -140,6 +142,7 @@ def assemble(
         DlmError: Model, tokenizer or data cannot be used.
     """
     config, registry = loaded.config, loaded.registry
+    check_agreement(accelerator, dict(flatten(config_to_mapping(config, registry))))
     _own_randomness(config, accelerator)
     tokenizer = build_tokenizer(config)
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
@@ -147,7 +150,9 @@ def assemble(
     plan, (model, weights, contents) = _shared_model(config, accelerator, build)
     components = run_components(config, registry)
     choose_attention(config, model, components, accelerator.device)
-    data = prepare_data(config, tokenizer, accelerator, started)
+    # Where hosts share no cache, each tokenizes for itself.
+    data = on_all(accelerator, lambda: prepare_data(config, tokenizer, accelerator, started), "the others to read data")
+    check_agreement(accelerator, {"dataset, fingerprint of what was read": data.fingerprint})
     _note_reasoning(config, model, data)
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)

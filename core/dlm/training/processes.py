@@ -1,9 +1,10 @@
 """Distributed runs: what rank 0 does for all, broadcast of its result; timeout, lost processes (exit 70), launcher.
 
 No process waits longer for the others than ``training.parallel.timeout_seconds``. What rank 0 does alone may take
-longer: it shows meanwhile that it is at work (heartbeat). Who waits in vain, or for somebody who is gone, ends with
-exit code 70 and says for what, whatever the backend would do (NCCL would abort the process, gloo raise). The launcher
-then ends what is left, and has an exit code of its own: torchrun and accelerate launch say 1.
+longer, and so may what each does for itself before the first step, as hosts differ: a process shows meanwhile that it
+is at work (heartbeat). Who waits in vain, or for somebody who is gone, ends with exit code 70 and says for what,
+whatever the backend would do (NCCL would abort the process, gloo raise). The launcher then ends what is left, and has
+an exit code of its own: torchrun and accelerate launch say 1.
 """
 
 import itertools
@@ -196,13 +197,8 @@ def on_main(accelerator: Accelerator, action: Callable[[], T], what: str = "the 
     """
     if accelerator.num_processes == 1:
         return action()
-    # Unlike a collective, the store can be asked again and again.
-    store: Any = distributed.distributed_c10d._get_default_store()
-    key = f"dlm/{next(_turns)}"
-    if accelerator.is_main_process:
-        result, failure = _done_by_main(store, key, action)
-    else:
-        result, failure = _told_by_main(store, key, what)
+    store, key = _store(), f"dlm/{next(_turns)}"
+    result, failure = _done(store, key, action) if accelerator.is_main_process else _told(store, key, what)
     with waiting_for(accelerator, "the others to hear of it"):
         accelerator.wait_for_everyone()  # the store may end with the main process
     if failure is not None:
@@ -211,7 +207,43 @@ def on_main(accelerator: Accelerator, action: Callable[[], T], what: str = "the 
     return done
 
 
-def _done_by_main(store: Any, key: str, action: Callable[[], Any]) -> tuple[Any, Exception | None]:
+def on_all(accelerator: Accelerator, action: Callable[[], T], what: str) -> T:
+    """Do something on every process, at its own pace; whoever is done waits for the others. Each gets its own result.
+
+    Args:
+        accelerator: knows the processes. All must call.
+        action: may take as long as it likes, and longer on one than on another.
+        what: is waited for, in the words of an error.
+
+    Raises:
+        DlmError: On all of them, where one failed so.
+        RuntimeError: On the others, where one failed in a way that is no message for the user.
+        LostProcessError: Another process is gone or hangs.
+    """
+    if accelerator.num_processes == 1:
+        return action()
+    store, turn, results = _store(), next(_turns), list[T]()
+    keys = [f"dlm/{turn}/{rank}" for rank in range(accelerator.num_processes)]
+    _, failure = _done(store, keys[accelerator.process_index], lambda: results.append(action()))
+    # One's own failure first: it is no secret to the others.
+    for key in () if failure is not None else keys:
+        _, failure = _told(store, key, what)
+        if failure is not None:
+            break
+    if failure is not None:
+        raise failure
+    with waiting_for(accelerator, what):
+        accelerator.wait_for_everyone()
+    return results[0]
+
+
+def _store() -> Any:
+    """What all processes can write to and, unlike a collective, ask again and again."""
+    return distributed.distributed_c10d._get_default_store()
+
+
+def _done(store: Any, key: str, action: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Do it, and put the result there for the others."""
     with _heartbeat(store, key):
         try:
             result, failure = action(), None
@@ -219,13 +251,13 @@ def _done_by_main(store: Any, key: str, action: Callable[[], Any]) -> tuple[Any,
             result, failure = None, error
     told = failure
     if failure is not None and not isinstance(failure, (DlmError, OSError)):
-        told = RuntimeError(f"the main process failed: {failure}")
+        told = RuntimeError(f"{_watch.where} failed: {failure}")
     store.set(key, pickle.dumps((result, told)))
     return result, failure
 
 
-def _told_by_main(store: Any, key: str, what: str) -> tuple[Any, Exception | None]:
-    """Wait until the main process has put its result there, as long as its heart beats."""
+def _told(store: Any, key: str, what: str) -> tuple[Any, Exception | None]:
+    """Wait until a process has put its result there, as long as its heart beats."""
     beats, since, pause = 0, time.monotonic(), 0.001
     with _naming(what):
         while not store.check([key]):
@@ -235,7 +267,7 @@ def _told_by_main(store: Any, key: str, what: str) -> tuple[Any, Exception | Non
                 raise LostProcessError(_watch.in_vain(what))
             time.sleep(pause)
             pause = min(2 * pause, _POLL_SECONDS)
-        told: tuple[Any, Exception | None] = pickle.loads(store.get(key))  # of this run's own main process
+        told: tuple[Any, Exception | None] = pickle.loads(store.get(key))  # of a process of this run
     return told
 
 
