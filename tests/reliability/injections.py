@@ -114,6 +114,28 @@ def sleep_over_the_data(seconds: float) -> None:
     assembly.prepare_data = slowly
 
 
+def sleep_over_rewards(seconds: float) -> None:
+    """Take longer to judge answers."""
+    from dlm.training.answers import Judge
+
+    judge = Judge.__call__
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(seconds)
+        return judge(*arguments)
+
+    Judge.__call__ = slowly
+
+
+def refuse_gloo() -> None:
+    """Let no further connections be made, as where gloo takes a network interface that leads nowhere."""
+
+    def refuse(**options: Any) -> None:
+        raise RuntimeError("Gloo connectFullMesh failed with no route to host")
+
+    torch.distributed.new_group = refuse
+
+
 def have_another_run_file(override: str) -> None:
     """Read another run file than the other processes do."""
     from dlm import config

@@ -183,6 +183,23 @@ def test_who_waits_too_long_says_for_what_and_ends(laboratory: Any, tmp_path: Pa
     assert "Traceback" not in outcome.log
 
 
+def test_who_waits_too_long_for_answers_and_their_rewards_says_so(laboratory: Any, tmp_path: Path) -> None:
+    config = laboratory.config("rl-slow", {**laboratory.mode("rl"), "evaluation": {"do_eval_loss": False}})
+    arguments = ["training.parallel.timeout_seconds=2"]
+    inject = {"inject": ["sleep_over_rewards", 5.0], "inject_rank": 1}
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments, **inject)
+    assert outcome.codes == [ExitCode.BUG] * 2, outcome.log
+    assert "dlm: process 0 of 2 waited 2 s for the others' answers and their rewards, as long as" in outcome.log
+
+
+def test_what_a_save_needs_of_the_network_is_tried_before_the_first_step(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=SHARDED, inject=["refuse_gloo"])
+    assert outcome.codes == [ExitCode.BUG] * 2, outcome.log
+    assert "waited for connections to the others for threads (gloo), and" in outcome.log
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_what_the_main_process_does_alone_may_take_longer(laboratory: Any, tmp_path: Path) -> None:
     config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
     arguments = ["training.parallel.timeout_seconds=3", "training.max_steps=4"]

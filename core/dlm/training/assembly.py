@@ -157,8 +157,12 @@ def assemble(
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     process = build_forward_process(config, components, registry, vocabulary, num_steps)
-    objective = _objective(
-        model.train(), loaded, tokenizer, vocabulary, accelerator.device, trust_remote_code=trust_remote_code
+    objective = on_all(
+        accelerator,
+        lambda: _objective(
+            model.train(), loaded, tokenizer, vocabulary, accelerator.device, trust_remote_code=trust_remote_code
+        ),
+        "the others to load a second model",
     )
     prepared = distribute(objective, model, plan, accelerator, contents)
     facts = {**weights.facts(), **objective.facts()}

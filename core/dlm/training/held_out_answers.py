@@ -17,6 +17,7 @@ from dlm.training.engine import Engine
 from dlm.training.evaluation import Sampler
 from dlm.training.model_and_noise import EVALUATION_SEED
 from dlm.training.output_folder import METRICS, SAMPLES
+from dlm.training.processes import waiting_for
 from dlm.training.run_data import EvaluationBatches
 
 NUM_SHOWN = 3
@@ -91,7 +92,8 @@ class HeldOutAnswers:
         greedy = attrs.evolve(drawn, temperature=0.0, remasking=settings_of({}).remasking)
         sums = self.answering.alone(lambda: [*self._sums(greedy, shows=True), *self._sums(drawn)])
         summed = torch.tensor(sums, device=self.accelerator.device)
-        count, *totals = self.accelerator.reduce(summed, reduction="sum").tolist()
+        with waiting_for(self.accelerator, "the others' answers to held-out prompts"):
+            count, *totals = self.accelerator.reduce(summed, reduction="sum").tolist()
         reward, right, _, drawn_reward, drawn_right = (total / max(count, 1) for total in totals)
         return HeldOutFigures(
             greedy_reward=reward, greedy_right=right, drawn_reward=drawn_reward, drawn_right=drawn_right

@@ -23,7 +23,7 @@ from dlm.config.run_config import ParallelConfig, RunConfig
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.errors import UserInputError
 from dlm.model.body_and_head import decoder_layers
-from dlm.training.processes import on_main
+from dlm.training.processes import on_all, on_main
 from dlm.training.weights import Weights
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def build_model_for(
         DlmError: The model cannot be built.
     """
     if not plan.shards:
-        return *build(), None
+        # From the hub, hosts may not get it equally soon.
+        return *on_all(accelerator, build, "the others to load the model"), None
     from dlm.training.meta_model import build_on_meta
 
     return build_on_meta(build, name_or_path, accelerator)

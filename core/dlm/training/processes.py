@@ -295,7 +295,8 @@ def group_of_threads(processes: Processes) -> ProcessGroup | None:
     if processes.num_processes == 1:
         return None
     timeout = timedelta(seconds=_watch.timeout + _GRACE_SECONDS)
-    group: ProcessGroup = distributed.new_group(backend="gloo", timeout=timeout)
+    with waiting_for(processes, "connections to the others for threads (gloo)"):
+        group: ProcessGroup = distributed.new_group(backend="gloo", timeout=timeout)
     return group
 
 

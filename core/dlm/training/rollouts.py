@@ -15,6 +15,7 @@ from dlm.data.batch import FILLER, Batch, StepBatch
 from dlm.data.conversations.prompt_rows import PromptRows
 from dlm.diffusion.forward_process import NoisedBatch
 from dlm.training.answers import Answer, Answering, Judge
+from dlm.training.processes import waiting_for
 from dlm.training.value_model import ValueModel, values_of
 from dlm_plugins import Advantage, AdvantageRequest
 
@@ -152,7 +153,8 @@ class Rollouts:
     def _dealt(self, places: Sequence[int]) -> list[list[int]]:
         """Micro-batches of answers, filled up; as many of them as the rank with the most needs, at least one."""
         number = -(-len(places) // self.batch_size)
-        most = int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())
+        with waiting_for(self.accelerator, "the others' answers and their rewards"):
+            most = int(self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max())
         whole = [*places, *[FILLER] * (max(most, 1) * self.batch_size - len(places))]
         return [whole[start : start + self.batch_size] for start in range(0, len(whole), self.batch_size)]
 
@@ -199,7 +201,8 @@ class Rollouts:
         ]
         device = self.accelerator.device
         exact = torch.float32 if device.type == "mps" else torch.float64
-        summed = self.accelerator.reduce(torch.tensor(sums, dtype=exact, device=device), reduction="sum").tolist()
+        with waiting_for(self.accelerator, "the others' rewards"):
+            summed = self.accelerator.reduce(torch.tensor(sums, dtype=exact, device=device), reduction="sum").tolist()
         count, total, squares, right, tokens, endless, groups, num_even, num_signal, *by_reward = summed
         mean = total / max(count, 1)
         variance = squares - count * mean**2

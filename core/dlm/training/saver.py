@@ -40,7 +40,9 @@ class Saver:
     """The same, for ever: where others do most of the work, this process may hear of their end before its own."""
 
     def prepare(self) -> None:
-        """Do beforehand what the first save would take its time for."""
+        """Do beforehand what the first save would take its time for, or what would make it fail after hours."""
+        if self.sharded:
+            self._group = group_of_threads(self.objects.accelerator)  # by another network than NCCL's, maybe
         if self.objects.accelerator.is_main_process:
             self.objects.settings()
 
@@ -63,8 +65,6 @@ class Saver:
             return self.objects.stage(state, keeps=bool(self.objects.accelerator.is_main_process))
         from dlm.training.sharded_contents import ShardedContents  # torch's machinery is slow to import
 
-        if self._group is None:
-            self._group = group_of_threads(self.objects.accelerator)
         return ShardedContents.stage(self.objects, state, self._group)
 
     def wait(self) -> Outcome:
