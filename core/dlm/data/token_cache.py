@@ -240,7 +240,7 @@ class _Entry:
         try:
             lock.acquire(timeout=_WAIT)
         except Timeout:
-            if os.environ.get("RANK", "0") == "0":
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # one on each host, which may have a cache of its own
                 print("dlm: waiting for another process that tokenizes the same data", file=sys.stderr)
             lock.acquire(poll_interval=0.2)
         try:

@@ -248,7 +248,12 @@ def test_processes_that_start_at_once_tokenize_once(file, tokenizer, tmp_path):
     assert sorted(number for _, number in found) == [0, 0, 0, NUM_TEXTS - 1]
 
 
-def test_waiting_is_said(file, tokenizer, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("rank", "number_on_host", "says"), [(0, 0, True), (1, 1, False), (8, 0, True)])
+def test_one_process_of_each_host_says_that_it_waits(
+    file, tokenizer, tmp_path, monkeypatch, capsys, rank, number_on_host, says
+):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(number_on_host))
     get(file, tokenizer, tmp_path)
     entry = entry_of(tmp_path)
     monkeypatch.setattr(token_cache, "_WAIT", 0.01)
@@ -259,7 +264,7 @@ def test_waiting_is_said(file, tokenizer, tmp_path, monkeypatch, capsys):
     timer.start()
     assert get(file, tokenizer, tmp_path)[1].num_tokenized == NUM_TEXTS - 1
     timer.join()
-    assert capsys.readouterr().err == "dlm: waiting for another process that tokenizes the same data\n"
+    assert capsys.readouterr().err == "dlm: waiting for another process that tokenizes the same data\n" * says
 
 
 def test_files_of_what_was_never_finished_are_removed(tmp_path, monkeypatch):
