@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def compare(bench: Bench, run: str, found: list[dict[str, Any]] | None, referenc
     """What a run logged of its steps against what it logged on the CPU; None: it failed, and that is recorded."""
     if found is None or reference is None:
         return
-    difference = max(abs(ours["loss"] - theirs["loss"]) for ours, theirs in zip(found, reference, strict=True))
+    difference = largest_difference(found, reference)
     bench.record(
         run=run,
         steps=len(found),
@@ -71,18 +72,52 @@ def compare(bench: Bench, run: str, found: list[dict[str, Any]] | None, referenc
 def steps_of(bench: Bench, run: str, shortened: list[str], device: str, folder: Path) -> list[dict[str, Any]] | None:
     """What a run logged of its steps on ``device``, in ``folder``, where it finds those before it; None: it failed."""
     folder.mkdir(exist_ok=True)
-    environment = {**os.environ, **({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})}
-    command = [sys.executable, "-m", "dlm", "run", str(gpu.ROOT / "configs" / f"{run}.yaml")]
-    done = subprocess.run(
-        [*command, *SHORTENED, *shortened], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        print(done.stdout[-2000:], done.stderr[-4000:], file=sys.stderr)
-        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        bench.record(run=run, device=device, holds=False, said=f"exit code {done.returncode}: {said[:300]}")
+    place = {"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {}
+    failure = failure_of(folder, gpu.ROOT / "configs" / f"{run}.yaml", [*SHORTENED, *shortened], [place])
+    if failure is not None:
+        bench.record(run=run, device=device, holds=False, said=failure)
         return None
-    lines = (folder / "runs" / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return steps_in(folder / "runs" / run)
+
+
+def largest_difference(found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> float:
+    """Of the losses of two runs, step by step."""
+    return max(abs(ours["loss"] - theirs["loss"]) for ours, theirs in zip(found, reference, strict=True))
+
+
+def steps_in(output: Path) -> list[dict[str, Any]]:
+    """What the run in a folder logged of its steps."""
+    lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in map(json.loads, lines) if line["split"] == "train"]
+
+
+def failure_of(
+    folder: Path, run_file: Path, overrides: Sequence[str], places: Sequence[dict[str, str]] = ({},)
+) -> str | None:
+    """What ``dlm run`` said last where it failed; None: it did not.
+
+    Args:
+        folder: where it runs.
+        run_file: of the run.
+        overrides: of its keys.
+        places: for each process, what its environment has beside.
+    """
+    command = [sys.executable, "-m", "dlm", "run", str(run_file), *overrides]
+    with ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+", errors="replace")) for _ in places]
+        processes = [
+            subprocess.Popen(command, cwd=folder, env={**os.environ, **place}, stdout=log, stderr=log)
+            for place, log in zip(places, logs, strict=True)
+        ]
+        codes = [process.wait() for process in processes]
+        if not any(codes):
+            return None
+        for log in logs:
+            log.seek(0)
+        words = [log.read() for log in logs]
+    print(*(text[-6000:] for text in words), sep="\n", file=sys.stderr)
+    last = [(text.strip().splitlines() or ["nothing was said"])[-1] for text in words]
+    return f"exit codes {codes}: {' | '.join(last)[:600]}"
 
 
 OWN_RUN: RunFile = {
@@ -114,22 +149,9 @@ def write_own_run(folder: Path) -> None:
     (folder / "texts.txt").write_text("\n\n".join(lines), encoding="utf-8")
 
 
-def failure_of(folder: Path, output: str, overrides: Sequence[str] = (), num_processes: int = 1) -> str | None:
-    """What ``dlm run run.yaml``, by one process or several, said in the end where it failed; None: it did not."""
-    command = [sys.executable, "-m", "dlm", "run", "run.yaml", f"training.output_dir={output}", *overrides]
-    logs = [folder / f"{output}-{rank}.log" for rank in range(num_processes)]
-    processes = []
-    for log, place in zip(logs, places(num_processes), strict=True):
-        with log.open("w") as said:
-            environment = {**os.environ, **place}
-            processes.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said))
-    codes = [process.wait() for process in processes]
-    if not any(codes):
-        return None
-    words = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
-    print(*(text[-4000:] for text in words), sep="\n", file=sys.stderr)
-    last = [(text.strip().splitlines() or ["nothing was said"])[-1] for text in words]
-    return f"exit codes {codes}: {' | '.join(last)[:600]}"
+def own_failure(folder: Path, output: str, overrides: Sequence[str] = (), num_processes: int = 1) -> str | None:
+    """As :func:`failure_of`, of the run that :func:`write_own_run` has written, by one process or several."""
+    return failure_of(folder, folder / "run.yaml", [f"training.output_dir={output}", *overrides], places(num_processes))
 
 
 def places(num_processes: int) -> list[dict[str, str]]:
@@ -172,7 +194,7 @@ def resumed(mixed_precision: str) -> dict[str, Any]:
         write_own_run(folder)
         for output, resume in (("whole", None), ("again", "whole/checkpoints/step-4")):
             overrides = [precision, *([f"training.checkpoint.resume={resume}"] if resume else [])]
-            if failure := failure_of(folder, output, overrides):
+            if failure := own_failure(folder, output, overrides):
                 return {"holds": False, "said": failure}
         return {"holds": weights_are_equal(folder, "whole", "again"), "said": "-"}
 
@@ -192,21 +214,21 @@ def check_processes(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
         folder = Path(name)
         write_own_run(folder)
-        alone = pool.submit(failure_of, folder, "alone", ["training.batch_size=16"])
-        together = [pool.submit(failure_of, folder, each["processes"], SHARED[each["processes"]], 2) for each in plan]
+        alone = pool.submit(own_failure, folder, "alone", ["training.batch_size=16"])
+        together = [pool.submit(own_failure, folder, each["processes"], SHARED[each["processes"]], 2) for each in plan]
         for names, running in zip(plan, together, strict=True):
             how = names["processes"]
             failure = alone.result() or running.result()
             if failure is None and how == "sharded":
                 resume = "training.checkpoint.resume=sharded/checkpoints/step-4"
-                failure = failure_of(folder, "again", [*SHARED[how], resume], 2)
+                failure = own_failure(folder, "again", [*SHARED[how], resume], 2)
             bench.record(**names, **(shared(folder, how) if failure is None else refused_or_failed(failure)))
 
 
 def shared(folder: Path, how: str) -> dict[str, Any]:
     """How the losses of two processes differ from those of one, and whether they went on as they would have."""
-    ours, alone = (losses(folder / output / "metrics.jsonl") for output in (how, "alone"))
-    difference = max(abs(loss - expected) for loss, expected in zip(ours, alone, strict=True))
+    ours, alone = (steps_in(folder / output) for output in (how, "alone"))
+    difference = largest_difference(ours, alone)
     resumes = weights_are_equal(folder, "sharded", "again") if how == "sharded" else None
     return {
         "loss_difference": difference,
@@ -218,9 +240,3 @@ def shared(folder: Path, how: str) -> dict[str, Any]:
 def refused_or_failed(failure: str) -> dict[str, Any]:
     """NCCL before 2.30 has no two processes on one card, and that is no failure."""
     return {"refused": failure} if "Duplicate GPU" in failure else {"holds": False, "said": failure}
-
-
-def losses(metrics: Path) -> list[float]:
-    """Of each step."""
-    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
-    return [line["loss"] for line in lines if line["split"] == "train"]

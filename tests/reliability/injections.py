@@ -105,26 +105,22 @@ def sleep_over_the_data(seconds: float) -> None:
     """Take longer to read the data."""
     from dlm.training import assembly
 
-    prepare_data = assembly.prepare_data
-
-    def slowly(*arguments: Any) -> Any:
-        time.sleep(seconds)
-        return prepare_data(*arguments)
-
-    assembly.prepare_data = slowly
+    assembly.prepare_data = _slowed(assembly.prepare_data, seconds)
 
 
 def sleep_over_rewards(seconds: float) -> None:
     """Take longer to judge answers."""
     from dlm.training.answers import Judge
 
-    judge = Judge.__call__
+    Judge.__call__ = _slowed(Judge.__call__, seconds)
 
+
+def _slowed(action: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     def slowly(*arguments: Any) -> Any:
         time.sleep(seconds)
-        return judge(*arguments)
+        return action(*arguments)
 
-    Judge.__call__ = slowly
+    return slowly
 
 
 def refuse_gloo() -> None:

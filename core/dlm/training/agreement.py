@@ -2,13 +2,11 @@
 
 import socket
 from collections.abc import Mapping
-from typing import Any
 
 from accelerate import Accelerator
-from torch import distributed
 
 from dlm.errors import UserInputError
-from dlm.training.processes import waiting_for
+from dlm.training.processes import gather
 
 
 def check_agreement(accelerator: Accelerator, facts: Mapping[str, object]) -> None:
@@ -23,10 +21,8 @@ def check_agreement(accelerator: Accelerator, facts: Mapping[str, object]) -> No
     """
     if accelerator.num_processes == 1:
         return
-    every: list[Any] = [None] * accelerator.num_processes
-    with waiting_for(accelerator, "the others to say what they train"):
-        distributed.all_gather_object(every, (socket.gethostname(), dict(facts)))
-    (host, first), *others = every
+    own = (socket.gethostname(), dict(facts))
+    (host, first), *others = gather(accelerator, own, "the others to say what they train")
     for rank, (other, theirs) in enumerate(others, 1):
         for key in {**first, **theirs}:
             if first.get(key) != theirs.get(key):

@@ -150,19 +150,13 @@ def assemble(
     plan, (model, weights, contents) = _shared_model(config, accelerator, build)
     components = run_components(config, registry)
     choose_attention(config, model, components, accelerator.device)
-    # Where hosts share no cache, each tokenizes for itself.
-    data = on_all(accelerator, lambda: prepare_data(config, tokenizer, accelerator, started), "the others to read data")
-    check_agreement(accelerator, {"dataset, fingerprint of what was read": data.fingerprint})
+    data = _same_data(config, tokenizer, accelerator, started)
     _note_reasoning(config, model, data)
     vocabulary = build_vocabulary(tokenizer, model.config.mask_token_id)
     num_steps = config.training.max_steps or (config.training.num_epochs or 0) * (data.loader.steps_per_epoch or 0)
     process = build_forward_process(config, components, registry, vocabulary, num_steps)
-    objective = on_all(
-        accelerator,
-        lambda: _objective(
-            model.train(), loaded, tokenizer, vocabulary, accelerator.device, trust_remote_code=trust_remote_code
-        ),
-        "the others to load a second model",
+    objective = _objective(
+        model.train(), loaded, tokenizer, vocabulary, accelerator, trust_remote_code=trust_remote_code
     )
     prepared = distribute(objective, model, plan, accelerator, contents)
     facts = {**weights.facts(), **objective.facts()}
@@ -189,27 +183,40 @@ def assemble(
     return engine
 
 
+def _same_data(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator, started: datetime | None
+) -> PreparedData:
+    """The data, read by each process at its own pace: where hosts share no cache, each tokenizes for itself."""
+    data = on_all(accelerator, lambda: prepare_data(config, tokenizer, accelerator, started), "the others to read data")
+    check_agreement(accelerator, {"dataset, fingerprint of what was read": data.fingerprint})
+    return data
+
+
 def _objective(
     model: PreTrainedModel,
     loaded: LoadedConfig,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
-    device: torch.device,
+    accelerator: Accelerator,
     *,
     trust_remote_code: bool,
 ) -> DiffusionObjective:
     """What the mode learns: the data, or rewards, or preferences beside a reference."""
-    if loaded.config.training.mode == "rl":
-        from dlm.training.rl_assembly import build_policy_objective  # only where there are rollouts
+    mode = loaded.config.training.mode
+    if mode not in ("rl", "preference"):
+        return build_objective(model, loaded.config, run_components(loaded.config, loaded.registry), vocabulary)
 
-        return build_policy_objective(model, loaded, tokenizer, vocabulary, device, trust_remote_code=trust_remote_code)
-    if loaded.config.training.mode == "preference":
+    def beside_a_second_model() -> DiffusionObjective:
+        parts = (model, loaded, tokenizer, vocabulary, accelerator.device)
+        if mode == "rl":
+            from dlm.training.rl_assembly import build_policy_objective  # only where there are rollouts
+
+            return build_policy_objective(*parts, trust_remote_code=trust_remote_code)
         from dlm.training.preference_assembly import build_preference_objective  # only where there are preferences
 
-        return build_preference_objective(
-            model, loaded, tokenizer, vocabulary, device, trust_remote_code=trust_remote_code
-        )
-    return build_objective(model, loaded.config, run_components(loaded.config, loaded.registry), vocabulary)
+        return build_preference_objective(*parts, trust_remote_code=trust_remote_code)
+
+    return on_all(accelerator, beside_a_second_model, "the others to load a second model")
 
 
 def _training_objects(

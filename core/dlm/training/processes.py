@@ -225,11 +225,8 @@ def on_all(accelerator: Accelerator, action: Callable[[], T], what: str) -> T:
     store, turn, results = _store(), next(_turns), list[T]()
     keys = [f"dlm/{turn}/{rank}" for rank in range(accelerator.num_processes)]
     _, failure = _done(store, keys[accelerator.process_index], lambda: results.append(action()))
-    # One's own failure first: it is no secret to the others.
-    for key in () if failure is not None else keys:
-        _, failure = _told(store, key, what)
-        if failure is not None:
-            break
+    if failure is None:
+        failure = next(filter(None, (_told(store, key, what)[1] for key in keys)), None)
     if failure is not None:
         raise failure
     with waiting_for(accelerator, what):
@@ -300,6 +297,21 @@ def group_of_threads(processes: Processes) -> ProcessGroup | None:
     return group
 
 
+def gather(processes: Processes, own: object, what: str, group: ProcessGroup | None = None) -> list[Any]:
+    """What each process gives, in their order. All must call.
+
+    Args:
+        processes: more than one.
+        own: what this one gives.
+        what: is waited for, in the words of an error.
+        group: connections to use; None: those of the training.
+    """
+    every: list[Any] = [None] * processes.num_processes
+    with waiting_for(processes, what):
+        distributed.all_gather_object(every, own, group=group)
+    return every
+
+
 def exchange(processes: Processes, what: str) -> Callable[[object], list[Any]]:
     """A function that takes something from each process, and gives to each what all gave, in their order.
 
@@ -310,14 +322,7 @@ def exchange(processes: Processes, what: str) -> Callable[[object], list[Any]]:
     group = group_of_threads(processes)  # its own: it does not matter what the training waits for meanwhile
     if group is None:
         return lambda own: [own]
-
-    def from_all(own: object) -> list[Any]:
-        every: list[Any] = [None] * processes.num_processes
-        with waiting_for(processes, what):
-            distributed.all_gather_object(every, own, group=group)
-        return every
-
-    return from_all
+    return lambda own: gather(processes, own, what, group)
 
 
 def close_group(accelerator: Accelerator) -> None:
