@@ -144,6 +144,11 @@ def have_another_run_file(override: str) -> None:
     config.load_config = load
 
 
+def have_another_version(package: str, version: str) -> None:
+    """Have a package in another version than the other processes."""
+    sys.modules[package].__version__ = version  # type: ignore[attr-defined]
+
+
 def stand_in(folder: str) -> None:
     """Let relative paths mean other files than to the other processes."""
     os.chdir(folder)

@@ -224,6 +224,15 @@ def test_processes_that_would_train_different_things_are_refused(laboratory: Any
     assert re.search(r"dlm: optim\.lr: 0\.001 in process 0 \(on .*\), 0\.1 in process 1 \(on .*\); all", outcome.log)
 
 
+def test_other_versions_on_one_host_are_told(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    inject = {"inject": ["have_another_version", "accelerate", "0.1"], "inject_rank": 1}
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=["training.max_steps=1"], **inject)
+    assert outcome.codes == [0, 0], outcome.log
+    said = r"not the same everywhere: versions\.accelerate: '[\d.]+' in process 0 \(on .*\), '0\.1' in process 1 \(on "
+    assert len(re.findall(said, outcome.log)) == 1, outcome.log
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [('{"text": "One more."}', "dataset, fingerprint of what was read: "), ("{", "texts.jsonl:21: not valid JSON")],
@@ -240,6 +249,28 @@ def test_data_that_are_other_on_one_host_end_all(laboratory: Any, tmp_path: Path
     outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=["dataset.name=texts.jsonl"], **inject)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
     assert outcome.log.count(said) == 2
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_an_output_folder_that_the_hosts_do_not_share_is_refused_where_all_need_it(
+    laboratory: Any, tmp_path: Path, sharded: bool
+) -> None:
+    """Where all write to it, or read a checkpoint of it. Else only the first process has to see it."""
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    request: Any = {"num_processes": 2, "inject": ["stand_in", str(elsewhere)], "inject_rank": 1}
+    arguments = ["training.output_dir=mine", "training.max_steps=5", *(SHARDED if sharded else ())]
+    outcome = laboratory.run(config, tmp_path, arguments=arguments, **request)
+    if not sharded:
+        assert outcome.codes == [0, 0], outcome.log
+        arguments = [*arguments[:1], "training.max_steps=6", "--allow-change", "training.max_steps"]
+        outcome = laboratory.run(config, tmp_path, arguments=arguments, **request)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert re.search(
+        rf"dlm: training\.output_dir: {elsewhere}/mine on .* is not the folder that process \d+ on", outcome.log
+    )
+    assert not (elsewhere / "mine").exists()
 
 
 def test_a_sharded_run_is_saved_as_one_folder_where_it_is_told_and_goes_on(

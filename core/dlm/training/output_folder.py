@@ -40,8 +40,8 @@ class FolderLock:
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
             raise UserInputError(
-                f"training.output_dir: {self._path.parent} is in use by {self._holder()}; wait for it, end it, or "
-                "choose another folder"
+                f"training.output_dir: {self._path.parent} is in use by {self.holder() or 'another process'}; wait for "
+                "it, end it, or choose another folder"
             ) from None
         except BaseException:
             os.close(descriptor)
@@ -52,6 +52,7 @@ class FolderLock:
             return
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        os.fsync(descriptor)  # other hosts are to read it now
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -73,12 +74,13 @@ class FolderLock:
         except FileNotFoundError:
             return False
 
-    def _holder(self) -> str:
+    def holder(self) -> str | None:
+        """Who took it last, as far as can be read."""
         try:
             holder = dict(json.loads(self._path.read_text(encoding="utf-8")))
             return f"process {holder['pid']} on {holder['host']}"
         except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
+            return None
 
 
 if sys.platform == "win32":
@@ -142,6 +144,10 @@ class OutputFolder:
         with suppress(OSError):  # the first that holds something ends it
             for folder in self._created:
                 folder.rmdir()
+
+    def holder(self) -> str | None:
+        """Who holds the folder, as it is seen from this host; None: nobody, or there is no such folder."""
+        return self._lock.holder()
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         """Add one line to a log; numbers that are not finite become null. It reaches the disk with the next checkpoint.

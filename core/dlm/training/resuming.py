@@ -1,11 +1,14 @@
 """Resume: which checkpoint a run continues from (latest, a path, none), what is checked, and logs cut back."""
 
+import socket
+import time
 from collections.abc import Collection
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import attrs
+from accelerate import Accelerator
 
 from dlm.errors import CheckpointError, UserInputError
 from dlm.model.checkpoint_sources import is_sharded
@@ -13,7 +16,7 @@ from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.manifest import verify
 from dlm.training.engine import Engine
 from dlm.training.output_folder import OutputFolder
-from dlm.training.processes import on_main
+from dlm.training.processes import on_all, on_main
 from dlm.training.run_identity import CLOCK, compare
 from dlm.training.saver import Saver
 from dlm.training.trainer_state import TrainerState
@@ -21,6 +24,8 @@ from dlm.user_paths import user_path
 
 LATEST = "latest"
 ANEW = "none"
+_PATIENCE_SECONDS = 10.0
+"""How long a network file system may take to show on one host what another has written."""
 
 
 @attrs.frozen(kw_only=True)
@@ -119,11 +124,15 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
         UserInputError: The run is not the one that wrote the checkpoint.
         CheckpointError: The checkpoint does not fit.
     """
-    saver = engine.saver
-    engine.state, notes = check_same_run(engine, start, allowed)
+    saver, accelerator = engine.saver, engine.accelerator
+    if start.checkpoint is not None or saver.sharded:
+        _check_shared(saver.folder, accelerator)
+    engine.state, notes = on_all(
+        accelerator, lambda: check_same_run(engine, start, allowed), "the others to look there"
+    )
     if start.checkpoint is not None:
         saver.objects.read_checkpoint(start.checkpoint)
-    notes += on_main(engine.accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
+    notes += on_main(accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
     if start.checkpoint is not None:
         state = engine.state
         notes.append(
@@ -136,6 +145,30 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
                 "--allow-change, go on, and another training.output_dir begins anew"
             )
     return notes
+
+
+def _check_shared(folder: OutputFolder, accelerator: Accelerator) -> None:
+    """See that all processes mean the same folder, which the first one holds: each is to read it, or to write to it.
+
+    Raises:
+        UserInputError: On all of them, where one means another.
+    """
+    if accelerator.num_processes == 1:
+        return
+    holder = on_main(accelerator, folder.holder, "the output folder")
+
+    def look() -> None:
+        since = time.monotonic()
+        while folder.holder() != holder:
+            if time.monotonic() - since > _PATIENCE_SECONDS:
+                raise UserInputError(
+                    f"training.output_dir: {folder.path.absolute()} on {socket.gethostname()} is not the folder that "
+                    f"{holder} holds; what all processes write or read together (a sharded checkpoint, the one to go "
+                    "on from) has to be on a file system that all hosts share, at the same path"
+                )
+            time.sleep(0.1)
+
+    on_all(accelerator, look, "the others to look at the output folder")
 
 
 def _prepare_folder(saver: Saver, start: StartingPoint, state: TrainerState) -> list[str]:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from dlm.config import LoadedConfig, load_config
 from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.errors import UserInputError
+from dlm.training.agreement import check_identity
 from dlm.training.assembly import assemble, build_accelerator, build_store
 from dlm.training.checkpoints.publishing import write_file
 from dlm.training.failures import explained
@@ -114,7 +115,7 @@ def _train(
     trust_remote_code: bool,
 ) -> int:
     engine = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
-    notes = restore(engine, start, allow_change)
+    notes = check_identity(accelerator, engine.saver.objects.identity) + restore(engine, start, allow_change)
     if engine.is_main:
         folder = engine.saver.folder.path
         write_file(folder / CONFIG, engine.saver.objects.config_text)

@@ -28,8 +28,13 @@ CLOCK = "template_clock"
 _GROUPING = ("num_processes", "training.batch_size", "training.gradient_accumulation_steps")
 """Whose product is the number of rows of a step, and which may change the last digits of a number."""
 
-ONLY_WARNS = ("training.parallel", "num_threads", "device", "plugin_versions", "versions")
+_ONLY_WARNS = ("training.parallel", "num_threads", "device", "plugin_versions", "versions")
 """Facts that may change the last digits of a number, but not what is computed."""
+
+
+def only_warns(key: str) -> bool:
+    """Whether this part of an identity may differ, though it is said."""
+    return _is_under(key, _ONLY_WARNS)
 
 
 def flatten(value: object, path: str = "") -> Iterator[tuple[str, object]]:
@@ -64,7 +69,7 @@ def compare(
     differing = [key for key in {**saved, **now} if saved.get(key) != now.get(key)]
     needless = [key for key in allowed if _is_needless(key, [*saved, *now])]
     described = {key: f"{key}: {saved.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in differing}
-    free = (*ONLY_WARNS, *allowed, *(_GROUPING if is_sharded else ()))
+    free = (*_ONLY_WARNS, *allowed, *(_GROUPING if is_sharded else ()))
     refused = [text for key, text in described.items() if not _is_under(key, free)]
     if is_sharded and not set(_GROUPING) & set(allowed) and (before := _rows(saved)) != (rows := _rows(now)):
         refused += [text for key, text in described.items() if key in _GROUPING]
@@ -87,7 +92,7 @@ def _is_needless(key: str, known: Collection[str]) -> bool:
     """Whether a key that the user allows to change may change anyway; one that means nothing here is refused."""
     meant = [each for each in known if _is_under(each, (key,))]
     if meant:
-        return all(_is_under(each, ONLY_WARNS) for each in meant)
+        return all(map(only_warns, meant))
     if not _is_under(key, _FREE):
         paths = {path for each in known for path in accumulate(each.split("."), "{}.{}".format)}
         raise UserInputError(
