@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,6 +250,8 @@ class _Entry:
 
     def _make(self, recipe: Recipe, shard_tokens: int, why: str) -> Tokenized:
         work = self.path.with_name(f"{self.path.name}.part")
+        # Looked at before they are read: a file that changes meanwhile is then hashed again at the next start.
+        seen = _stamps(recipe.source.files)
         contents = self._begun(work, recipe)
         num_before = sum(num_documents for _, _, num_documents in contents.shards)
         try:
@@ -262,7 +264,7 @@ class _Entry:
             self.path.rename(old)
             shutil.rmtree(old, ignore_errors=True)
         work.rename(self.path)
-        _write_seen(self.path, {str(path): _stamp(path) for path in self._all_files(contents, recipe.source)})
+        _write_seen(self.path, {**_stamps(self.path / facts.name for facts in contents.files), **seen})
         notes = [f"tokens: made again, since {why}"] if why else []
         notes += [f"tokens: went on behind document {num_before:,}, where it had ended"] if num_before else []
         notes += [f"tokens: kept in {self.path} for later starts"]
@@ -302,9 +304,6 @@ class _Entry:
         contents.notes = list(recipe.source.notes)
         keep(_MANIFEST, None)
 
-    def _all_files(self, contents: _Contents, source: Source) -> list[Path]:
-        return [*(self.path / facts.name for facts in contents.files), *source.files]
-
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what the tokenizer would be saved as."""
@@ -338,7 +337,12 @@ def _facts(path: Path) -> _FileFacts:
 def _stamp(path: Path) -> list[int]:
     """What changes whenever a file is written: it need not be read again until then."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    # The last of them because archives and copies bring the time of the content along.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
+    return {str(path): _stamp(path) for path in paths}
 
 
 def _read_seen(folder: Path) -> dict[str, list[int]]:

@@ -169,16 +169,41 @@ def test_other_tokenizer_has_a_cache_of_its_own_and_it_is_said(file, tokenizer, 
     assert get(file, tokenizer, tmp_path)[1].num_tokenized == 0
 
 
-def test_change_in_the_middle_of_a_large_file_is_seen(tokenizer, tmp_path):
-    file = tmp_path / "texts.jsonl"
-    line = json.dumps({"text": "abc", "note": "-" * 4000}) + "\n"
-    file.write_text(line * 50, encoding="utf-8")
-    before, _ = get(file, tokenizer, tmp_path)
-    content = file.read_text()
-    middle = content.index('"abc"', len(content) // 2) + 1
-    file.write_text(content[:middle] + "xyz" + content[middle + 3 :], encoding="utf-8")
-    found, recipe = get(file, tokenizer, tmp_path)
-    assert found.origin[0] == f"tokens: made again, since {file} has changed"
+def write_in_the_middle(file, text, *, keep_time=False):
+    """Replace as many characters behind the middle of a file, and nothing else that is looked at without reading it."""
+    content, status = file.read_text(), file.stat()
+    middle = content.index('"text": "', len(content) // 2) + len('"text": "')
+    file.write_text(content[:middle] + text + content[middle + len(text) :], encoding="utf-8")
+    if keep_time:
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def large_file(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text((json.dumps({"text": "abc", "note": "-" * 4000}) + "\n") * 50, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("keep_time", [False, True], ids=["at a later time", "with its time, as archives keep it"])
+def test_change_in_the_middle_of_a_large_file_is_seen(large_file, tokenizer, tmp_path, keep_time):
+    before, _ = get(large_file, tokenizer, tmp_path)
+    write_in_the_middle(large_file, "xyz", keep_time=keep_time)
+    found, recipe = get(large_file, tokenizer, tmp_path)
+    assert found.origin[0] == f"tokens: made again, since {large_file} has changed"
+    assert recipe.num_tokenized == 50
+    assert found.store.digest != before.store.digest
+
+
+def test_file_that_changes_while_it_is_tokenized_is_read_again_by_the_next_start(large_file, tokenizer, tmp_path):
+    class Overtaken(CountedDocuments):
+        def parts(self, state=None):
+            yield from super().parts(state)
+            write_in_the_middle(large_file, "xyz")
+
+    before = tokenized(Overtaken(load_source(str(large_file)), "text", tokenizer), "train", folder=tmp_path)
+    found, recipe = get(large_file, tokenizer, tmp_path)
+    assert found.origin[0] == f"tokens: made again, since {large_file} has changed"
     assert recipe.num_tokenized == 50
     assert found.store.digest != before.store.digest
 
