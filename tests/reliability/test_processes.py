@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dlm.errors import ExitCode
 
@@ -222,6 +223,29 @@ def test_processes_that_would_train_different_things_are_refused(laboratory: Any
     outcome = laboratory.run(config, tmp_path / "lr", num_processes=2, **inject)
     assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
     assert re.search(r"dlm: optim\.lr: 0\.001 in process 0 \(on .*\), 0\.1 in process 1 \(on .*\); all", outcome.log)
+
+
+def test_another_model_on_one_host_is_refused(laboratory: Any, tmp_path: Path) -> None:
+    """Copies of a model by one path, of which one process has another: of the same names and sizes."""
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    laboratory.reference(config, num_processes=2)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    for folder in (tmp_path, elsewhere):
+        shutil.copytree(laboratory.folder / "reference-ranks" / "run" / "final", folder / "model")
+    weights = elsewhere / "model" / "model.safetensors"
+    save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    assert weights.stat().st_size == (tmp_path / "model" / weights.name).stat().st_size
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({**content, "model": {"name_or_path": "model"}}), encoding="utf-8"
+    )
+    inject = {"inject": ["stand_in", str(elsewhere)], "inject_rank": 1}
+    outcome = laboratory.run(tmp_path / "run.yaml", tmp_path, num_processes=2, arguments=SHARDED, **inject)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
+    assert outcome.log.count("dlm: model.name_or_path, digest of its files: '") == 2
+    shutil.rmtree(elsewhere / "model")
+    outcome = laboratory.run(tmp_path / "run.yaml", tmp_path, num_processes=2, arguments=SHARDED, **inject)
+    assert outcome.codes == [ExitCode.USER_INPUT] * 2, outcome.log
 
 
 def test_other_versions_on_one_host_are_told(laboratory: Any, tmp_path: Path) -> None:

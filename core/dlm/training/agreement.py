@@ -1,4 +1,4 @@
-"""Do all processes train the same? Run file, data and versions of each host are compared before the first step."""
+"""Do all processes train the same? Each host's run file, model, data and versions, compared before the first step."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from dlm.training.run_identity import only_warns
 
 
 def check_agreement(accelerator: Accelerator, facts: Mapping[str, object]) -> None:
-    """See that all processes train the same: each host reads a run file, and data, of its own.
+    """See that all processes train the same: each host reads a run file, a model and data of its own.
 
     Args:
         accelerator: knows the processes. All must call.
@@ -22,7 +22,7 @@ def check_agreement(accelerator: Accelerator, facts: Mapping[str, object]) -> No
     """
     for difference in _differences(accelerator, facts):
         raise UserInputError(
-            f"{difference}; all processes need the same run file and the same data: copy them to each host"
+            f"{difference}; all processes need the same run file, model and data: copy them to each host"
         )
 
 

@@ -20,6 +20,7 @@ from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
+from dlm.model.checkpoint_sources import resolve_source, sampled_digest
 from dlm.sampling.texts import check_prompts
 from dlm.training.agreement import check_agreement
 from dlm.training.checkpoint_contents import TrainingObjects
@@ -144,7 +145,7 @@ def assemble(
     config, registry = loaded.config, loaded.registry
     check_agreement(accelerator, dict(flatten(config_to_mapping(config, registry))))
     _own_randomness(config, accelerator)
-    tokenizer = build_tokenizer(config)
+    tokenizer = on_all(accelerator, lambda: build_tokenizer(config), "the others to read the tokenizer")
     # Before the data: what is wrong with the model is said within seconds, and tokenizing may take an hour.
     build = partial(build_model_and_weights, config, tokenizer, registry, trust_remote_code=trust_remote_code)
     plan, (model, weights, contents) = _shared_model(config, accelerator, build)
@@ -256,12 +257,26 @@ def _shared_model(
     config: RunConfig, accelerator: Accelerator, build: "Build"
 ) -> "tuple[Plan, tuple[PreTrainedModel, Weights, Contents | None]]":
     """How the processes share the model, and the model, built for that."""
+    name = config.model.name_or_path
+    if name is not None:
+        _check_same_model(name, accelerator)
     plan = make_plan(config.training.parallel, accelerator, lambda: bytes_of_whole_copy(build(empty_with={})[0]))
     if plan.shards:
         _refuse_second_models(config)
         if config.training.mode == "rl":
             check_rollouts(build(empty_with={})[0], accelerator)
-    return plan, build_model_for(plan, build, config.model.name_or_path, accelerator)
+    return plan, build_model_for(plan, build, name, accelerator)
+
+
+def _check_same_model(name: str, accelerator: Accelerator) -> None:
+    """See that a folder holds the same model on each host: shards of one with shards of another would make a third."""
+
+    def digest() -> str:
+        source, is_folder = resolve_source(name)
+        return sampled_digest(source) if is_folder else source
+
+    found = on_all(accelerator, digest, "the others to look at the model")
+    check_agreement(accelerator, {"model.name_or_path, digest of its files": found})
 
 
 def _refuse_second_models(config: RunConfig) -> None:
