@@ -20,12 +20,15 @@ class FolderLock:
     """Held by one process at a time.
 
     The operating system keeps it, not the file: when the process is gone, so is the lock, and the next one takes it
-    over. The file says who took it last. Forked children do not share it.
+    over. The file says who took it last. Forked children do not share it. The process that holds it must not open the
+    file again: POSIX takes a lock away when its process closes any descriptor of the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
         self._descriptor: int | None = None
+        self._said = ""
+        """What the file says while this object holds it."""
 
     def take(self) -> None:
         """Take the lock.
@@ -50,20 +53,26 @@ class FolderLock:
             os.close(descriptor)
             self.take()  # its last holder has just deleted it
             return
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-        os.fsync(descriptor)  # other hosts are to read it now
+        self._said = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, self._said.encode())
+            os.fsync(descriptor)  # other hosts are to read it now
+        except OSError:
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
 
     def release(self) -> None:
         """Let it go, and the file with it if there is nothing else in the folder."""
         if self._descriptor is None:
             return
-        if os.listdir(self._path.parent) == [_NAME]:
-            with suppress(OSError):  # not every system deletes an open file
+        # Not every system deletes an open file, and the folder itself may be gone: neither is what ended the run.
+        with suppress(OSError):
+            if os.listdir(self._path.parent) == [_NAME]:
                 self._path.unlink()
-        else:
-            os.ftruncate(self._descriptor, 0)
+            else:
+                os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
         self._descriptor = None
 
@@ -77,7 +86,8 @@ class FolderLock:
     def holder(self) -> str | None:
         """Who took it last, as far as can be read."""
         try:
-            holder = dict(json.loads(self._path.read_text(encoding="utf-8")))
+            said = self._path.read_text(encoding="utf-8") if self._descriptor is None else self._said
+            holder = dict(json.loads(said))
             return f"process {holder['pid']} on {holder['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return None

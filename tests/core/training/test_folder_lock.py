@@ -36,6 +36,17 @@ def test_another_process_is_named_and_its_end_frees_the_folder(tmp_path: Path) -
     assert (tmp_path / ".lock").read_text() == ""
 
 
+def test_who_holds_it_can_ask_and_holds_it_still(tmp_path: Path) -> None:
+    take = (
+        "import sys; from pathlib import Path; from dlm.training.output_folder import FolderLock; "
+        "FolderLock(Path(sys.argv[1])).take()"
+    )
+    with OutputFolder(tmp_path) as folder:
+        assert str(folder.holder()).startswith(f"process {os.getpid()} on ")
+        second = subprocess.run([sys.executable, "-c", take, str(tmp_path)], capture_output=True, text=True)
+    assert f"is in use by process {os.getpid()} on" in second.stderr
+
+
 def test_a_file_that_was_deleted_meanwhile_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, locked = output_folder._lock, []
 
@@ -64,6 +75,16 @@ def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "runs" / "first"):
         pass
     assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+
+
+def test_a_folder_that_is_gone_does_not_hide_what_ended_the_run(tmp_path: Path) -> None:
+    def run() -> None:
+        with OutputFolder(tmp_path / "first"):
+            (tmp_path / "first").rename(tmp_path / "second")
+            raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        run()
 
 
 def test_a_run_that_wrote_something_keeps_its_folder(tmp_path: Path) -> None:
