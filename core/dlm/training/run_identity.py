@@ -71,7 +71,8 @@ def compare(
     described = {key: f"{key}: {saved.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in differing}
     free = (*_ONLY_WARNS, *allowed, *(_GROUPING if is_sharded else ()))
     refused = [text for key, text in described.items() if not _is_under(key, free)]
-    if is_sharded and not set(_GROUPING) & set(allowed) and (before := _rows(saved)) != (rows := _rows(now)):
+    may_regroup = any(_is_under(key, allowed) for key in _GROUPING)
+    if is_sharded and not may_regroup and (before := _rows(saved)) != (rows := _rows(now)):
         refused += [text for key, text in described.items() if key in _GROUPING]
         refused.append(f"rows of a step: {before} in the checkpoint, {rows} now ({' x '.join(_GROUPING)})")
     if refused:

@@ -157,3 +157,12 @@ def test_a_key_that_need_not_be_allowed_is_said_to_be_so(allowed: str) -> None:
     run = identity_of(CONFIG, facts)
     assert compare(run, run, (allowed,)) == [f"--allow-change {allowed}: not needed, it may change anyway"]
     assert compare(run, run, ("training.batch_size", "training")) == []
+
+
+@pytest.mark.parametrize("allowed", ["training", "training.batch_size", "num_processes"])
+def test_other_rows_of_a_step_can_be_allowed_by_name_or_by_section(allowed: str) -> None:
+    changed = identity({"training.batch_size": 6})
+    (warning,) = compare(identity(), changed, (allowed,), is_sharded=True)
+    assert warning == "changed since the checkpoint: training.batch_size: 8 in the checkpoint, 6 now"
+    with pytest.raises(UserInputError, match="rows of a step: 8 in the checkpoint, 6 now"):
+        compare(identity(), changed, ("optim",), is_sharded=True)
