@@ -197,16 +197,20 @@ def test_a_merged_folder_samples_and_trains_on_like_any_other(run_file: Path, tm
     assert dlm.run(run_file, [*again, "lora=null", "training.max_steps=1"]).final_step == 1
 
 
-def test_an_adapter_folder_is_no_model_and_says_what_to_do(run_file: Path, tmp_path: Path) -> None:
-    dlm.run(run_file, ["training.max_steps=2"])
-    final = tmp_path / "out" / "final"
+def test_an_adapter_folder_is_no_model_and_says_what_to_do(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a name with spaces"
+    dlm.run(run_file, ["training.max_steps=2", f"training.output_dir={out}"])
+    final = out / "final"
+    assert f"dlm merge '{final}' --out '{out / 'merged'}'" in capsys.readouterr().out
     for arguments in (
         ("generate", "--model", final, "--prompt", "x"),
         ("convert", "--src", final, "--dst", tmp_path / "c"),
     ):
         result = command(*arguments)
         assert isinstance(result.exception, ModelError)
-        assert f"dlm merge {final} --out DIR" in str(result.exception)
+        assert f"dlm merge '{final}' --out DIR" in str(result.exception)
 
 
 def test_gradient_checkpointing_gives_the_same_adapters(run_file: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A folder with low-rank adapters, as peft reads and writes it, and what dlm keeps beside them."""
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -27,8 +28,8 @@ def refuse_adapters(folder: Path) -> None:
     """
     if (folder / ADAPTER_CONFIG).is_file():
         raise ModelError(
-            f"{folder}: holds adapters, not a whole model; `dlm merge {folder} --out DIR` makes one of them and their "
-            "base"
+            f"{folder}: holds adapters, not a whole model; `dlm merge {shlex.quote(str(folder))} --out DIR` makes "
+            "one of them and their base"
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +107,8 @@ def require_safetensors(folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
     if is_sharded(folder):
-        raise ModelError(f"{folder}: a sharded checkpoint; `dlm merge {folder} --out DIR` makes a model of it")
+        merge = f"dlm merge {shlex.quote(str(folder))} --out DIR"
+        raise ModelError(f"{folder}: a sharded checkpoint; `{merge}` makes a model of it")
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     found = f"only {', '.join(pickled[:3])}, which would have to be unpickled" if pickled else "no weights"
     raise ModelError(f"{folder}: there are {found}; weights must be in *.safetensors")

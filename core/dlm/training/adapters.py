@@ -1,6 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): which layers get adapters, put in by peft; they alone are trained."""
 
 import importlib
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +62,8 @@ class AdapterWeights:
 
     def usage(self, folder: Path) -> list[str]:
         """See :class:`dlm.training.weights.Weights`."""
-        merged = folder.with_name("merged")
-        return [f"dlm merge {folder} --out {merged}", f'dlm generate --model {merged} --prompt "..."']
+        name, merged = shlex.quote(str(folder)), shlex.quote(str(folder.with_name("merged")))
+        return [f"dlm merge {name} --out {merged}", f'dlm generate --model {merged} --prompt "..."']
 
 
 def add_adapters(

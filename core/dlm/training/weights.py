@@ -1,5 +1,6 @@
 """How weights get into a folder and back: all of them, or LoRA adapters alone; names, files, and what is refused."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -113,4 +114,4 @@ class WholeWeights:
 
     def usage(self, folder: Path) -> list[str]:
         """See :class:`Weights`."""
-        return [f'dlm generate --model {folder} --prompt "..."']
+        return [f'dlm generate --model {shlex.quote(str(folder))} --prompt "..."']
