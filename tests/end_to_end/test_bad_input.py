@@ -9,6 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+import dlm
+from dlm.errors import UserInputError
 from dlm_cli.main import main
 
 RUN_FILE = """\
@@ -240,6 +242,13 @@ def test_model_and_data_that_do_not_fit(refuse, overrides: list[str], line: str)
     assert (refusal.code, refusal.out) == (2, "")
     (shown,) = refusal.lines
     assert shown.startswith(f"dlm: {line}")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml"])
+def test_an_output_folder_that_cannot_be_made_ready(folder: Path, name: str) -> None:
+    (folder / "out" / name).mkdir(parents=True)
+    with pytest.raises(UserInputError, match=rf"^training\.output_dir: cannot make out ready \(.*{name}"):
+        dlm.run("run.yaml")
 
 
 def test_a_mask_id_outside_the_vocabulary(refuse, folder: Path, tiny) -> None:

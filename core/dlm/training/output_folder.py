@@ -5,8 +5,8 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -158,6 +158,21 @@ class OutputFolder:
     def holder(self) -> str | None:
         """Who holds the folder, as it is seen from this host; None: nobody, or there is no such folder."""
         return self._lock.holder()
+
+    @contextmanager
+    def made_ready(self) -> Iterator[None]:
+        """Around what brings the folder to where a run starts.
+
+        Raises:
+            UserInputError: The system refuses something: a full disk, checkpoints that lie on another one.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise UserInputError(
+                f"training.output_dir: cannot make {self.path} ready ({error}); see that there is room and that all of "
+                "the folder lies on one file system, or choose another folder"
+            ) from None
 
     def append(self, name: str, record: Mapping[str, object]) -> None:
         """Add one line to a log; numbers that are not finite become null. It reaches the disk with the next checkpoint.

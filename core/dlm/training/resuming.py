@@ -177,9 +177,10 @@ def _prepare_folder(saver: Saver, start: StartingPoint, state: TrainerState) -> 
     later = [store.path(step) for step in store.steps() if step > state.global_step]
     aside = later if start.is_own else folder.contents()
     notes = []
-    if aside:
-        what = "later checkpoints are" if start.is_own else "the earlier run is"
-        notes.append(f"{what} kept in {folder.set_aside(aside)}")
-    folder.cut_back(state.file_sizes if start.is_own else {})
-    store.point_at_best(state.best_step if start.is_own else None, state.best_loss)
+    with folder.made_ready():
+        if aside:
+            what = "later checkpoints are" if start.is_own else "the earlier run is"
+            notes.append(f"{what} kept in {folder.set_aside(aside)}")
+        folder.cut_back(state.file_sizes if start.is_own else {})
+        store.point_at_best(state.best_step if start.is_own else None, state.best_loss)
     return notes

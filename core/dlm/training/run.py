@@ -14,6 +14,7 @@ from dlm.errors import UserInputError
 from dlm.training.agreement import check_identity
 from dlm.training.assembly import assemble, build_accelerator, build_store
 from dlm.training.checkpoints.publishing import write_file
+from dlm.training.engine import Engine
 from dlm.training.failures import explained
 from dlm.training.output_folder import BAD_ROWS, CONFIG, OutputFolder
 from dlm.training.processes import close_group, on_main
@@ -116,11 +117,8 @@ def _train(
 ) -> int:
     engine = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
     notes = check_identity(accelerator, engine.saver.objects.identity) + restore(engine, start, allow_change)
+    on_main(accelerator, lambda: _write_what_runs(engine), "the output folder")
     if engine.is_main:
-        folder = engine.saver.folder.path
-        write_file(folder / CONFIG, engine.saver.objects.config_text)
-        if engine.data.unused:
-            write_bad_rows(engine.data.unused, folder / BAD_ROWS)
         for note in loaded.notes:
             print(f"dlm: note: {note}", file=sys.stderr)  # one line each, whatever the console's width
     report = Report(engine)
@@ -130,3 +128,12 @@ def _train(
     engine.run()
     on_main(accelerator, report.closing, "the closing words")
     return engine.state.global_step
+
+
+def _write_what_runs(engine: Engine) -> None:
+    """Write the resolved run file, and the rows that are not used."""
+    folder = engine.saver.folder
+    with folder.made_ready():
+        write_file(folder.path / CONFIG, engine.saver.objects.config_text)
+        if engine.data.unused:
+            write_bad_rows(engine.data.unused, folder.path / BAD_ROWS)
