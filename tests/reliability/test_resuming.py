@@ -84,6 +84,18 @@ def test_a_path_of_another_run_starts_with_empty_logs(laboratory: Any, interrupt
     assert '"step": 8' in first_line
 
 
+def test_the_best_of_a_folder_is_measured_against_what_it_holds(laboratory: Any, tmp_path: Path) -> None:
+    """Step 6 of the first run is better than all of the second one, which goes on from a later one."""
+    config = laboratory.config("pretrain-adamw")
+    laboratory.run(config, tmp_path, die_at=["published", 4])
+    worse = ["optim.lr=0.5", "--allow-change", "optim.lr"]
+    arguments = ["training.output_dir=second", f"{RESUME}=run/checkpoints/step-8", *worse]
+    assert laboratory.run(config, tmp_path, arguments=arguments).code == 0
+    first, second = (json.loads((tmp_path / each / "checkpoints" / "best").read_text()) for each in ("run", "second"))
+    assert (first["step"], second["step"]) == (6, 12)
+    assert second["loss"] > first["loss"]
+
+
 def test_what_may_not_change_is_listed_and_can_be_allowed(laboratory: Any, interrupted: Path) -> None:
     config = laboratory.config("pretrain-adamw")
     changes = ["training.batch_size=4", "training.seed=1", "evaluation.fraction=0.1", "optim.lr=0.002"]

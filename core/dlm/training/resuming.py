@@ -132,7 +132,10 @@ def restore(engine: Engine, start: StartingPoint, allowed: Collection[str]) -> l
     )
     if start.checkpoint is not None:
         saver.objects.read_checkpoint(start.checkpoint)
-    notes += on_main(accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
+    told, has_best = on_main(accelerator, lambda: _prepare_folder(saver, start, engine.state), "the output folder")
+    notes += told
+    if not has_best:  # it is another run's, or gone: the best one from here on is the best of those the folder has
+        engine.state.best_step = engine.state.best_loss = None
     if start.checkpoint is not None:
         state = engine.state
         notes.append(
@@ -171,8 +174,8 @@ def _check_shared(folder: OutputFolder, accelerator: Accelerator) -> None:
     on_all(accelerator, look, "the others to look at the output folder")
 
 
-def _prepare_folder(saver: Saver, start: StartingPoint, state: TrainerState) -> list[str]:
-    """Bring the output folder to what it was at the starting point."""
+def _prepare_folder(saver: Saver, start: StartingPoint, state: TrainerState) -> tuple[list[str], bool]:
+    """Bring the output folder to what it was at the starting point; say whether it holds the best checkpoint so far."""
     folder, store = saver.folder, saver.store
     later = [store.path(step) for step in store.steps() if step > state.global_step]
     aside = later if start.is_own else folder.contents()
@@ -183,4 +186,4 @@ def _prepare_folder(saver: Saver, start: StartingPoint, state: TrainerState) -> 
             notes.append(f"{what} kept in {folder.set_aside(aside)}")
         folder.cut_back(state.file_sizes if start.is_own else {})
         store.point_at_best(state.best_step if start.is_own else None, state.best_loss)
-    return notes
+    return notes, store.best_step() is not None
