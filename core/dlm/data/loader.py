@@ -1,7 +1,9 @@
 """The data loader: which rows each step takes, shuffled by epoch, resumable at any step, with worker processes."""
 
 import itertools
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -213,6 +215,7 @@ def read_ahead(reader: Dataset[T], keys: Iterable[Any], num_workers: int) -> Ite
         sampler=_InOrder(keys),
         num_workers=num_workers,
         collate_fn=_unchanged,
+        worker_init_fn=_end_with_parent,
         # Its own generator: starting workers must not draw from the global one, which belongs to dropout.
         generator=torch.Generator(),
     )
@@ -232,6 +235,22 @@ def read_ahead(reader: Dataset[T], keys: Iterable[Any], num_workers: int) -> Ite
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this worker as soon as the process that started it is gone, killed perhaps.
+
+    torch's own watch makes a worker stop reading, but not end: it waits until what it has read is taken, which nobody
+    does any more.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, f"worker {worker} was started by no process"
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def worker_failure(error: BaseException) -> DataError | None:

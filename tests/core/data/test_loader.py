@@ -1,5 +1,9 @@
+import contextlib
 import itertools
+import multiprocessing
 import os
+import select
+import signal
 import time
 
 import numpy as np
@@ -9,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm.data.batch import Collator, StepShape
-from dlm.data.loader import ReadAhead, StepLoader, worker_failure
+from dlm.data.loader import ReadAhead, StepLoader, read_ahead, worker_failure
 from dlm.data.order import epoch_order
 from dlm.data.packing import text_rows
 from dlm.errors import DataError
@@ -192,6 +196,40 @@ def test_dead_worker_is_named_and_the_way_out_too(make_rows):
     assert isinstance(error, DataError)
     assert "pid" in str(error)
     assert "num_workers: 0" in str(error)
+
+
+class LargeItems(torch.utils.data.Dataset):
+    """Of each item, more bytes than a pipe holds."""
+
+    def __getitem__(self, index):
+        return np.full(1 << 18, index)
+
+
+def read_until_killed(num_workers, held):
+    items = read_ahead(LargeItems(), itertools.count(), num_workers)
+    next(items)
+    for worker in multiprocessing.active_children():
+        os.write(held, f"{worker.pid}\n".encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_do_not_outlive_a_run_that_is_killed(num_workers):
+    read, held = os.pipe()
+    run = multiprocessing.get_context("fork").Process(target=read_until_killed, args=(num_workers, held))
+    run.start()
+    os.close(held)
+    run.join()
+    workers = [int(pid) for pid in os.read(read, 1000).split()]
+    try:
+        assert len(workers) == num_workers
+        # The end of the file: nobody is left who could write to it. Patience for what hangs.
+        assert select.select([read], [], [], 60)[0], "workers outlive the process that started them"
+    finally:
+        os.close(read)
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_other_errors_are_not_taken_for_a_dead_worker():
