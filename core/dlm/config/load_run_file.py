@@ -158,7 +158,9 @@ def _broken_rules(config: RunConfig, registry: Registry, wrong: Sequence[str]) -
     around = {parent_of(path) for path in wrong}
 
     def is_doubtful(key: str) -> bool:
-        return parent_of(key) in around or any(key == path or key.startswith(f"{path}.") for path in wrong)
+        return parent_of(key) in around or any(
+            key == path or key.startswith(f"{path}.") or path.startswith(f"{key}[") for path in wrong
+        )
 
     for rule, keys in RULES:
         if not any(map(is_doubtful, keys)):

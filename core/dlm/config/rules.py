@@ -1,6 +1,7 @@
 """Rules between keys of the run file: contradictions, and settings that would have no effect."""
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -90,6 +91,8 @@ def mixture(config: RunConfig) -> Iterator[Problem]:
     twice = next((name for name, count in Counter(each.name for each in sources).items() if count > 1), None)
     if twice is not None:
         yield Problem("dataset.mixture", f"{twice!r} is named twice; add up its weights")
+    if math.isinf(sum(each.weight for each in sources)):
+        yield Problem("dataset.mixture", "the weights add up to more than a number can hold; make all of them smaller")
 
 
 def streaming(config: RunConfig) -> Iterator[Problem]:

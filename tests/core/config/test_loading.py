@@ -119,6 +119,14 @@ RULES = [
         "dataset.mixture: reads its data sets first; set dataset.streaming to false",
     ),
     ({"dataset.mixture": [{"name": "./a", "weight": 0}]}, "dataset.mixture[0].weight: must be > 0: 0"),
+    (
+        {"dataset.name": None, "dataset.mixture": [{"name": "./a", "weight": 0}]},
+        "dataset.mixture[0].weight: must be > 0",
+    ),
+    (
+        {"dataset.name": None, "dataset.mixture": [{"name": name, "weight": 1.5e308} for name in ("./a", "./b")]},
+        "dataset.mixture: the weights add up to more than a number can hold",
+    ),
     ({"dataset.mixture": [{"name": "./a"}]}, "dataset.mixture[0].weight: required, but missing"),
     ({"dataset.mixture": []}, "dataset.mixture: "),
     ({"training.num_epochs": 2}, "training.num_epochs: give max_steps or num_epochs"),
