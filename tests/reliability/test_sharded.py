@@ -18,6 +18,7 @@ import dlm
 from dlm.errors import CheckpointError, ExitCode, ModelError
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.shards import ShardReader
+from dlm.training.consolidate import consolidate
 from dlm.training.output_folder import OutputFolder
 from dlm.training.resuming import LATEST, starting_point
 from dlm_cli.main import cli as command
@@ -85,6 +86,8 @@ def test_a_model_is_made_of_a_sharded_checkpoint(finished: Path, tmp_path: Path)
     with pytest.raises(ModelError, match="a sharded checkpoint; `dlm merge"):
         dlm.load(checkpoint)
     merge = ["merge", str(checkpoint), "--out", str(tmp_path / "model")]
+    with pytest.raises(ModelError, match=r"inside of the checkpoint .*, which has to stay as it was saved"):
+        consolidate(checkpoint, checkpoint / "model")
     assert "--base is for adapters" in CliRunner().invoke(command, [*merge, "--base", "owner/base"]).output
     result = CliRunner().invoke(command, merge)
     assert result.exit_code == 0, result.output

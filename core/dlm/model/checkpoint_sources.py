@@ -92,6 +92,9 @@ def searched(source: str) -> str:
 SHARDED_WEIGHTS = "weights"
 """Folder of a sharded checkpoint with the files of each process; a model has a file instead."""
 
+STATE_FILE = "trainer_state.json"
+"""Where a run stands: a checkpoint has it, and a model does not."""
+
 
 def is_sharded(folder: Path) -> bool:
     """Whether a folder is a checkpoint of which each process wrote its part."""

@@ -10,16 +10,21 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dlm.errors import ModelError
-from dlm.model.checkpoint_sources import one_line
+from dlm.model.checkpoint_sources import STATE_FILE, one_line
 
 
 def check_destination(destination: Path) -> None:
-    """Refuse to write over something.
+    """Refuse to write over something, or into a checkpoint, which no run could go on from then.
 
     Raises:
-        ModelError: ``destination`` is a file, a symbolic link, the current folder, a mount point, or a folder
-            that is not empty.
+        ModelError: ``destination`` is a file, a symbolic link, the current folder, a mount point, a folder that is not
+            empty, or inside of a checkpoint.
     """
+    for parent in destination.absolute().parents:
+        if (parent / STATE_FILE).is_file():
+            raise ModelError(
+                f"{destination}: inside of the checkpoint {parent}, which has to stay as it was saved; name another"
+            )
     if destination.is_symlink():
         raise ModelError(f"{destination}: a symbolic link, which a new folder cannot replace; name where it points to")
     if destination.is_dir():

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.errors import CheckpointError, ModelError
-from dlm.model.checkpoint_sources import is_sharded, one_line
+from dlm.model.checkpoint_sources import STATE_FILE, is_sharded, one_line
 from dlm.model.notices import carry_notices
 from dlm.training.checkpoints.manifest import NewFolder
 from dlm.training.checkpoints.publishing import reached
@@ -26,7 +26,7 @@ from dlm.training.checkpoints.tensor_files import Layout
 from dlm.training.optimisation import resume_optimizer, resume_scheduler
 from dlm.training.randomness import generator_states, restore_generators
 from dlm.training.sharding import part, staged
-from dlm.training.trainer_state import STATE_FILE, TrainerState
+from dlm.training.trainer_state import TrainerState
 from dlm.training.weights import Weights, lay_out, read_weights
 
 logger = logging.getLogger(__name__)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from dlm.model.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from dlm.model.checkpoint_sources import SHARDED_WEIGHTS
+from dlm.model.checkpoint_sources import SHARDED_WEIGHTS, STATE_FILE
 from dlm.model.new_folder import check_destination, published
 from dlm.model.notices import copy_notices
 from dlm.training.checkpoint_contents import OPTIMIZER_FILE, RANDOM_FILE, SCHEDULER_FILE
 from dlm.training.checkpoints.manifest import MANIFEST, NewFolder, verify
 from dlm.training.checkpoints.shards import ShardReader
 from dlm.training.checkpoints.tensor_files import Layout
-from dlm.training.trainer_state import STATE_FILE
 from dlm.training.weights import WEIGHTS_FILE
 from dlm.user_paths import user_path
 

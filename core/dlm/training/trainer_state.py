@@ -15,6 +15,7 @@ import torch
 
 from dlm.diffusion.sums import Sums, ratio
 from dlm.errors import CheckpointError
+from dlm.model.checkpoint_sources import STATE_FILE
 from dlm.training.checkpoints.manifest import FORMAT_VERSION, check_format
 
 
@@ -49,9 +50,6 @@ class Window:
             "grad_norm": ratio(self.grad_norm, self.steps),
             **{name: ratio(total, count) for name, (total, count) in self.figures.items()},
         }
-
-
-STATE_FILE = "trainer_state.json"
 
 
 @attrs.define(kw_only=True)
