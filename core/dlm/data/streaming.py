@@ -15,7 +15,7 @@ from dlm.data.batch import FILLER, StepBatch, StepShape
 from dlm.data.loader import Collate, read_ahead
 from dlm.data.order import epoch_order
 from dlm.data.rows import Row
-from dlm.data.source_records import Source, SourceState
+from dlm.data.source_records import RecordReader, Source, SourceState
 from dlm.data.text_column import TextCounts, text_in_column
 from dlm.data.tokenization import encode_texts, eos_id_of
 from dlm.errors import DataError
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _DOCUMENTS_PER_GROUP = 64
 
+_Texts = list[str] | DataError
 _Ids = list[NDArray[np.int32]] | DataError
 Exchange = Callable[[object], list[Any]]
 """Takes something of this process, and gives what every process gave, in their order. All must call."""
@@ -64,9 +65,10 @@ class StreamState:
 class _Group:
     """Documents that are tokenized together, and where the reader stood before and behind them."""
 
-    texts: list[str]
+    texts: _Texts
+    """Or why they cannot be read: said when it is their turn, however far ahead they were looked for."""
     before: SourceState | None
-    behind: SourceState
+    behind: SourceState | None
 
 
 @attrs.frozen
@@ -185,13 +187,22 @@ class StreamLoader:
     def _groups(self, state: StreamState) -> Iterator[_Group]:
         """The documents from a position to the end of the epoch."""
         reader, before, counts = self.source.open(state.source), state.source, TextCounts()
-        while records := list(itertools.islice(reader, _DOCUMENTS_PER_GROUP)):
-            texts = [text_in_column(record, self.text_column, counts) for record in records]
-            behind = reader.state()
-            yield _Group([text for text in texts if text is not None], before, behind)
-            before = behind
+        while group := self._group(reader, before, counts):
+            yield group
+            if isinstance(group.texts, DataError):
+                return
+            before = group.behind
         if counts.num_skipped:
             logger.warning("%s, epoch %d: %s", self.source.name, state.epoch, counts.summary())
+
+    def _group(self, reader: RecordReader, before: SourceState | None, counts: TextCounts) -> _Group | None:
+        """The next documents; None where there are none."""
+        try:
+            records = list(itertools.islice(reader, _DOCUMENTS_PER_GROUP))
+            texts = [text_in_column(record, self.text_column, counts) for record in records]
+        except DataError as error:
+            return _Group(error, before, before)
+        return _Group([text for text in texts if text is not None], before, reader.state()) if records else None
 
     def _tokenized(self, groups: Iterator[_Group]) -> Iterator[list[NDArray[np.int32]]]:
         """The ids of each document of each group: each rank makes those of its share, and gets those of all."""
@@ -231,7 +242,9 @@ class _GroupTokenizer(Dataset[_Ids]):
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
-    def __getitem__(self, texts: list[str]) -> _Ids:
+    def __getitem__(self, texts: _Texts) -> _Ids:
+        if isinstance(texts, DataError):
+            return texts
         try:
             return list(encode_texts(texts, self._tokenizer))
         except DataError as error:

@@ -189,6 +189,18 @@ def test_what_a_worker_cannot_tokenize_is_said_in_a_line(masking):
     assert str(problem.value).startswith("the tokenizer writes the mask token 'z'")
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_cannot_be_read_is_said_when_its_turn_comes(tokenizer, num_workers):
+    good = TEXTS[:14]  # two groups
+    source = MemorySource("a-set", tuple({"text": text} for text in [*good, "\ud800", *good]))
+    steps, found = loader_of(tokenizer, source=source, num_workers=num_workers, max_length=8).steps(), []
+    with pytest.raises(DataError, match="a-set, row 14: 'text' is not valid Unicode"):
+        found.extend(contents(step) for step in steps)
+    whole = loader_of(tokenizer, source=MemorySource("a-set", source.rows[:14]), max_length=8).steps()
+    assert len(found) > 2
+    assert found == [contents(step) for step in itertools.islice(whole, len(found))]
+
+
 @pytest.mark.parametrize("shuffle_buffer", [2, 10, 1000])
 def test_rows_are_shuffled_within_windows_anew_in_each_epoch(tokenizer, shuffle_buffer):
     loader = loader_of(tokenizer, shuffle_buffer=shuffle_buffer)
