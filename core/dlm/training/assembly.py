@@ -63,7 +63,7 @@ from dlm.training.processes import (
 from dlm.training.randomness import seed_everything, use_deterministic
 from dlm.training.resuming import ANEW, LATEST
 from dlm.training.run_data import PreparedData, prepare_data
-from dlm.training.run_identity import CLOCK, flatten, identity_of
+from dlm.training.run_identity import CLOCK, OPTIMIZER, flatten, identity_of
 from dlm.training.saver import Saver
 from dlm.training.step import TrainingStep
 from dlm.training.weights import Weights
@@ -377,7 +377,7 @@ def _identity(
         CLOCK: data.clock,
         **of_models,
         "num_processes": accelerator.num_processes,
-        "optimizer_used": f"{type(optimizer).__module__}.{type(optimizer).__name__}",
+        OPTIMIZER: f"{type(optimizer).__module__}.{type(optimizer).__name__}",
         "num_threads": torch.get_num_threads(),
         "device": accelerator.device.type,
         "plugin_versions": {plugin.name: plugin.version for plugin in loaded.registry.plugins},

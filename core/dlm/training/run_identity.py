@@ -25,6 +25,9 @@ learning-rate schedules depend on it."""
 CLOCK = "template_clock"
 """The fact that tells what time the chat template printed, when the run was first started."""
 
+OPTIMIZER = "optimizer_used"
+"""The fact that tells the class of the optimizer: 8-bit ones fall back to another where they do not work."""
+
 _GROUPING = ("num_processes", "training.batch_size", "training.gradient_accumulation_steps")
 """Whose product is the number of rows of a step, and which may change the last digits of a number."""
 
@@ -71,6 +74,12 @@ def compare(
     described = {key: f"{key}: {saved.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in differing}
     free = (*_ONLY_WARNS, *allowed, *(_GROUPING if is_sharded else ()))
     refused = [text for key, text in described.items() if not _is_under(key, free)]
+    if _has_another_optimizer(saved, now):
+        refused = [text for text in refused if text != described[OPTIMIZER]]
+        refused.append(
+            f"{described[OPTIMIZER]}; what one has learned is of no use to the other, so this cannot be accepted: a "
+            "new run from the model (model.name_or_path) can have another"
+        )
     may_regroup = any(_is_under(key, allowed) for key in _GROUPING)
     if is_sharded and not may_regroup and (before := _rows(saved)) != (rows := _rows(now)):
         refused += [text for key, text in described.items() if key in _GROUPING]
@@ -83,6 +92,14 @@ def compare(
         )
     notes = [f"--allow-change {key}: not needed, it may change anyway" for key in needless]
     return notes + [f"changed since the checkpoint: {text}" for text in described.values()]
+
+
+def _has_another_optimizer(saved: Mapping[str, object], now: Mapping[str, object]) -> bool:
+    """Whether the class has another name; the module that it comes from may be another one."""
+    if OPTIMIZER not in saved or OPTIMIZER not in now:
+        return False
+    before, after = (str(each[OPTIMIZER]).rpartition(".")[2] for each in (saved, now))
+    return before != after
 
 
 def _rows(identity: Mapping[str, object]) -> object:

@@ -166,3 +166,15 @@ def test_other_rows_of_a_step_can_be_allowed_by_name_or_by_section(allowed: str)
     assert warning == "changed since the checkpoint: training.batch_size: 8 in the checkpoint, 6 now"
     with pytest.raises(UserInputError, match="rows of a step: 8 in the checkpoint, 6 now"):
         compare(identity(), changed, ("optim",), is_sharded=True)
+
+
+def test_what_another_optimizer_has_learned_is_refused_whatever_is_allowed() -> None:
+    allowed = ("optim", "optimizer_used")
+    before, moved, other = (identity(optimizer_used=name) for name in ("a.AdamW", "b.AdamW", "b.AdamW8bit"))
+    assert compare(before, moved, allowed) == [
+        "changed since the checkpoint: optimizer_used: 'a.AdamW' in the checkpoint, 'b.AdamW' now"
+    ]
+    for accepted in (allowed, ()):
+        with pytest.raises(UserInputError, match=r"'b\.AdamW8bit' now; what one has .* cannot be accepted") as caught:
+            compare(before, other, accepted)
+        assert str(caught.value).count("optimizer_used") == 1
