@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -181,3 +181,8 @@ def load_source(name: str, *, split: str = "train", streaming: bool = False) -> 
 def first_records(source: Source) -> list[Record]:
     """The first records, to look at."""
     return list(itertools.islice(source.open(), _NUM_RECORDS_LOOKED_AT))
+
+
+def among_the_first(records: Sequence[Record]) -> str:
+    """Words behind "not found" where no more was looked at than these first records; none where they may be all."""
+    return f" in the first {len(records)} rows" if len(records) == _NUM_RECORDS_LOOKED_AT else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from dlm.data.source_records import Record, Source
-from dlm.data.sources import first_records
+from dlm.data.sources import among_the_first, first_records
 from dlm.data.text_files import TextError, check_unicode
 from dlm.errors import DataError
 from dlm_plugins.suggestions import did_you_mean
@@ -26,19 +26,20 @@ def find_text_column(source: Source, wanted: str | None = None) -> str:
         DataError: no such column, none with text, or several; with the columns there are.
     """
     records = first_records(source)
+    where = among_the_first(records)
     columns = list(dict.fromkeys(column for record in records for column in record.values))
     if wanted is not None:
         if wanted in columns:
             return wanted
         raise DataError(
-            f"{source.name}: no column {wanted!r}{did_you_mean(wanted, columns)} {_listing(columns, records)}"
+            f"{source.name}: no column {wanted!r}{where}{did_you_mean(wanted, columns)} {_listing(columns, records)}"
         )
     with_text = [name for name in columns if any(isinstance(record.values.get(name), str) for record in records)]
     preferred = [name for name in PREFERRED_COLUMNS if name in with_text]
     candidates = preferred[:1] or with_text
     if len(candidates) == 1:
         return candidates[0]
-    what = "which column holds the text is not clear" if candidates else "no column holds text"
+    what = "which column holds the text is not clear" if candidates else f"no column holds text{where}"
     raise DataError(f"{source.name}: {what}; name one with dataset.text_column {_listing(columns, records)}")
 
 

@@ -44,6 +44,20 @@ def test_error_lists_the_columns(row, wanted, parts):
     assert all(part in str(caught.value) for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("body", "a-set: no column 'body' in the first 100 rows (columns: number (int))"),
+        (None, "a-set: no column holds text in the first 100 rows; name one with dataset.text_column"),
+    ],
+)
+def test_a_column_that_comes_too_late_is_not_said_to_be_nowhere(wanted, words):
+    source = MemorySource("a-set", ({"number": 1},) * 100 + ({"number": 1, "body": "b"},))
+    with pytest.raises(DataError) as caught:
+        find_text_column(source, wanted)
+    assert str(caught.value).startswith(words)
+
+
 def test_set_of_unreadable_rows_tells_the_first_reason(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("oops\noops\n")

@@ -11,7 +11,7 @@ from dlm.data.conversations.turn_lists import read_tools, read_turn_list
 from dlm.data.conversations.turns import BadRowError, Conversation, Turn, make_conversation, optional_text, text_in
 from dlm.data.conversations.unused_keys import Fields, UnusedKeys
 from dlm.data.source_records import Source
-from dlm.data.sources import first_records
+from dlm.data.sources import among_the_first, first_records
 from dlm.errors import DataError
 
 _SYSTEM_COLUMNS = ("system", "system_prompt")
@@ -181,7 +181,8 @@ def find_format(source: Source, wanted: str | None = None) -> ConversationFormat
         )
     if not any(fitting):
         known = "; ".join(form.description for form in FORMATS.values())
-        raise DataError(f"{source.name}: no conversations in any known format (columns: {columns}). Known are: {known}")
+        found = f"no conversations in any known format{among_the_first(records)} (columns: {columns})"
+        raise DataError(f"{source.name}: {found}. Known are: {known}")
     return ANY_FORMAT
 
 
