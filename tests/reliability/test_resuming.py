@@ -112,6 +112,16 @@ def test_what_may_not_change_is_listed_and_can_be_allowed(laboratory: Any, inter
     assert "there is no such key" in outcome.log
 
 
+def test_another_batch_size_goes_on_behind_the_rows_that_were_seen(laboratory: Any, interrupted: Path) -> None:
+    config = laboratory.config("pretrain-adamw")
+    for size, batch in ((4, 3), (1, 12)):
+        arguments = [f"training.batch_size={size}", "--allow-change", "training.batch_size"]
+        arguments += [f"{RESUME}=run/checkpoints/step-6"]
+        outcome = laboratory.run(config, interrupted, arguments=arguments)
+        assert outcome.code == 0, outcome.log
+        assert f"step 6, epoch 0, batch {batch}," in outcome.log
+
+
 @pytest.mark.parametrize("resume", ["latest", "run/checkpoints/step-6"])
 def test_a_log_without_its_lines_is_refused(laboratory: Any, interrupted: Path, digest_of: Any, resume: str) -> None:
     (interrupted / "run" / "metrics.jsonl").write_text("")

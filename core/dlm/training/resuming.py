@@ -17,7 +17,7 @@ from dlm.training.checkpoints.manifest import verify
 from dlm.training.engine import Engine
 from dlm.training.output_folder import OutputFolder
 from dlm.training.processes import on_all, on_main
-from dlm.training.run_identity import CLOCK, compare
+from dlm.training.run_identity import CLOCK, compare, rows_of_step
 from dlm.training.saver import Saver
 from dlm.training.trainer_state import TrainerState
 from dlm.user_paths import user_path
@@ -113,7 +113,10 @@ def check_same_run(engine: Engine, start: StartingPoint, allowed: Collection[str
     if start.checkpoint is None:
         return engine.state, list(start.notes)
     state, saved = TrainerState.read(start.checkpoint)
-    differences = compare(saved, engine.saver.objects.identity, allowed, is_sharded=is_sharded(start.checkpoint))
+    now = engine.saver.objects.identity
+    differences = compare(saved, now, allowed, is_sharded=is_sharded(start.checkpoint))
+    if (before := rows_of_step(saved)) != (rows := rows_of_step(now)):
+        state.epoch_batch = state.epoch_batch * before // rows  # the place in the epoch is one among its rows
     return state, [*start.notes, *differences]
 
 

@@ -81,7 +81,7 @@ def compare(
             "new run from the model (model.name_or_path) can have another"
         )
     may_regroup = any(_is_under(key, allowed) for key in _GROUPING)
-    if is_sharded and not may_regroup and (before := _rows(saved)) != (rows := _rows(now)):
+    if is_sharded and not may_regroup and (before := rows_of_step(saved)) != (rows := rows_of_step(now)):
         refused += [text for key, text in described.items() if key in _GROUPING]
         refused.append(f"rows of a step: {before} in the checkpoint, {rows} now ({' x '.join(_GROUPING)})")
     if refused:
@@ -102,7 +102,8 @@ def _has_another_optimizer(saved: Mapping[str, object], now: Mapping[str, object
     return before != after
 
 
-def _rows(identity: Mapping[str, object]) -> object:
+def rows_of_step(identity: Mapping[str, object]) -> int:
+    """How many rows all processes take in a step."""
     return math.prod(size for key in _GROUPING if isinstance(size := identity.get(key), int))
 
 
