@@ -14,6 +14,8 @@ from dlm.errors import UserInputError
 from dlm.training.checkpoints.publishing import flush, reached, sweep
 
 _NAME = ".lock"
+_held: dict[str, str] = {}
+"""What the lock files say that this process holds, by real path, whichever object took them."""
 
 
 class FolderLock:
@@ -27,8 +29,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
         self._descriptor: int | None = None
-        self._said = ""
-        """What the file says while this object holds it."""
+        self._place = ""
 
     def take(self) -> None:
         """Take the lock.
@@ -53,15 +54,16 @@ class FolderLock:
             os.close(descriptor)
             self.take()  # its last holder has just deleted it
             return
-        self._said = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+        said = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         try:
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, self._said.encode())
+            os.write(descriptor, said.encode())
             os.fsync(descriptor)  # other hosts are to read it now
         except OSError:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        self._descriptor, self._place = descriptor, os.path.realpath(self._path)
+        _held[self._place] = said
 
     def release(self) -> None:
         """Let it go, and the file with it if there is nothing else in the folder."""
@@ -75,6 +77,7 @@ class FolderLock:
                 os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
         self._descriptor = None
+        _held.pop(self._place, None)
 
     def _is_current(self, descriptor: int) -> bool:
         """Whether what was locked is the file of that name: otherwise two processes might each lock one."""
@@ -86,8 +89,8 @@ class FolderLock:
     def holder(self) -> str | None:
         """Who took it last, as far as can be read."""
         try:
-            said = self._path.read_text(encoding="utf-8") if self._descriptor is None else self._said
-            holder = dict(json.loads(said))
+            said = _held.get(os.path.realpath(self._path))
+            holder = dict(json.loads(self._path.read_text(encoding="utf-8") if said is None else said))
             return f"process {holder['pid']} on {holder['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -41,8 +41,9 @@ def test_who_holds_it_can_ask_and_holds_it_still(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from dlm.training.output_folder import FolderLock; "
         "FolderLock(Path(sys.argv[1])).take()"
     )
-    with OutputFolder(tmp_path) as folder:
-        assert str(folder.holder()).startswith(f"process {os.getpid()} on ")
+    with OutputFolder(tmp_path):
+        asking = OutputFolder(tmp_path)  # another object, as where a run asks
+        assert str(asking.holder()).startswith(f"process {os.getpid()} on ")
         second = subprocess.run([sys.executable, "-c", take, str(tmp_path)], capture_output=True, text=True)
     assert f"is in use by process {os.getpid()} on" in second.stderr
 
