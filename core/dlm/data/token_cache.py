@@ -250,6 +250,8 @@ class _Entry:
 
     def _make(self, recipe: Recipe, shard_tokens: int, why: str) -> Tokenized:
         work = self.path.with_name(f"{self.path.name}.part")
+        for old in self.path.parent.glob(f"{self.path.name}.old-*"):  # of a process that was killed below
+            shutil.rmtree(old, ignore_errors=True)
         # Looked at before they are read: a file that changes meanwhile is then hashed again at the next start.
         seen = _stamps(recipe.source.files)
         contents = self._begun(work, recipe)

@@ -148,6 +148,14 @@ def test_damaged_cache_is_made_again_and_it_is_said(file, tokenizer, tmp_path, d
     assert get(file, tokenizer, tmp_path)[1].num_tokenized == 0
 
 
+def test_what_a_process_left_that_was_killed_while_it_made_way_is_removed(file, tokenizer, tmp_path):
+    get(file, tokenizer, tmp_path)
+    entry = entry_of(tmp_path)
+    entry.rename(entry.with_name(f"{entry.name}.old-1"))
+    get(file, tokenizer, tmp_path)
+    assert {path.name for path in entry.parent.iterdir()} == {entry.name, f"{entry.name}.lock"}
+
+
 def test_cache_that_was_moved_or_touched_is_read_once_and_good(file, tokenizer, tmp_path):
     get(file, tokenizer, tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "other")
