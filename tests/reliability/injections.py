@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -160,6 +161,19 @@ def sleep_in_save(wanted_save: int, seconds: float) -> None:
     def enter(number: int) -> None:
         if number == wanted_save:
             time.sleep(seconds)
+
+    _around_publish(enter, lambda number: None)
+
+
+def take_the_folder_in_a_save() -> None:
+    """Let another process try to take the output folder in the first save; say which line it ends with."""
+
+    take = "from pathlib import Path; from dlm.training.output_folder import FolderLock; FolderLock(Path('run')).take()"
+
+    def enter(number: int) -> None:
+        if number == 1:
+            second = subprocess.run([sys.executable, "-c", take], capture_output=True, text=True)
+            print(f"another process: {second.stderr.splitlines()[-1:]}", flush=True)
 
     _around_publish(enter, lambda number: None)
 

@@ -225,6 +225,15 @@ def test_processes_that_would_train_different_things_are_refused(laboratory: Any
     assert re.search(r"dlm: optim\.lr: 0\.001 in process 0 \(on .*\), 0\.1 in process 1 \(on .*\); all", outcome.log)
 
 
+def test_the_output_folder_stays_locked_where_the_others_have_looked_at_it(laboratory: Any, tmp_path: Path) -> None:
+    config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)
+    inject: Any = {"inject": ["take_the_folder_in_a_save"]}
+    arguments = ["training.output_dir=run", "training.max_steps=5", *SHARDED]
+    outcome = laboratory.run(config, tmp_path, num_processes=2, arguments=arguments, **inject)
+    assert outcome.codes == [0, 0], outcome.log
+    assert re.search(r"another process: .*: run is in use by process \d+ on ", outcome.log), outcome.log
+
+
 def test_another_model_on_one_host_is_refused(laboratory: Any, tmp_path: Path) -> None:
     """Copies of a model by one path, of which one process has another: of the same names and sizes."""
     config = config_of(laboratory, "ranks", dropout=0.1, batch_size=2, gradient_accumulation_steps=2)

@@ -14,8 +14,11 @@ from dlm.errors import UserInputError
 from dlm.training.checkpoints.publishing import flush, reached, sweep
 
 _NAME = ".lock"
-_held: dict[str, str] = {}
-"""What the lock files say that this process holds, by real path, whichever object took them."""
+
+
+def this_process() -> str:
+    """How it is called where it holds a folder."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 class FolderLock:
@@ -29,7 +32,6 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
         self._descriptor: int | None = None
-        self._place = ""
 
     def take(self) -> None:
         """Take the lock.
@@ -54,16 +56,14 @@ class FolderLock:
             os.close(descriptor)
             self.take()  # its last holder has just deleted it
             return
-        said = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
         try:
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, said.encode())
+            os.write(descriptor, this_process().encode())
             os.fsync(descriptor)  # other hosts are to read it now
         except OSError:
             os.close(descriptor)
             raise
-        self._descriptor, self._place = descriptor, os.path.realpath(self._path)
-        _held[self._place] = said
+        self._descriptor = descriptor
 
     def release(self) -> None:
         """Let it go, and the file with it if there is nothing else in the folder."""
@@ -77,7 +77,6 @@ class FolderLock:
                 os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
         self._descriptor = None
-        _held.pop(self._place, None)
 
     def _is_current(self, descriptor: int) -> bool:
         """Whether what was locked is the file of that name: otherwise two processes might each lock one."""
@@ -87,12 +86,10 @@ class FolderLock:
             return False
 
     def holder(self) -> str | None:
-        """Who took it last, as far as can be read."""
+        """Who took it last, as far as can be read. Not to be asked by who holds it: see above."""
         try:
-            said = _held.get(os.path.realpath(self._path))
-            holder = dict(json.loads(self._path.read_text(encoding="utf-8") if said is None else said))
-            return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            return self._path.read_text(encoding="utf-8") or None
+        except (OSError, ValueError):
             return None
 
 
@@ -159,7 +156,7 @@ class OutputFolder:
                 folder.rmdir()
 
     def holder(self) -> str | None:
-        """Who holds the folder, as it is seen from this host; None: nobody, or there is no such folder."""
+        """Which other process holds the folder, as it is seen from this host; None: none, or there is no folder."""
         return self._lock.holder()
 
     @contextmanager

@@ -15,7 +15,7 @@ from dlm.model.checkpoint_sources import is_sharded
 from dlm.training.checkpoints.checkpoint_store import CheckpointStore
 from dlm.training.checkpoints.manifest import verify
 from dlm.training.engine import Engine
-from dlm.training.output_folder import OutputFolder
+from dlm.training.output_folder import OutputFolder, this_process
 from dlm.training.processes import on_all, on_main
 from dlm.training.run_identity import CLOCK, compare, rows_of_step
 from dlm.training.saver import Saver
@@ -161,11 +161,11 @@ def _check_shared(folder: OutputFolder, accelerator: Accelerator) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    holder = on_main(accelerator, folder.holder, "the output folder")
+    holder = on_main(accelerator, this_process, "the output folder")
 
     def look() -> None:
-        since = time.monotonic()
-        while folder.holder() != holder:
+        since = time.monotonic()  # the first process must not: whoever holds the lock loses it by reading the file
+        while not accelerator.is_main_process and folder.holder() != holder:
             if time.monotonic() - since > _PATIENCE_SECONDS:
                 raise UserInputError(
                     f"training.output_dir: {folder.path.absolute()} on {socket.gethostname()} is not the folder that "

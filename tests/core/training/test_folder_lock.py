@@ -36,18 +36,6 @@ def test_another_process_is_named_and_its_end_frees_the_folder(tmp_path: Path) -
     assert (tmp_path / ".lock").read_text() == ""
 
 
-def test_who_holds_it_can_ask_and_holds_it_still(tmp_path: Path) -> None:
-    take = (
-        "import sys; from pathlib import Path; from dlm.training.output_folder import FolderLock; "
-        "FolderLock(Path(sys.argv[1])).take()"
-    )
-    with OutputFolder(tmp_path):
-        asking = OutputFolder(tmp_path)  # another object, as where a run asks
-        assert str(asking.holder()).startswith(f"process {os.getpid()} on ")
-        second = subprocess.run([sys.executable, "-c", take, str(tmp_path)], capture_output=True, text=True)
-    assert f"is in use by process {os.getpid()} on" in second.stderr
-
-
 def test_a_file_that_was_deleted_meanwhile_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, locked = output_folder._lock, []
 
