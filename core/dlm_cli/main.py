@@ -12,7 +12,7 @@ from dlm_plugins.streams import steady_streams
 from dlm_plugins.suggestions import did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("dlm_cli.commands.run:run", "Train as a run file says: pre-training or fine-tuning."),
+    "run": ("dlm_cli.commands.run:run", "Train as a run file says: on texts, answers, preferences, rewards."),
     "validate": ("dlm_cli.commands.validate:validate", "Check run files without running them."),
     "config": ("dlm_cli.commands.config:config", "Show a resolved run file, or its JSON Schema."),
     "data": ("dlm_cli.commands.data:data", "Look at rows as the model will see them."),

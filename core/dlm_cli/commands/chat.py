@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  dlm chat --model out/sft
-  dlm chat --model out/sft --watch --temperature 0.7 --system "Answer in one sentence."
+  dlm chat --model runs/sft/final
+  dlm chat --model runs/sft/final --watch --temperature 0.7 --system "Answer in one sentence."
 """
 HELP = "/reset forgets the conversation, /system TEXT sets the system text, /exit ends."
 

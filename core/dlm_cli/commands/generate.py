@@ -17,9 +17,9 @@ EXAMPLES = """\b
 Examples:
   dlm generate --model runs/pretrain/final --prompt "What is diffusion LM?"
   dlm generate --model runs/pretrain/final --infill "The <|mask:3|> of Python is <|mask|>."
-  dlm generate --model out/sft --prompt-file prompts.txt --out results.jsonl
-  cat prompts.txt | dlm generate --model out/sft --out - | jq -r .text
-  dlm generate --model out/sft --prompt Hi --steps 64 --gen_length 128 --block_length 32 \\
+  dlm generate --model runs/sft/final --prompt-file prompts.txt --out results.jsonl
+  cat prompts.txt | dlm generate --model runs/sft/final --out - | jq -r .text
+  dlm generate --model runs/sft/final --prompt Hi --steps 64 --gen_length 128 --block_length 32 \\
       --remasking random_topk --remasking.temperature 0.5 --temperature 0.7 --seed 1
 """
 

@@ -42,8 +42,8 @@ def run(
 
     Run the same command again after an interruption: with training.checkpoint.resume set to latest it continues at
     exactly the next batch. Exit codes: 0 done, 2 your input, 3 a damaged checkpoint, 4 training went non-finite or
-    found nothing to learn from, 5 out of memory, 6 the final state could not be saved, 129, 130 and 143 ended by a
-    closed terminal, Ctrl-C or SIGTERM after saving.
+    found nothing to learn from, 5 out of memory, 6 the final state could not be saved, 70 a bug or a lost process,
+    129, 130 and 143 ended by a closed terminal, Ctrl-C or SIGTERM after saving.
     """
     from dlm.config import load_config
     from dlm.training.dry_run import describe_run

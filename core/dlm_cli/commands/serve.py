@@ -91,7 +91,8 @@ def serve(
     """Serve a trained model over HTTP, in the form of OpenAI's interface.
 
     Paths: / (a page to try it), /v1/completions, /v1/chat/completions, /v1/infill, /v1/models, /health, /metrics. The
-    options of the sampler below hold where a request says nothing else; without a seed, each request draws its own.
+    options of the sampler below hold where a request says nothing else; where neither gives a seed, each request draws
+    its own.
     """
     if api_key is not None and (not api_key or not api_key.isascii() or not api_key.isprintable()):
         raise click.UsageError("--api-key: printable ASCII characters, at least one")
