@@ -1,7 +1,5 @@
 """Where pretrained checkpoints come from: folders and hub names, safetensors only, and errors of one line."""
 
-import hashlib
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,6 @@ from dlm.errors import DlmError, ModelError
 from dlm.user_paths import user_path
 
 _MESSAGE_LENGTH = 400
-_SAMPLE_BYTES = 1 << 16
 
 
 def one_line(error: BaseException) -> str:
@@ -115,26 +112,3 @@ def require_safetensors(folder: Path) -> None:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     found = f"only {', '.join(pickled[:3])}, which would have to be unpickled" if pickled else "no weights"
     raise ModelError(f"{folder}: there are {found}; weights must be in *.safetensors")
-
-
-def sampled_digest(folder: str | Path) -> str:
-    """Tells copies of a model's folder from others without reading them whole: names, sizes, both ends of each file.
-
-    Args:
-        folder: with weights (safetensors) and their settings (json).
-
-    Raises:
-        ModelError: A file cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        for path in sorted([*Path(folder).glob("*.json"), *Path(folder).glob("*.safetensors")]):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(_SAMPLE_BYTES))
-                file.seek(-min(size, _SAMPLE_BYTES), os.SEEK_END)
-                digest.update(file.read())
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()

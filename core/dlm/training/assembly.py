@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import accelerate
@@ -16,11 +17,12 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.config import LoadedConfig, RunConfig, config_to_mapping, dump_config, run_components
+from dlm.data.file_identity import identity_of_files
 from dlm.diffusion.forward_process import ForwardProcess
 from dlm.diffusion.objective import DiffusionObjective
 from dlm.diffusion.vocabulary import Vocabulary
 from dlm.errors import UserInputError
-from dlm.model.checkpoint_sources import resolve_source, sampled_digest
+from dlm.model.checkpoint_sources import resolve_source
 from dlm.sampling.texts import check_prompts
 from dlm.training.agreement import check_agreement
 from dlm.training.checkpoint_contents import TrainingObjects
@@ -271,11 +273,12 @@ def _shared_model(
 def _check_same_model(name: str, accelerator: Accelerator) -> None:
     """See that a folder holds the same model on each host: shards of one with shards of another would make a third."""
 
-    def digest() -> str:
+    def identity() -> str:
         source, is_folder = resolve_source(name)
-        return sampled_digest(source) if is_folder else source
+        files = sorted(Path(source).glob("*.json")) + sorted(Path(source).glob("*.safetensors")) if is_folder else []
+        return identity_of_files(files) if files else source
 
-    found = on_all(accelerator, digest, "the others to look at the model")
+    found = on_all(accelerator, identity, "the others to look at the model")
     check_agreement(accelerator, {"model.name_or_path, digest of its files": found})
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from dlm.config import LoadedConfig, load_config
 from dlm.data.conversations.bad_rows import write_bad_rows
 from dlm.errors import UserInputError
-from dlm.training.agreement import check_identity
+from dlm.training.agreement import check_agreement
 from dlm.training.assembly import assemble, build_accelerator, build_store
 from dlm.training.checkpoints.publishing import write_file
 from dlm.training.engine import Engine
@@ -20,6 +20,7 @@ from dlm.training.output_folder import BAD_ROWS, CONFIG, OutputFolder
 from dlm.training.processes import close_group, on_main
 from dlm.training.report import Report
 from dlm.training.resuming import StartingPoint, restore, starting_point
+from dlm.training.run_identity import only_warns
 from dlm.user_paths import user_path
 from dlm_plugins.reward import RUNS_CODE
 from dlm_plugins.streams import steady_streams
@@ -116,7 +117,8 @@ def _train(
     trust_remote_code: bool,
 ) -> int:
     engine = assemble(loaded, accelerator, trust_remote_code=trust_remote_code, started=start.started)
-    notes = check_identity(accelerator, engine.saver.objects.identity) + restore(engine, start, allow_change)
+    notes = check_agreement(accelerator, engine.saver.objects.identity, only_warns)
+    notes += restore(engine, start, allow_change)
     on_main(accelerator, lambda: _write_what_runs(engine), "the output folder")
     if engine.is_main:
         for note in loaded.notes:
